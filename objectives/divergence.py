@@ -1,0 +1,28 @@
+"""The interface every divergence of the aggregate posterior implements."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from ppl_vae.objectives.aggregate import AggregatePosterior
+
+__all__ = ["Divergence"]
+
+
+class Divergence(nn.Module, ABC):
+    r"""A divergence $D(q_w(z) \,\Vert\, p(z))$ between the aggregate posterior and the prior.
+
+    A subclass writes `forward`. It reads from the `AggregatePosterior` what it needs (codes, the
+    conditionals, prior draws, the prior's density or score), and only that is computed.
+    """
+
+    @abstractmethod
+    def forward(self, q: AggregatePosterior) -> Tensor:
+        """The divergence, a scalar whose gradient trains the encoder (and a learnable prior)."""
+
+    def critic_loss(self, q: AggregatePosterior) -> Tensor | None:
+        """The loss of the divergence's own parameters; None where it has none.
+
+        It must not reach the encoder. The objective adds its gradient, and nothing to its value.
+        """
+        return None

@@ -1,0 +1,288 @@
+"""The InfoVAE family: the per-sample KL weighed against an aggregate-posterior divergence."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import Independent, Normal
+from torch import Tensor, nn
+
+from ppl_vae.objectives.costs import Cost, SquaredError
+from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.joint import aggregate_posteriors
+from ppl_vae.objectives.objective import Objective, Terms, Weight
+from ppl_vae.objectives.plates import find_rows, local_sites
+from ppl_vae.objectives.traces import Traces
+
+__all__ = ["WAE", "Autoencoder", "BetaVAE", "InfoVAE"]
+
+_Joint = tuple[tuple[str, ...] | None, Divergence | None, Weight]
+Sites = Sequence[str] | Mapping[str | tuple[str, ...], tuple[Divergence, Weight]]
+
+
+class InfoVAE(Objective):
+    r"""The InfoVAE objective for any Pyro pair.
+
+    $$-\sum_{\text{obs}} \log p(x \mid z) - \sum_{\text{global}} (\log p - \log q)
+      + (1 - \alpha) \sum_{\text{local}} \mathrm{KL}(q(z \mid x) \Vert p(z))
+      + (\alpha + \lambda - 1)\, W\, D(q_w(z) \Vert p(z))$$
+
+    with row weights $w_i$, the guide site's scale times its mask, and $W = \sum_i w_i$ (N in a
+    plain or subsampled plate), so that lambda is in nats per datum whatever the batch size,
+    subsampling or number of particles.
+
+    `alpha=0, scale=1` is the ELBO, equal to `pyro.infer.TraceMeanField_ELBO` where its mean-field
+    condition holds and to `pyro.infer.Trace_ELBO` where it does not; `alpha=1` leaves the
+    divergence alone (MMD-VAE). A coefficient that is the number 0 takes its term out: at alpha=1
+    no latent density is evaluated, and a uniform prior may meet a normal or point encoder.
+
+    Args:
+        divergence: D, such as `MMD()`; none is needed where its coefficient is 0.
+        alpha: the weight on mutual information, at most 1 for a KL that is not rewarded.
+        scale: lambda, in nats per datum and unit of D.
+        sites: the latent sites of the joint that D compares; all local ones by default, and those
+            left out keep their full KL. A mapping gives each site (or tuple of sites) a
+            divergence and a scale of its own.
+        plate: the plate whose entries are rows, or several to pool; found where one is possible.
+        given: for a prior p(z | c) that is not a location-scale family, a function of the model's
+            arguments that returns the covariates c `(n, k)`.
+        **elbo: `num_particles`, `vectorize_particles`, `max_plate_nesting`, as in `Objective`.
+
+    Raises:
+        ValueError: if alpha + scale < 1, or a divergence is wanted and not given.
+
+    References:
+        Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> from ppl_vae.objectives import MMD, InfoVAE
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...         pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+        >>> def guide(x):
+        ...     scale = pyro.param("scale", torch.tensor(0.5))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, scale).to_event(1))
+        >>> svi = pyro.infer.SVI(
+        ...     model, guide, pyro.optim.Adam({"lr": 0.01}), loss=InfoVAE(MMD(), scale=10.0)
+        ... )
+        >>> loss = svi.step(torch.randn(32, 2))
+    """
+
+    def __init__(
+        self,
+        divergence: Divergence | None = None,
+        alpha: Weight = 1.0,
+        scale: Weight = 1.0,
+        *,
+        sites: Sites | None = None,
+        plate: str | Sequence[str] | None = None,
+        given: Callable[..., Tensor] | None = None,
+        **elbo: Any,
+    ):
+        super().__init__(**elbo)
+        self.alpha = alpha
+        self.scale = scale
+        self.plate = plate
+        self.given = given
+        if isinstance(sites, str):
+            raise ValueError(f"sites={sites!r}: give a list, [{sites!r}]")
+        if isinstance(sites, Mapping):
+            if divergence is not None:
+                raise ValueError(
+                    "give a divergence, or sites as a mapping to divergences: not both"
+                )
+            self.joints: list[_Joint] = [
+                ((key,) if isinstance(key, str) else tuple(key), d, weight)
+                for key, (d, weight) in sites.items()
+            ]
+        else:
+            self.joints = [(None if sites is None else tuple(sites), divergence, scale)]
+        for joint, d, weight in self.joints:
+            self._check(joint, d, weight)
+        self.divergences = nn.ModuleList([d for _, d, _ in self.joints if d is not None])
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        terms = Terms()
+        loss: Tensor | float = 0.0
+        for traces in self._get_traces(model, guide, args, kwargs):
+            loss = loss + self._particle(traces, terms)
+        return self._finish(torch.as_tensor(loss), terms)
+
+    def reconstruction(self, traces: Traces, name: str) -> Tensor:
+        """What an observed site adds to the loss, in nats summed over data."""
+        return -traces.log_prob(name)
+
+    def _particle(self, traces: Traces, terms: Terms) -> Tensor | float:
+        loss: Tensor | float = 0.0
+        for name in traces.observed:
+            term = self.reconstruction(traces, name)
+            terms.add(f"reconstruction/{name}", term)
+            loss = loss + term
+        for name in traces.auxiliary:
+            loss = loss + traces.entropy(name)
+        loss = loss + self._rates(traces, terms)
+        return loss + self._divergences(traces, terms)
+
+    def _rates(self, traces: Traces, terms: Terms) -> Tensor | float:
+        local = local_sites(traces, self.plate)
+        picked = {
+            name for names, *_ in self.joints for name in (local if names is None else names)
+        }
+        terms.add_data(_data_weight(traces, local, self.plate))
+        weight = 1 - self.at_step(self.alpha)
+        loss: Tensor | float = 0.0
+        for name in traces.latent:
+            kind = "rate" if name in local else "global"
+            if name in picked and _is_zero(weight):
+                logged = _cheap_kl(traces, name)
+                if logged is not None:
+                    terms.add(f"{kind}/{name}", logged)
+                continue
+            kl = traces.kl(name)
+            loss = loss + (weight * kl if name in picked else kl)
+            terms.add(f"{kind}/{name}", kl)
+        return loss
+
+    def _divergences(self, traces: Traces, terms: Terms) -> Tensor | float:
+        loss: Tensor | float = 0.0
+        for names, divergence, scale in self.joints:
+            coefficient = self.at_step(self.alpha) + self.at_step(scale) - 1
+            if _is_zero(coefficient) or divergence is None:
+                continue
+            posteriors = aggregate_posteriors(
+                traces, names, self.plate, self.given, moving=self.is_moving
+            )
+            for q in posteriors:
+                value = divergence(q)
+                loss = loss + coefficient * q.weights.sum() * value
+                critic = divergence.critic_loss(q)
+                if critic is not None:
+                    loss = loss + (critic - critic.detach())
+                terms.add_mean(f"divergence/{q.name}", value)
+        return loss
+
+    def _check(
+        self, joint: tuple[str, ...] | None, divergence: Divergence | None, scale: Weight
+    ) -> None:
+        if callable(self.alpha) or callable(scale):
+            if divergence is None and not isinstance(self, BetaVAE):
+                raise ValueError("a scheduled alpha or scale needs a divergence, such as MMD()")
+            return
+        coefficient = self.alpha + scale - 1
+        if coefficient < 0:
+            raise ValueError(
+                f"alpha={self.alpha} and scale={scale} add up to less than 1, which would reward "
+                "divergence from the prior: raise scale"
+            )
+        if coefficient != 0 and divergence is None:
+            where = "" if joint is None else f" for sites {joint}"
+            raise ValueError(
+                f"alpha={self.alpha}, scale={scale} weigh a divergence{where} and none is given: "
+                "pass one, such as MMD()"
+            )
+
+
+class BetaVAE(InfoVAE):
+    r"""The beta-VAE: the ELBO with its KL times beta.
+
+    $$-\mathrm{E} \log p(x \mid z) + \beta\, \mathrm{KL}(q(z \mid x) \Vert p(z))$$
+
+    beta multiplies a KL summed over latent dimensions, against a log-likelihood summed over the
+    data's. KL of latents outside the data plate keeps weight 1.
+
+    Args:
+        beta: the weight, 1 for the ELBO; a number or a function of the step.
+        **elbo: as in `Objective`; `sites` and `plate` as in `InfoVAE`.
+
+    References:
+        Higgins, Matthey, Pal, Burgess, Glorot, Botvinick, Mohamed and Lerchner (2017), beta-VAE,
+        ICLR.
+    """
+
+    def __init__(self, beta: Weight = 1.0, **elbo: Any):
+        if not callable(beta) and beta < 0:
+            raise ValueError(f"beta={beta} must not be negative")
+        alpha: Weight = _one_minus(beta) if callable(beta) else 1 - beta
+        super().__init__(None, alpha=alpha, scale=beta, **elbo)
+        self.beta = beta
+
+
+class Autoencoder(InfoVAE):
+    r"""The unregularised auto-encoder, $-\mathrm{E}_{q(z \mid x)} \log p(x \mid z)$.
+
+    KL of latents outside the data plate stays.
+
+    Args:
+        **elbo: as in `Objective`; `sites` and `plate` as in `InfoVAE`.
+    """
+
+    def __init__(self, **elbo: Any):
+        super().__init__(None, alpha=1.0, scale=0.0, **elbo)
+
+
+class WAE(InfoVAE):
+    r"""The Wasserstein auto-encoder: a cost in place of the log-likelihood.
+
+    $$\mathrm{E}_{q(z \mid x)}\, c(x, G(z)) + \lambda\, D(q(z) \Vert p(z))$$
+
+    with G(z) the mean of the observed site's distribution, whose density is not evaluated: a
+    deterministic decoder (a `Delta` likelihood) is legal, and so is a deterministic encoder.
+
+    Args:
+        divergence: D, such as `MMD(MultiScale())`.
+        scale: lambda, in units of the cost.
+        cost: c, `(x, mean) -> cost per datum`; by default the squared Euclidean distance.
+        **infovae: `sites`, `plate`, `given` and the rest, as in `InfoVAE`.
+
+    References:
+        Tolstikhin, Bousquet, Gelly and Schölkopf (2018), Wasserstein auto-encoders,
+        arXiv:1711.01558.
+    """
+
+    def __init__(
+        self,
+        divergence: Divergence | None = None,
+        scale: Weight = 10.0,
+        cost: Cost | None = None,
+        **infovae: Any,
+    ):
+        super().__init__(divergence, alpha=1.0, scale=scale, **infovae)
+        self.cost = SquaredError() if cost is None else cost
+
+    def reconstruction(self, traces: Traces, name: str) -> Tensor:
+        return traces.cost(name, self.cost)
+
+
+def _one_minus(weight: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda step: 1 - weight(step)
+
+
+def _is_zero(coefficient: Tensor | float) -> bool:
+    return not isinstance(coefficient, Tensor) and coefficient == 0
+
+
+def _cheap_kl(traces: Traces, name: str) -> Tensor | None:
+    """The rate of a Gaussian site, for the log of an objective that does not weigh it."""
+    fns = [sites[name]["fn"] for sites in (traces.guide_sites, traces.model_sites)]
+    bases = [fn.base_dist if isinstance(fn, Independent) else fn for fn in fns]
+    if not all(isinstance(base, Normal) for base in bases) or name in traces.out_of_order:
+        return None
+    with torch.no_grad():
+        return traces.kl(name)
+
+
+def _data_weight(
+    traces: Traces, local: list[str], plate: str | Sequence[str] | None
+) -> Tensor | float:
+    """The number of data the run stands for; 1 where no plate tells."""
+    try:
+        rows = find_rows(traces, local[:1], plate)
+    except ValueError:
+        return 1.0
+    site = traces.guide_sites[local[0]]
+    return rows.weights(site, site["value"].detach()).sum()

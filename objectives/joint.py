@@ -1,0 +1,321 @@
+r"""From the traces of a pair to the aggregate posterior of a joint of latent sites.
+
+Codes are compared in the prior's own units: where a site's prior is a location-scale family
+(Normal, Laplace, Uniform), its code is the noise $\epsilon = (z - \mu) / \sigma$ under the prior
+given its parents and covariates (for Uniform the middle and half the width). For a standard normal
+prior that is z itself. The map from a joint to its noise is one to one, so the divergence is zero
+exactly when the joint's is; and where the prior varies along the plate, p(z | c), it does not mix
+rows whose priors differ. Other priors are compared as they are, against ancestral draws.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.distributions import Independent, Laplace, Normal, Uniform
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor
+
+from ppl_vae.objectives.aggregate import (
+    AggregatePosterior,
+    DistributionPrior,
+    Gaussians,
+    Prior,
+    moments,
+)
+from ppl_vae.objectives.plates import Rows, find_rows, local_sites
+from ppl_vae.objectives.traces import Site, Traces
+
+__all__ = ["aggregate_posteriors"]
+
+
+def aggregate_posteriors(
+    traces: Traces,
+    sites: Sequence[str] | None = None,
+    plate: str | Sequence[str] | None = None,
+    given: Callable[..., Tensor] | None = None,
+    moving: bool = False,
+) -> list[AggregatePosterior]:
+    """The aggregate posterior of a joint of sites, one for each vectorised particle.
+
+    Args:
+        traces: the run.
+        sites: the joint's sites; all local ones by default.
+        plate: the plate or plates whose entries are rows; found where only one is possible.
+        given: covariates `(n, k)` from the model's arguments, to be matched jointly with z.
+        moving: whether queues may move.
+
+    Raises:
+        ValueError: see `find_rows`; and for a prior that is not a location-scale family and varies
+            along the plate, without `given`.
+    """
+    local = local_sites(traces, plate)
+    picked = [name for name in traces.latent if name in (local if sites is None else sites)]
+    for name in sites or ():
+        if name not in picked:
+            picked.append(name)  # refused with its reason
+    rows = find_rows(traces, picked, plate)
+    joint = _Joint(traces, picked, local, rows, given)
+    return joint.posteriors(moving)
+
+
+@dataclass
+class _Joint:
+    traces: Traces
+    picked: list[str]
+    local: list[str]
+    rows: Rows
+    given: Callable[..., Tensor] | None
+    runs: list[Tensor] = field(default_factory=list)
+
+    def posteriors(self, moving: bool) -> list[AggregatePosterior]:
+        codes = self.codes(self.traces.guide_sites, self.traces.model_sites)
+        weights = self.rows.weights(self.traces.guide_sites[self.picked[0]], codes)
+        conditionals: list[Gaussians | None] | None = None
+
+        def conditional(particle: int) -> Gaussians | None:
+            nonlocal conditionals
+            if conditionals is None:
+                conditionals = self.conditionals(codes)
+            return conditionals[particle]
+
+        shared = self.is_shared
+        memo: dict[object, Tensor] = {}
+        return [
+            AggregatePosterior(
+                codes=codes[p],
+                prior=self.prior(p),
+                weights=weights[p],
+                name="+".join(self.picked),
+                moving=moving,
+                conditional_of=lambda p=p: conditional(p),  # type: ignore[misc]
+                shared=memo if shared else {},
+            )
+            for p in range(self.rows.particles)
+        ]
+
+    def codes(self, values: dict[str, Site], priors: dict[str, Site]) -> Tensor:
+        """Values of the joint in the prior's units, `(particles, n, d)`."""
+        blocks = []
+        for name in self.picked:
+            value, fn = values[name]["value"], priors[name]["fn"]
+            standard = _location_scale(fn)
+            if standard is not None:
+                value = (value - standard.loc) / standard.scale
+            blocks.append(self.rows.cut(value, value.dim() - len(fn.event_shape)))
+        if self.given is not None:
+            covariates = self.given(*self.traces.args, **self.traces.kwargs)
+            if covariates.dim() != 2 or len(covariates) != len(self.rows):
+                raise ValueError(
+                    f"given= returned shape {tuple(covariates.shape)}: it must be "
+                    f"({len(self.rows)}, k), a row for each entry of plate {self.rows.plates}"
+                )
+            blocks.append(covariates.to(blocks[0]).expand(self.rows.particles, -1, -1))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
+
+    def conditionals(self, codes: Tensor) -> list[Gaussians | None]:
+        """q(z_i | x_i) by particle: leaves integrated, what others depend on as points."""
+        widths = [self._width(name) for name in self.picked]
+        splits = [*widths, codes.shape[-1] - sum(widths)]
+        blocks = [
+            self._conditional(name, block)
+            for name, block in zip(self.picked, codes.split(splits, -1), strict=False)
+        ]
+        if all(covariance is None for _, covariance in blocks):
+            return [None] * self.rows.particles
+        if self.given is not None:
+            blocks.append((codes[..., sum(widths) :], None))  # the covariates
+        mean = torch.cat([m for m, _ in blocks], -1)
+        covariance = _block_diagonal(blocks)
+        return [Gaussians(m, c) for m, c in zip(mean, covariance, strict=True)]
+
+    def _conditional(self, name: str, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and covariance of one site by row, `(particles, n, w)`; None for points."""
+        site = self.traces.guide_sites[name]
+        found = moments(site["fn"]) if self._is_leaf(name) else None
+        if found is None or found[1] is None:
+            return codes, None
+        loc, covariance = found[0], found[1]
+        batch = loc.dim() - len(site["fn"].event_shape)
+        is_full = covariance.dim() > loc.dim()
+        if is_full and codes.shape[-1] != loc.shape[-1]:
+            return codes, None  # several covariances a row, one for each entry of another plate
+        standard = _location_scale(self.traces.model_sites[name]["fn"])
+        if standard is not None:
+            loc = (loc - standard.loc) / standard.scale
+            scale = standard.scale.expand(loc.shape)
+            outer = scale[..., None] * scale[..., None, :] if is_full else scale.square()
+            covariance = covariance / outer
+        mean = self.rows.cut(loc, batch)
+        rows = self.rows.cut(covariance, batch)
+        return mean, rows.unflatten(-1, mean.shape[-1:] * 2) if is_full else rows
+
+    def _is_leaf(self, name: str) -> bool:
+        """Whether no other picked site's guide or prior is a function of this site's draw."""
+        others = [other for other in self.picked if other != name]
+        if not others:
+            return True
+        value = self.traces.guide_sites[name]["value"]
+        if not value.requires_grad:
+            return False
+        reached = [self.traces.guide_sites[other]["value"] for other in others]
+        for other in others:
+            standard = _location_scale(self.traces.model_sites[other]["fn"])
+            if standard is not None:
+                reached += [standard.loc, standard.scale]
+        return not _depends(reached, value)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the particles' conditionals are one conditional, broadcast."""
+        dim = self.rows.particle_dim
+        if dim is None or len(self.picked) > 1 or self.given is not None:
+            return False
+        fn = self.traces.guide_sites[self.picked[0]]["fn"]
+        standard = _location_scale(self.traces.model_sites[self.picked[0]]["fn"])
+        found = moments(fn)
+        if found is None or standard is None:
+            return False
+        tensors = [t for t in (found[0], standard.loc, standard.scale) if t is not None]
+        return all(_is_broadcast(t, dim - len(fn.event_shape)) for t in tensors)
+
+    def _width(self, name: str) -> int:
+        site = self.traces.guide_sites[name]
+        return site["value"].numel() // (self.rows.particles * len(self.rows))
+
+    def prior(self, particle: int) -> Prior:
+        families = [_location_scale(self.traces.model_sites[n]["fn"]) for n in self.picked]
+        kinds = {None if f is None else f.kind for f in families}
+        if self.given is None and len(kinds) == 1 and None not in kinds:
+            like = self.traces.guide_sites[self.picked[0]]["value"]
+            dim = sum(self._width(name) for name in self.picked)
+            assert families[0] is not None
+            return DistributionPrior(families[0].noise(like, dim))
+        return _AncestralPrior(self, particle)
+
+    def draw(self, index: int) -> Tensor:
+        """The index-th ancestral run, `(particles, n, d)`."""
+        while len(self.runs) <= index:
+            sites = self.traces.draw_prior(self.local, self.picked)
+            if not self.runs and self.given is None:
+                self._refuse_varying(sites)
+            self.runs.append(self.codes(sites, sites))
+        return self.runs[index]
+
+    def _refuse_varying(self, sites: dict[str, Site]) -> None:
+        # A site drawn first has no latent parent, so its prior can vary by covariates alone. One
+        # value's density in every row tells; reading it waits for the device.
+        name = self.picked[0]
+        site = sites[name]
+        if not is_validation_enabled() or name != self.local[0] or _location_scale(site["fn"]):
+            return
+        value = site["value"]
+        event = len(site["fn"].event_shape)
+        cut = self.rows.cut(value, value.dim() - event)
+        same = self.rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
+        density = self.rows.cut(site["fn"].log_prob(same), value.dim() - event)
+        if not torch.allclose(density, density[:, :1].expand_as(density), rtol=1e-4):
+            raise ValueError(
+                f"the prior of site {name!r} varies along plate {self.rows.plates}, so comparing "
+                "marginals would not see a guide that is wrong in each row: pass given=, a "
+                "function of the model's arguments that returns the covariates (n, k)"
+            )
+
+
+class _AncestralPrior(Prior):
+    """The joint's prior, by running the model down to its last site."""
+
+    def __init__(self, joint: _Joint, particle: int):
+        self.joint = joint
+        self.particle = particle
+
+    def sample(self, draws: int) -> Tensor:
+        n = len(self.joint.rows)
+        runs = [self.joint.draw(i)[self.particle] for i in range(-(-draws // n))]
+        return torch.cat(runs)[:draws]
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        joint, rows = self.joint, self.joint.rows
+        if joint.given is not None:
+            raise ValueError("given= leaves p(z, c) without a density: use a divergence of draws")
+        total: list[Tensor] = []
+        start = 0
+
+        def setter(site: Site) -> Tensor:
+            nonlocal start
+            fn = site["fn"]
+            shape = fn.batch_shape + fn.event_shape
+            batch = len(fn.batch_shape)
+            width = shape.numel() // (rows.particles * len(rows))
+            block = codes[:, start : start + width].expand(rows.particles, -1, -1)
+            start += width
+            value = rows.uncut(block, shape, batch)
+            standard = _location_scale(fn)
+            if standard is None:
+                total.append(rows.cut(fn.log_prob(value), batch)[self.particle].sum(-1))
+                return value
+            noise = standard.noise(block, width)
+            total.append(noise.log_prob(block[self.particle]))
+            return value * standard.scale + standard.loc
+
+        joint.traces.at(joint.local, {name: setter for name in joint.picked})
+        return torch.stack(total).sum(0)
+
+
+@dataclass(frozen=True)
+class _LocationScale:
+    kind: type[TorchDistributionMixin]
+    loc: Tensor
+    scale: Tensor
+
+    def noise(self, like: Tensor, dim: int) -> TorchDistributionMixin:
+        zeros = like.new_zeros(dim)
+        low_or_loc = zeros - 1 if self.kind is Uniform else zeros
+        return self.kind(low_or_loc, zeros + 1, validate_args=False).to_event(1)
+
+
+def _location_scale(fn: TorchDistributionMixin) -> _LocationScale | None:
+    base = fn.base_dist if isinstance(fn, Independent) else fn
+    if isinstance(base, Normal | Laplace):
+        return _LocationScale(
+            Normal if isinstance(base, Normal) else Laplace, base.loc, base.scale
+        )
+    if isinstance(base, Uniform):
+        return _LocationScale(Uniform, (base.low + base.high) / 2, (base.high - base.low) / 2)
+    return None
+
+
+def _block_diagonal(blocks: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    filled = [(m, torch.zeros_like(m) if c is None else c) for m, c in blocks]
+    if all(c.shape == m.shape for m, c in filled):
+        return torch.cat([c for _, c in filled], -1)
+    width = sum(m.shape[-1] for m, _ in filled)
+    whole = filled[0][0].new_zeros(*filled[0][0].shape[:-1], width, width)
+    start = 0
+    for m, c in filled:
+        end = start + m.shape[-1]
+        whole[..., start:end, start:end] = torch.diag_embed(c) if c.shape == m.shape else c
+        start = end
+    return whole
+
+
+def _is_broadcast(tensor: Tensor, dim: int) -> bool:
+    return tensor.dim() < -dim or tensor.stride(dim) == 0 or tensor.shape[dim] == 1
+
+
+def _depends(tensors: Sequence[Tensor], on: Tensor) -> bool:
+    """Whether autograd's graph of any of the tensors reaches `on`."""
+    goal: Any = on.grad_fn
+    stack = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if node is goal or (goal is None and getattr(node, "variable", None) is on):
+            return True
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return False

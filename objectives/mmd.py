@@ -1,0 +1,272 @@
+"""Maximum mean discrepancy between the aggregate posterior and the prior."""
+
+import logging
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ppl_vae.objectives.aggregate import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.kernels import RBF, Kernel
+
+__all__ = ["MMD", "expected_kernel"]
+
+logger = logging.getLogger(__name__)
+
+# All pairs cost n^2 d times the mixture's nodes; past this many terms random shifts are cheaper
+# than a small encoder's own step.
+_ALL_PAIRS = 200_000
+_SHIFTS = 16
+
+PriorTerms = Literal["auto", "sampled", "closed"]
+NoiseTerms = Literal["auto", "sampled", "integrated"]
+Statistic = Literal["U", "V"]
+
+
+class MMD(Divergence):
+    r"""Squared maximum mean discrepancy, $\mathrm{MMD}^2$, of $q_w(z)$ and $p(z)$.
+
+    $$D = \mathbb{E}_{q, q'} k(z, z') - 2\, \mathbb{E}_{q, p}\, k(z, y)
+          + \mathbb{E}_{p, p'} k(y, y')$$
+
+    The estimator is two choices. `prior`: the terms with y from draws, or in closed form (a prior
+    that is Gaussian in the codes' coordinates). `noise`: the encoder's noise from the codes drawn,
+    or integrated out (a guide that is Gaussian given the data). What is integrated has no variance
+    left from the noise, and its gradient cannot be followed by widening q(z|x) until it equals
+    p(z): with sampled noise that is the cheapest way down, and the code collapses. In a joint of
+    sites, those that others depend on enter as draws and the rest are integrated.
+
+    Every estimate is unbiased but the V-statistic, which counts each row against itself: its bias
+    is $(1/n + 1/m)(k(0) - \mathbb{E}\, k)$ with m the prior draws (no 1/m for a closed-form
+    prior), and shrinks q. An unbiased estimate is negative about half the time when q = p; it is
+    not clamped.
+
+    Integrating over all pairs costs $n^2 d$ for each node of the kernel's mixture of Gaussians
+    (one for `RBF`); over R random cyclic shifts, each row against R others, $n R d$.
+
+    Args:
+        kernel: one of `RBF`, `IMQ`, `Laplacian`, `RationalQuadratic`, `MultiScale`.
+        prior: "sampled", "closed", or "auto" for closed where the prior allows.
+        noise: "sampled", "integrated", or "auto" for integrated where the guide allows.
+        statistic: "U" (unbiased) or "V" (biased), for terms that are sampled.
+        pairs: for integrated noise, "all" pairs of rows, or a number of shifts; "auto" takes all
+            pairs while that is cheap and 16 shifts beyond.
+        draws: prior draws m; as many as rows by default.
+
+    Shape:
+        codes `(n, d)`; the result is a scalar, without unit.
+
+    Raises:
+        ValueError: for an estimator the pair does not allow, or a single row where a pair is
+            needed.
+
+    References:
+        Gretton, Borgwardt, Rasch, Schölkopf and Smola (2012), A kernel two-sample test, JMLR 13.
+        Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel | None = None,
+        prior: PriorTerms = "auto",
+        noise: NoiseTerms = "auto",
+        statistic: Statistic = "U",
+        pairs: Literal["auto", "all"] | int = "auto",
+        draws: int | None = None,
+    ):
+        super().__init__()
+        for value, name, allowed in (
+            (prior, "prior", get_args(PriorTerms)),
+            (noise, "noise", get_args(NoiseTerms)),
+            (statistic, "statistic", get_args(Statistic)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"MMD {name}={value!r}: use one of {', '.join(allowed)}")
+        if pairs not in ("auto", "all") and not (isinstance(pairs, int) and pairs > 0):
+            raise ValueError(f"MMD pairs={pairs!r}: use 'auto', 'all' or a number of shifts")
+        if draws is not None and draws < 1:
+            raise ValueError(f"MMD draws={draws}: one prior draw or more")
+        self.kernel = RBF() if kernel is None else kernel
+        self.prior: PriorTerms = prior
+        self.noise: NoiseTerms = noise
+        self.statistic: Statistic = statistic
+        self.pairs = pairs
+        self.draws = draws
+        self.estimator: dict[str, str] = {}
+        """By sites, the estimator the last call took, in words."""
+
+    def forward(self, q: AggregatePosterior) -> Tensor:
+        prior = self._closed_prior(q)
+        rows = self._conditional(q)
+        shifts = None if rows.covariance is None else self._shifts(q)
+        self._announce(q, prior, rows, shifts)
+        if prior is not None and rows.covariance is not None:
+            return q.once(self, lambda: self._estimate(q, rows, prior, shifts))
+        return self._estimate(q, rows, prior, shifts)
+
+    def _estimate(
+        self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
+    ) -> Tensor:
+        kernel, weights = self.kernel, q.weights
+        against = Gaussians(q.prior_draws(self.draws)) if prior is None else prior
+        pooled = (q.codes, against.mean) if prior is None else (q.codes,)
+        length = kernel.squared_length(q.dim, *pooled)
+
+        within = self._within(rows, weights, q.groups, length, shifts)
+        cross = expected_kernel(kernel, rows, against, length).mean(1)
+        total = weights.sum()
+        cross = (weights * cross).sum() / torch.where(total > 0, total, 1)
+        if prior is None:
+            ones = weights.new_ones(len(against))
+            own = self._within(against, ones, None, length, None)
+        else:
+            own = expected_kernel(kernel, against, against, length).mean()
+        return torch.where(total > 0, within - 2 * cross + own, 0)
+
+    def _within(
+        self,
+        rows: Gaussians,
+        weights: Tensor,
+        groups: Tensor | None,
+        length: Tensor | float,
+        shifts: int | None,
+    ) -> Tensor:
+        """The weighted mean of E k(z_i, z_j) over the pairs the statistic counts."""
+        n = len(rows)
+        integrated = rows.covariance is not None
+        v_statistic = self.statistic == "V" and not integrated
+        if n < 2 and not v_statistic:
+            raise ValueError(
+                "MMD needs two rows or more for pairs: a larger batch, or statistic='V' with "
+                "noise='sampled'"
+            )
+        if shifts is not None and shifts < n - 1:
+            by = torch.randperm(n - 1, device=weights.device)[:shifts] + 1
+            other = (torch.arange(n, device=weights.device) + by[:, None]) % n
+            pair_weights = weights * weights[other]
+            if groups is not None:
+                pair_weights = pair_weights * (groups != groups[other])
+            values = _pairwise(self.kernel, rows, rows[other], length)
+        else:
+            values = expected_kernel(self.kernel, rows, rows, length)
+            pair_weights = weights[:, None] * weights
+            if groups is not None:
+                pair_weights = pair_weights * (groups[:, None] != groups)
+            elif not v_statistic:
+                pair_weights = pair_weights * ~torch.eye(n, dtype=torch.bool, device=values.device)
+        total = pair_weights.sum()
+        return (pair_weights * values).sum() / torch.where(total > 0, total, 1)
+
+    def _closed_prior(self, q: AggregatePosterior) -> Gaussians | None:
+        if self.prior == "sampled":
+            return None
+        gaussian = q.prior.gaussian
+        if gaussian is None and self.prior == "closed":
+            raise ValueError(
+                f"MMD prior='closed' needs a Gaussian prior, which sites {q.name!r} do not have: "
+                "use prior='sampled' or 'auto'"
+            )
+        return gaussian
+
+    def _conditional(self, q: AggregatePosterior) -> Gaussians:
+        points = Gaussians(q.codes)
+        if self.noise == "sampled":
+            return points
+        rows = q.conditional
+        if rows is None and self.noise == "integrated":
+            raise ValueError(
+                f"MMD noise='integrated' needs a guide that is Gaussian given the data, which "
+                f"sites {q.name!r} do not have: use noise='sampled' or 'auto'"
+            )
+        return points if rows is None else rows
+
+    def _shifts(self, q: AggregatePosterior) -> int | None:
+        if self.pairs == "all":
+            return None
+        if self.pairs == "auto":
+            nodes = len(self.kernel.mixture()[0])
+            return None if len(q) ** 2 * q.dim * nodes <= _ALL_PAIRS else _SHIFTS
+        assert isinstance(self.pairs, int)
+        return self.pairs
+
+    def _announce(
+        self, q: AggregatePosterior, prior: Gaussians | None, rows: Gaussians, shifts: int | None
+    ) -> None:
+        if q.name in self.estimator:
+            return
+        words = "prior sampled" if prior is None else "prior in closed form"
+        if rows.covariance is None:
+            words += f", encoder noise sampled ({self.statistic}-statistic)"
+        else:
+            over = "all pairs" if shifts is None else f"{shifts} random shifts"
+            words += f", encoder noise integrated over {over}"
+        self.estimator[q.name] = words
+        logger.info("MMD of %s: %s", q.name, words)
+
+
+def expected_kernel(
+    kernel: Kernel, a: Gaussians, b: Gaussians, squared_length: Tensor | float
+) -> Tensor:
+    r"""$\mathbb{E}\, k(z_i, y_j)$ for independent $z_i \sim a_i$, $y_j \sim b_j$, `(n, m)`.
+
+    Points take the kernel itself. Otherwise, with $V = \Sigma_i + \Sigma_j$ and $\delta$ the
+    difference of means, each node of the kernel's mixture, of variance $s = m_q h^2$, gives
+
+    $$\det(I + V / s)^{-1/2} \exp\left(-\tfrac{1}{2} \delta^T (s I + V)^{-1} \delta\right).$$
+    """
+    if a.covariance is None and b.covariance is None:
+        return kernel(_squared_distances(a.mean, b.mean), squared_length)
+    covariance = None if a.covariance is None else a.covariance[:, None]
+    return _pairwise(kernel, Gaussians(a.mean[:, None], covariance), b, squared_length)
+
+
+def _pairwise(
+    kernel: Kernel, a: Gaussians, b: Gaussians, squared_length: Tensor | float
+) -> Tensor:
+    """E k for rows that broadcast against each other, by the kernel's mixture."""
+    delta = a.mean - b.mean
+    weights, multipliers = kernel.mixture()
+    scales = _constant(multipliers, delta.dtype, delta.device) * squared_length
+    nodes = _constant(weights, delta.dtype, delta.device)
+    if a.is_full or b.is_full:
+        values = torch.stack([_full_kernel(delta, _sum(a, b), s) for s in scales], -1)
+    else:
+        variance = _sum(a, b)[..., None]
+        wide = variance + scales
+        exponent = torch.log1p(variance / scales) + delta.square()[..., None] / wide
+        values = torch.exp(-0.5 * exponent.sum(-2))
+    return (nodes * values).sum(-1)
+
+
+@lru_cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made once: a copy from the host at each step would stop a recorded step.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _full_kernel(delta: Tensor, covariance: Tensor, s: Tensor) -> Tensor:
+    eye = torch.eye(delta.shape[-1], dtype=delta.dtype, device=delta.device)
+    factor = torch.linalg.cholesky(eye + covariance / s)
+    solved = torch.linalg.solve_triangular(factor, delta[..., None], upper=False)[..., 0]
+    log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.exp(-solved.square().sum(-1) / (2 * s) - log_root)
+
+
+def _sum(a: Gaussians, b: Gaussians) -> Tensor:
+    if a.is_full != b.is_full:
+        a, b = (a, b) if a.is_full else (b, a)
+        assert a.covariance is not None
+        return a.covariance + (0 if b.covariance is None else torch.diag_embed(b.covariance))
+    if a.covariance is None or b.covariance is None:
+        present = b.covariance if a.covariance is None else a.covariance
+        assert present is not None
+        return present
+    return a.covariance + b.covariance
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    squares = a.square().sum(1)[:, None] + b.square().sum(1)
+    return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)

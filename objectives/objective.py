@@ -1,0 +1,176 @@
+"""The base of every loss: a `pyro.infer.ELBO` that is a module too."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.infer.elbo import ELBO, ELBOModule
+from torch import Tensor, nn
+
+from ppl_vae.objectives.traces import Traces, run
+from ppl_vae.registration import register
+
+__all__ = ["Objective", "Terms", "Weight"]
+
+Weight = float | Callable[[Tensor], Tensor]
+"""A coefficient: a number, or a function of the step (a 0-dim tensor that counts up)."""
+
+
+class Terms:
+    """Sums of detached terms over particles and data, read per datum at the end."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._data: Tensor | float = 0.0
+        self._own: dict[str, Tensor] = {}
+
+    def add(self, name: str, total: Tensor) -> None:
+        """Adds a term summed over data, in nats."""
+        self._sums[name] = self._sums.get(name, 0) + total.detach()
+
+    def add_mean(self, name: str, value: Tensor) -> None:
+        """Adds one particle's value of a term that is per datum already."""
+        self._own[name] = self._own.get(name, 0) + value.detach()
+
+    def add_data(self, weight: Tensor | float) -> None:
+        """Adds a particle's sum of row weights, the number of data it stands for."""
+        self._data = self._data + (weight.detach() if isinstance(weight, Tensor) else weight)
+
+    def per_datum(self, num_particles: int) -> dict[str, Tensor]:
+        sums = {name: total / self._data for name, total in self._sums.items()}
+        return sums | {name: total / num_particles for name, total in self._own.items()}
+
+
+class Objective(ELBO, nn.Module):
+    r"""A loss for `pyro.infer.SVI` over a model and a guide, to be minimised.
+
+    A subclass writes `differentiable_loss`. The sign, the sum over data and the scales are Pyro's:
+    with local latents in a data plate of N, the loss is N times a mean over data.
+
+    Being a module, it can own parameters (a critic, an auxiliary r(z|x)). In SVI it registers them
+    itself; `objective(model, guide)` is a module whose parameters hold them beside those of model
+    and guide, for a torch optimiser.
+
+    Args:
+        num_particles: draws from the guide to average over.
+        vectorize_particles: whether to draw them in one vectorised run.
+        max_plate_nesting: the number of nested plates; found by a trial run if infinite.
+
+    Attributes:
+        terms: after each call, the detached terms in nats per datum, by `kind/site`:
+            `reconstruction/x`, $-\mathrm{E} \log p(x \mid z)$ (or the cost);
+            `rate/z`, $\mathrm{KL}(q(z \mid x) \Vert p(z))$;
+            `divergence/z`; `global/w`, the KL of a latent outside the data plate.
+        step: training calls so far, a 0-dim tensor that schedules read.
+    """
+
+    step: Tensor
+    num_particles: int
+    max_plate_nesting: float
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        vectorize_particles: bool = False,
+        max_plate_nesting: float = float("inf"),
+    ):
+        nn.Module.__init__(self)
+        if num_particles < 1:
+            raise ValueError(f"num_particles={num_particles}: one particle or more")
+        ELBO.__init__(
+            self,
+            num_particles=num_particles,
+            vectorize_particles=vectorize_particles,
+            max_plate_nesting=max_plate_nesting,
+        )
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.terms: dict[str, Tensor] = {}
+        self._evaluating = False
+
+    @abstractmethod
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The loss as a scalar to differentiate, in nats summed over data."""
+
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """The loss as a number; nothing moves.
+
+        A penalty may differentiate inside, so gradients are enabled even under `torch.no_grad`.
+        """
+        with torch.enable_grad(), self._still():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs).detach())
+
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """Adds the loss's gradients to the parameters and returns it as a number.
+
+        Raises:
+            FloatingPointError: if a term is NaN or infinite, naming the first, before any
+                gradient is computed.
+        """
+        register(self)
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        names = list(self.terms)
+        values = torch.stack([loss.detach(), *(self.terms[n].to(loss) for n in names)]).tolist()
+        for name, value in zip(["loss", *names], values, strict=True):
+            if name != "loss" and not abs(value) < float("inf"):
+                raise FloatingPointError(
+                    f"term {name!r} is {value} at step {int(self.step)}: look at the "
+                    "distribution's parameters there, the data, or the learning rate"
+                )
+        if not abs(values[0]) < float("inf"):
+            raise FloatingPointError(f"the loss is {values[0]} at step {int(self.step)}")
+        if loss.requires_grad:
+            loss.backward()
+        return values[0]
+
+    def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
+        """A module that computes the loss of a pair, holding the parameters of all three.
+
+        A model or guide given as a module's method brings that module's parameters.
+        """
+        pair = ELBOModule(model, guide, self)
+        for name, part in (("model_owner", model), ("guide_owner", guide)):
+            if inspect.ismethod(part) and isinstance(part.__self__, nn.Module):
+                setattr(pair, name, part.__self__)
+        return pair
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether queues, schedules and running statistics move at this call."""
+        return self.training and torch.is_grad_enabled() and not self._evaluating
+
+    def at_step(self, weight: Weight) -> Tensor | float:
+        """A coefficient at this step."""
+        return weight(self.step) if callable(weight) else weight
+
+    def _finish(self, loss: Tensor, terms: Terms) -> Tensor:
+        """Averages over particles, publishes the terms and moves the step on."""
+        self.terms = terms.per_datum(self.num_particles)
+        if self.is_moving:
+            self.step += 1
+        return loss / self.num_particles
+
+    def _get_trace(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Traces:
+        return run(model, guide, args, kwargs, self.max_plate_nesting)
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        before, self._evaluating = self._evaluating, True
+        try:
+            yield
+        finally:
+            self._evaluating = before

@@ -1,0 +1,271 @@
+"""One run of a guide and of the model replayed against it, read as latent and observed sites."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+__all__ = ["PARTICLES", "Site", "Traces", "run", "same"]
+
+PARTICLES = "num_particles_vectorized"
+"""The name Pyro gives the plate over vectorised particles."""
+
+Site = dict[str, Any]
+
+
+def run(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    max_plate_nesting: float,
+) -> "Traces":
+    """Runs the guide, then the model replayed against it; no log-probability is evaluated.
+
+    Raises:
+        ValueError: for a latent site that gives no pathwise gradient, is enumerated, is missing
+            from the guide or from the model, or has another scale or mask in the guide.
+    """
+    unwrapped = poutine.unwrap(guide)
+    if isinstance(unwrapped, Messenger):
+        guide(*args, **kwargs)
+        model_trace, guide_trace = unwrapped.get_traces()
+    else:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    if is_validation_enabled():
+        check_model_guide_match(model_trace, guide_trace, max_plate_nesting)
+    traces = Traces(
+        model=model,
+        args=tuple(args),
+        kwargs=kwargs,
+        replayable=model_trace,
+        model_sites=_samples(prune_subsample_sites(model_trace)),
+        guide_sites=_samples(prune_subsample_sites(guide_trace)),
+    )
+    traces.check()
+    return traces
+
+
+def _samples(trace: Trace) -> dict[str, Site]:
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+@dataclass
+class Traces:
+    """The sample sites of one run.
+
+    Attributes:
+        model: the model as run, wrapped in the particle plate if particles are vectorised.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        replayable: the model's whole trace, subsample indices and parameters included.
+        model_sites: the model's sample sites in the order drawn.
+        guide_sites: the guide's.
+    """
+
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    replayable: Trace
+    model_sites: dict[str, Site]
+    guide_sites: dict[str, Site]
+    _out_of_order: set[str] | None = field(default=None, repr=False)
+
+    @property
+    def observed(self) -> list[str]:
+        """The model's observed sites (`pyro.factor` included)."""
+        return [name for name, site in self.model_sites.items() if site["is_observed"]]
+
+    @property
+    def latent(self) -> list[str]:
+        """The model's latent sites, in the model's order."""
+        return [name for name, site in self.model_sites.items() if not site["is_observed"]]
+
+    @property
+    def auxiliary(self) -> list[str]:
+        """The guide's sites that the model does not have."""
+        return [name for name in self.guide_sites if name not in self.model_sites]
+
+    def check(self) -> None:
+        for name in self.latent:
+            if name not in self.guide_sites:
+                raise ValueError(
+                    f"latent site {name!r} of the model is not in the guide: sample it there, or "
+                    "marginalise it in the model"
+                )
+            _check_match(name, self.model_sites[name], self.guide_sites[name])
+        for name in self.auxiliary:
+            if not self.guide_sites[name]["infer"].get("is_auxiliary"):
+                raise ValueError(
+                    f"site {name!r} of the guide is not in the model: add infer="
+                    "{'is_auxiliary': True} to it if that is meant"
+                )
+        for name, site in self.guide_sites.items():
+            if site["is_observed"]:
+                continue
+            if site["infer"].get("enumerate") is not None:
+                raise ValueError(
+                    f"site {name!r} is enumerated, which this objective does not do: draw it from "
+                    "a relaxed distribution, or use pyro.infer.TraceEnum_ELBO"
+                )
+            if not site["fn"].has_rsample:
+                raise ValueError(
+                    f"site {name!r} of the guide, {type(site['fn']).__name__}, is not "
+                    "reparameterised and would pass no gradient: use a relaxation "
+                    "(RelaxedOneHotCategorical, RelaxedBernoulli) or pyro.infer.TraceGraph_ELBO"
+                )
+
+    def log_prob(self, name: str) -> Tensor:
+        """The scaled, masked log-density of a model site, summed, in nats."""
+        self.replayable.compute_log_prob(lambda other, _: other == name)
+        return self.replayable.nodes[name]["log_prob_sum"]
+
+    def cost(self, name: str, cost: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The scaled, masked cost of an observed site against its distribution's mean, summed."""
+        site = self.model_sites[name]
+        fn, value = site["fn"], site["value"]
+        event = len(fn.event_shape)
+        mean = fn.mean
+        x, mean = (
+            t.flatten(-event) if event else t[..., None]
+            for t in torch.broadcast_tensors(value, mean)
+        )
+        return scale_and_mask(cost(x, mean), site["scale"], site["mask"]).sum()
+
+    def entropy(self, name: str) -> Tensor:
+        """The pathwise part of the guide's scaled log-density at a site, summed, in nats."""
+        site = self.guide_sites[name]
+        parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
+        return parts.scale_and_mask(site["scale"], site["mask"]).entropy_term.sum()
+
+    def kl(self, name: str) -> Tensor:
+        r"""The scaled, masked $\mathrm{KL}(q \Vert p)$ of a latent site, summed, in nats.
+
+        In closed form where Pyro has one, else the sampled $\log q - \log p$; sampled too where
+        the model and the guide draw two sites in opposite orders, as a bottom-up guide of a chain
+        does, since the closed form would hold a parent fixed at a value drawn from its child.
+        """
+        if name not in self.out_of_order:
+            model, guide = self.model_sites[name], self.guide_sites[name]
+            try:
+                kl = kl_divergence(guide["fn"], model["fn"])
+            except NotImplementedError:
+                pass
+            else:
+                return scale_and_mask(kl, guide["scale"], guide["mask"]).sum()
+        return self.entropy(name) - self.log_prob(name)
+
+    @property
+    def out_of_order(self) -> set[str]:
+        """Latent sites that some other site precedes in one of model and guide only."""
+        if self._out_of_order is None:
+            names = self.latent
+            rank = {name: i for i, name in enumerate(self.guide_sites)}
+            self._out_of_order = {
+                name
+                for i, first in enumerate(names)
+                for second in names[i + 1 :]
+                if rank[first] > rank[second]
+                for name in (first, second)
+            }
+        return self._out_of_order
+
+    def draw_prior(self, local: Iterable[str], picked: Sequence[str]) -> dict[str, Site]:
+        """Draws the picked sites ancestrally from the model, and stops after the last of them.
+
+        Subsample indices and the sites that are not `local` keep this run's values, so a decoder
+        below the last picked site is not called and its batch-norm does not move.
+        """
+        values: dict[str, Callable[[Site], Tensor] | None] = dict.fromkeys(picked)
+        return _run_to_last(self._without(local), self.args, self.kwargs, values)
+
+    def at(
+        self, local: Iterable[str], values: dict[str, Callable[[Site], Tensor]]
+    ) -> dict[str, Site]:
+        """The picked sites of the model run with values set site by site from their prior."""
+        return _run_to_last(self._without(local), self.args, self.kwargs, dict(values))
+
+    def _without(self, local: Iterable[str]) -> Callable[..., Any]:
+        kept = self.replayable.copy()
+        for name in local:
+            kept.nodes.pop(name, None)
+        return poutine.replay(self.model, trace=kept)
+
+
+class _Stop(BaseException):
+    """Leaves the model; not an Exception, so that no handler of the model's own catches it."""
+
+
+class _ToLast(Messenger):
+    def __init__(self, values: dict[str, Callable[[Site], Tensor] | None]):
+        super().__init__()
+        self.values = values
+        self.sites: dict[str, Site] = {}
+
+    def _pyro_sample(self, msg: Site) -> None:
+        value = self.values.get(msg["name"])
+        if value is not None:
+            msg["value"] = value(msg)
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if msg["name"] in self.values:
+            self.sites[msg["name"]] = msg.copy()
+            if len(self.sites) == len(self.values):
+                raise _Stop
+
+
+def _run_to_last(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    values: dict[str, Callable[[Site], Tensor] | None],
+) -> dict[str, Site]:
+    messenger = _ToLast(values)
+    try:
+        with messenger:
+            model(*args, **kwargs)
+    except _Stop:
+        pass
+    return messenger.sites
+
+
+def _check_match(name: str, model: Site, guide: Site) -> None:
+    for key in ("scale", "mask"):
+        a, b = model[key], guide[key]
+        if not same(a, b):
+            raise ValueError(
+                f"latent site {name!r} has another {key} in the model than in the guide "
+                f"({_describe(a)} against {_describe(b)}): put both under the same poutine.{key} "
+                "and plate"
+            )
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two scales or masks are equal; two tensors' values are compared in validation."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        # Comparing values waits for the device.
+        return not is_validation_enabled() or (a.shape == b.shape and bool(torch.eq(a, b).all()))
+    if a is None or b is None:
+        return False
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return not is_validation_enabled() or bool((torch.as_tensor(a) == b).all())
+    return a == b
+
+
+def _describe(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)

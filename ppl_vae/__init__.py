@@ -1,0 +1,26 @@
+"""Aggregate-posterior objectives for any Pyro model and guide, and what goes around them.
+
+Names are loaded when first used, so that importing the package is quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "VAE": "ppl_vae.vae",
+    "fit": "ppl_vae.inference",
+}
+
+__all__ = ["VAE", "__version__", "fit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

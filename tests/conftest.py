@@ -1,0 +1,36 @@
+"""What every test starts from: a clean parameter store, one seed, validation on."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    pyro.enable_validation(True)
+    yield
+    pyro.clear_param_store()
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Runs a test in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def mnist_root() -> Path:
+    """The folder that holds `MNIST/raw`, or a skip that says where it was looked for."""
+    root = Path(os.environ.get("PPL_VAE_DATA", Path(__file__).parents[1] / "../shared/data"))
+    if not (root / "MNIST" / "raw").is_dir():
+        pytest.skip(f"no MNIST under {root}: set PPL_VAE_DATA to the folder that holds MNIST/raw")
+    return root.resolve()

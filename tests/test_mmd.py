@@ -1,0 +1,295 @@
+"""MMD's estimators against the closed form between Gaussians."""
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from ppl_vae.objectives import (
+    IMQ,
+    MMD,
+    RBF,
+    AggregatePosterior,
+    Kernel,
+    Laplacian,
+    MultiScale,
+    RationalQuadratic,
+)
+
+pytestmark = pytest.mark.usefixtures("double")
+
+# The aggregate posterior of the tests: rows z_i ~ N(m_i, s^2) with m_i ~ N(mu, t^2), so that
+# q(z) = N(mu, s^2 + t^2) in every dimension.
+MU, S, T = 0.4, 0.5, 0.7
+
+
+def population(d: int, h2: float, mu: float = MU, variance: float = S**2 + T**2) -> float:
+    """MMD^2 between N(mu, variance)^d and N(0, 1)^d under exp(-r^2 / 2 h^2), by hand."""
+
+    def overlap(total: float, shift: float) -> float:
+        return (h2 / (h2 + total)) ** (d / 2) * math.exp(-d * shift**2 / 2 / (h2 + total))
+
+    return overlap(2 * variance, 0) - 2 * overlap(variance + 1, mu) + overlap(2, 0)
+
+
+def batch(n: int, d: int, generator: torch.Generator) -> dist.Distribution:
+    means = MU + T * torch.randn(n, d, generator=generator)
+    return dist.Normal(means, torch.full_like(means, S)).to_event(1)
+
+
+def standard(d: int) -> dist.Distribution:
+    return dist.Normal(torch.zeros(d), torch.ones(d)).to_event(1)
+
+
+def estimates(mmd: MMD, n: int, d: int, repeats: int, **options: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(n * 100 + d)
+    torch.manual_seed(1)  # another stream than the generator's, or noise and means would be equal
+    with torch.no_grad():
+        return torch.stack(
+            [
+                mmd(AggregatePosterior.of(batch(n, d, generator), standard(d), **options))
+                for _ in range(repeats)
+            ]
+        )
+
+
+def deviation(values: Tensor, truth: float) -> float:
+    """The mean's distance from the truth in standard errors."""
+    return abs(values.mean().item() - truth) / (values.std().item() / len(values) ** 0.5)
+
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "sampled": {"prior": "sampled", "noise": "sampled"},
+    "closed prior": {"prior": "closed", "noise": "sampled"},
+    "integrated": {"prior": "sampled", "noise": "integrated", "pairs": "all"},
+    "both": {"prior": "closed", "noise": "integrated", "pairs": "all"},
+    "shifts": {"prior": "closed", "noise": "integrated", "pairs": 5},
+}
+
+
+@pytest.mark.parametrize("d", [1, 2, 10, 40])
+@pytest.mark.parametrize("n", [2, 10, 100])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_unbiased(estimator: str, n: int, d: int) -> None:
+    mmd = MMD(RBF(), **ESTIMATORS[estimator])
+    values = estimates(mmd, n, d, repeats=1500 if n < 100 else 300)
+    assert deviation(values, population(d, d)) < 4.5
+
+
+@pytest.mark.parametrize("d", [1, 2, 10, 40])
+@pytest.mark.parametrize("n", [2, 10, 100])
+@pytest.mark.parametrize("prior", ["sampled", "closed"])
+def test_v_statistic_is_biased_as_stated(prior: str, n: int, d: int) -> None:
+    """It fails the test above, and by (1/n + 1/m)(1 - E k), with no 1/m for a closed prior."""
+    mmd = MMD(RBF(), prior=prior, noise="sampled", statistic="V")  # type: ignore[arg-type]
+    values = estimates(mmd, n, d, repeats=1500 if n < 100 else 1000)
+    truth = population(d, d)
+    within = (d / (d + 2 * (S**2 + T**2))) ** (d / 2)
+    of_prior = (d / (d + 2)) ** (d / 2)
+    bias = (1 - within) / n + (1 - of_prior) / n * (prior == "sampled")
+    assert deviation(values, truth) > 4.5
+    assert deviation(values, truth + bias) < 4.5
+
+
+@pytest.mark.parametrize(
+    "kernel", [IMQ(), Laplacian(), RationalQuadratic(alpha=0.5), MultiScale()], ids=repr
+)
+def test_kernels_agree_across_estimators(kernel: Kernel) -> None:
+    """Exact kernels on draws and their mixtures on Gaussians have one expectation."""
+    exact = estimates(MMD(kernel, prior="sampled", noise="sampled"), 100, 3, repeats=600)
+    mixed = estimates(MMD(kernel, prior="closed", noise="integrated"), 100, 3, repeats=600)
+    error = (exact.var() + mixed.var()).sqrt().item() / 600**0.5
+    assert abs(exact.mean() - mixed.mean()).item() < 4.5 * error
+    assert exact.mean() > 4.5 * error  # a kernel of zero would agree too
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        RBF(),
+        IMQ(),
+        Laplacian(),
+        RationalQuadratic(alpha=0.3),
+        RationalQuadratic(alpha=30.0),
+        MultiScale(),
+    ],
+    ids=repr,
+)
+def test_mixture_is_the_kernel(kernel: Kernel) -> None:
+    r2 = torch.cat([torch.zeros(1), torch.logspace(-5, 5, 300)])
+    weights, multipliers = (torch.tensor(v) for v in kernel.mixture())
+    mixed = (weights * torch.exp(-r2[:, None] / (2 * 1.7 * multipliers))).sum(-1)
+    torch.testing.assert_close(mixed, kernel(r2, 1.7), rtol=0, atol=2e-6 * kernel.at_zero)
+    torch.testing.assert_close(
+        kernel(torch.zeros(1), 1.7).item(), kernel.at_zero, atol=2e-6, rtol=0
+    )
+
+
+def test_kernels_are_the_papers() -> None:
+    r2, d = torch.tensor([0.3, 4.0]), 5
+    exp = torch.exp
+    assert torch.allclose(RBF()(r2, RBF().squared_length(d)), exp(-r2 / (2 * d)))
+    tutorial = RBF("tutorial")
+    assert torch.allclose(tutorial(r2, tutorial.squared_length(d)), exp(-r2 / d**2))
+    assert torch.allclose(IMQ()(r2, IMQ().squared_length(d)), 2 * d / (2 * d + r2))
+    scales = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+    wae = torch.stack([2 * d * s / (2 * d * s + r2) for s in scales]).sum(0)
+    assert torch.allclose(MultiScale()(r2, MultiScale().squared_length(d)), wae)
+    assert torch.allclose(RBF(2.0)(r2, RBF(2.0).squared_length(d)), exp(-r2 / 8))
+    assert torch.allclose(Laplacian(2.0)(r2, 4.0), exp(-r2.sqrt() / 2))
+
+
+def test_median_bandwidth_is_detached() -> None:
+    codes = torch.randn(20, 3, requires_grad=True)
+    length = RBF("median").squared_length(3, codes)
+    assert isinstance(length, Tensor)
+    assert not length.requires_grad
+    torch.testing.assert_close(length, torch.pdist(codes.detach()).square().median() / 2)
+
+
+def test_variance_of_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    """At q = p, n = 100, m = 200, each integral cuts the variance."""
+    n, d, m, repeats = 100, 10, 200, 1500
+    generator = torch.Generator().manual_seed(0)
+    root = 0.5**0.5
+    variances = {}
+    for name, options in ESTIMATORS.items():
+        mmd = MMD(RBF(), draws=m, **options)
+        torch.manual_seed(1)
+        generator.manual_seed(0)
+        values = []
+        for _ in range(repeats):
+            means = root * torch.randn(n, d, generator=generator)
+            q = dist.Normal(means, torch.full_like(means, root)).to_event(1)
+            values.append(mmd(AggregatePosterior.of(q, standard(d))).detach())
+        variances[name] = torch.stack(values).var().item()
+    with capsys.disabled():
+        print()
+        for name, variance in variances.items():
+            less = variances["sampled"] / variance
+            print(f"  variance of MMD^2 at q = p, {name}: {less:.2f} times less")
+    # A ratio of two sample variances of 1,500 has a relative standard error near 2 sqrt(2/1500).
+    assert variances["sampled"] / variances["closed prior"] > 1.8
+    assert variances["closed prior"] / variances["both"] > 1 + 4.5 * 2 * (2 / repeats) ** 0.5
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_gradient_is_the_population_s(estimator: str) -> None:
+    """d/dmu of the closed form is the mean of the estimator's gradients."""
+    d, n, repeats, eps = 3, 20, 1500, 1e-5
+    truth = (population(d, d, MU + eps) - population(d, d, MU - eps)) / (2 * eps)
+    generator = torch.Generator().manual_seed(2)
+    torch.manual_seed(1)
+    gradients = []
+    for _ in range(repeats):
+        mu = torch.tensor(MU, requires_grad=True)
+        means = mu + T * torch.randn(n, d, generator=generator)
+        q = dist.Normal(means, torch.full((n, d), S)).to_event(1)
+        value = MMD(RBF(), **ESTIMATORS[estimator])(AggregatePosterior.of(q, standard(d)))
+        gradients.append(torch.autograd.grad(value, mu)[0])
+    assert deviation(torch.stack(gradients), truth) < 4.5
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "closed prior", "integrated", "both"])
+def test_zero_weight_is_a_dropped_row(estimator: str) -> None:
+    n, d = 8, 3
+    q, prior = batch(n, d, torch.Generator().manual_seed(0)), torch.randn(11, d)
+    codes = q.rsample()
+    mmd = MMD(RBF(), **ESTIMATORS[estimator] | {"prior": "sampled"})
+    keep = torch.tensor([0, 1, 3, 4, 6, 7])
+    weights = torch.zeros(n)
+    weights[keep] = 2.5
+
+    def value(rows: slice | Tensor, weights: Tensor) -> Tensor:
+        means = q.base_dist.loc[rows]
+        fn = dist.Normal(means, torch.full_like(means, S)).to_event(1)
+        sample = codes[rows] if ESTIMATORS[estimator]["noise"] == "sampled" else fn
+        return mmd(AggregatePosterior.of(sample, prior, weights=weights))
+
+    torch.testing.assert_close(value(slice(None), weights), value(keep, torch.ones(6)))
+
+
+def test_groups_are_not_paired() -> None:
+    """Rows of one datum tell nothing of q(z) against each other: their pairs are left out."""
+    n, d = 6, 2
+    once = torch.randn(n, d)
+    twice = once.repeat_interleave(2, 0)
+    groups = torch.arange(n).repeat_interleave(2)
+    prior = torch.randn(20, d)
+    mmd = MMD(RBF(), prior="sampled", noise="sampled")
+    repeated = mmd(AggregatePosterior.of(twice, prior, groups=groups))
+    torch.testing.assert_close(repeated, mmd(AggregatePosterior.of(once, prior)))
+
+
+def test_full_covariance_is_integrated() -> None:
+    n, d = 12, 3
+    means, factor = torch.randn(n, d), torch.randn(n, d, d).tril(-1) + 0.5 * torch.eye(d)
+    full = dist.MultivariateNormal(means, scale_tril=factor)
+    mmd = MMD(RBF())
+    value = mmd(AggregatePosterior.of(full, standard(d)))
+    assert mmd.estimator["z"].startswith("prior in closed form, encoder noise integrated")
+    draws = torch.stack(
+        [
+            MMD(RBF(), noise="sampled")(AggregatePosterior.of(full, standard(d)))
+            for _ in range(4000)
+        ]
+    )
+    assert deviation(draws, value.item()) < 4.5
+
+
+def test_auto_says_what_it_takes(caplog: pytest.LogCaptureFixture) -> None:
+    q = batch(200, 10, torch.Generator().manual_seed(0))
+    mmd = MMD()
+    with caplog.at_level("INFO", logger="ppl_vae"):
+        mmd(AggregatePosterior.of(q, standard(10)))
+        mmd(AggregatePosterior.of(q, standard(10)))
+    assert mmd.estimator == {
+        "z": "prior in closed form, encoder noise integrated over 16 random shifts"
+    }
+    assert len(caplog.records) == 1
+    mmd = MMD()
+    mmd(AggregatePosterior.of(torch.randn(5, 2), torch.rand(5, 2)))
+    assert mmd.estimator["z"] == "prior sampled, encoder noise sampled (U-statistic)"
+
+
+def test_a_negative_estimate_stays_negative() -> None:
+    values = estimates(MMD(prior="sampled", noise="sampled"), 10, 2, repeats=200)
+    assert (values < 0).any()
+
+
+def test_all_rows_masked_is_zero() -> None:
+    q = AggregatePosterior.of(torch.randn(4, 2), standard(2), weights=torch.zeros(4))
+    assert MMD()(q) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MMD(prior="exact"), "MMD prior='exact': use one of auto, sampled, closed"),  # type: ignore[arg-type]
+        (lambda: MMD(pairs=0), "MMD pairs=0"),
+        (lambda: MMD(draws=0), "MMD draws=0"),
+        (lambda: RBF("mean"), "bandwidth 'mean' is no rule"),  # type: ignore[arg-type]
+        (lambda: RBF(-1.0), "bandwidth -1.0 must be positive"),
+        (lambda: MultiScale(scales=()), "scales"),
+        (
+            lambda: MMD(prior="closed")(
+                AggregatePosterior.of(torch.randn(4, 2), torch.randn(4, 2))
+            ),
+            "prior='closed' needs a Gaussian prior",
+        ),
+        (
+            lambda: MMD(noise="integrated")(AggregatePosterior.of(torch.randn(4, 2), standard(2))),
+            "noise='integrated' needs a guide that is Gaussian",
+        ),
+        (
+            lambda: MMD()(AggregatePosterior.of(torch.randn(1, 2), standard(2))),
+            "MMD needs two rows or more",
+        ),
+    ],
+)
+def test_bad_input(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
