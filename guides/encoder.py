@@ -1,0 +1,48 @@
+"""The base class of encoders."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from ppl_vae.bodies import Body, apply_body
+
+__all__ = ["NARROW", "Encoder"]
+
+NARROW = math.exp(-2.0)
+"""Where scales start. Encoder noise is the cheapest way to match a prior, so an encoder that
+starts as wide as the prior may never learn to say anything; one that starts narrow does."""
+
+
+class Encoder(nn.Module, ABC):
+    r"""A conditional distribution :math:`q(z \mid x)`: a module whose call returns it.
+
+    A subclass says how many numbers it needs of its network and turns them into a distribution.
+
+    Args:
+        size: event shape of x.
+        dim: dimension d of z.
+        body: factory of the network, see `ppl_vae.bodies`.
+        outputs: how many numbers the network returns for each x.
+
+    Shape:
+        x (*batch, *size) to a distribution of batch shape `batch` and event shape (d,).
+    """
+
+    def __init__(self, size: Sequence[int], dim: int, body: Body, outputs: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"the latent dimension must be at least 1, got {dim}")
+        self.size = torch.Size(size)
+        self.dim = dim
+        self.network = body(self.size, torch.Size([outputs]))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The network's output, of shape (*batch, outputs)."""
+        return apply_body(self.network, x, self.size)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> TorchDistribution: ...

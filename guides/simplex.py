@@ -1,0 +1,48 @@
+"""Encoders onto the simplex."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ppl_vae import distributions
+from ppl_vae.bodies import MLP, Body
+from ppl_vae.guides.encoder import Encoder
+
+__all__ = ["RelaxedCategorical"]
+
+
+class RelaxedCategorical(Encoder):
+    r"""Relaxed one-hot encoder: nearly one of d classes, with draws that can be differentiated.
+
+    .. math:: z = \operatorname{softmax}\big((\ell(x) + g) / \tau\big), \qquad
+              g_j \sim \operatorname{Gumbel}(0, 1)
+
+    Args:
+        size: event shape of x.
+        dim: number of classes d, at least 2.
+        body: factory of the network, which returns the logits :math:`\ell`.
+        temperature: the :math:`\tau`; at 0 the draws would be one-hot.
+
+    Raises:
+        ValueError: if there are fewer than 2 classes.
+
+    References:
+        Maddison, Mnih, Teh (2017): The concrete distribution. arXiv:1611.00712. Jang, Gu, Poole
+        (2017): Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self, size: Sequence[int], dim: int, body: Body = MLP, temperature: float = 0.5
+    ) -> None:
+        if dim < 2:
+            raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
+        super().__init__(size, dim, body, outputs=dim)
+        self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        logits = self.features(x)
+        return distributions.RelaxedOneHotCategorical(self.temperature, logits=logits)

@@ -1,0 +1,24 @@
+"""Distributions that Pyro lacks, or whose edges need care. They know PyTorch and Pyro only."""
+
+from ppl_vae.distributions import kl as _kl  # noqa: F401  enters the registry
+from ppl_vae.distributions.flow import Flow, build_flow
+from ppl_vae.distributions.implicit import Implicit
+from ppl_vae.distributions.levels import Levels
+from ppl_vae.distributions.mixture import DiagonalNormalMixture, Mixture
+from ppl_vae.distributions.simplex import RelaxedOneHotCategorical
+from ppl_vae.distributions.unit import Bernoulli, ContinuousBernoulli, Uniform
+from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
+
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "DiagonalNormalMixture",
+    "Flow",
+    "Implicit",
+    "Levels",
+    "Mixture",
+    "RelaxedOneHotCategorical",
+    "Uniform",
+    "VonMisesFisher",
+    "build_flow",
+]

@@ -1,0 +1,386 @@
+"""The distributions that Pyro lacks: densities, draws, and the derivatives of draws."""
+
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import special, stats
+from torch.distributions import kl_divergence
+
+from ppl_vae.distributions import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiagonalNormalMixture,
+    Flow,
+    Implicit,
+    Levels,
+    Mixture,
+    RelaxedOneHotCategorical,
+    Uniform,
+    VonMisesFisher,
+    build_flow,
+)
+from ppl_vae.distributions.flow import flow_from_noise
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def assert_within_errors(draws, expected, errors=4.5):
+    """The mean of independent draws, along dim 0, is the expected value."""
+    draws = draws.detach()
+    error = draws.std(0) / len(draws) ** 0.5
+    excess = ((draws.mean(0) - expected).abs() - errors * error - 1e-12).max()
+    assert excess <= 0, f"off by {excess:.3g} beyond {errors} standard errors"
+
+
+# ---------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-3, 0.05, -0.07, 1.0, -10.0, 32.0, -80.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_continuous_bernoulli_integrates_to_one(logit, dtype):
+    # At logits of 32 PyTorch's own gives one half in single precision.
+    x, weight = np.polynomial.legendre.leggauss(200)
+    x = torch.as_tensor((x + 1) / 2, dtype=dtype)
+    p = ContinuousBernoulli(logits=torch.tensor(logit, dtype=dtype)).expand(x.shape)
+    mass = (p.log_prob(x).exp().double() * torch.as_tensor(weight / 2)).sum()
+    assert abs(mass - 1) < (1e-5 if dtype == torch.float32 else 1e-9)
+
+
+def test_continuous_bernoulli_has_the_right_gradient_across_the_series():
+    logits = torch.tensor([-40.0, -0.0601, -0.0599, 0.0, 0.0599, 0.0601, 40.0], dtype=torch.double)
+    logits.requires_grad_()
+    (grad,) = torch.autograd.grad(
+        ContinuousBernoulli(logits=logits)._cont_bern_log_norm().sum(), logits
+    )
+    half = logits.detach() / 2
+    exact = torch.where(
+        half == 0, half, (1 / (2 * half) - 1 / half.mul(2).sinh())
+    )  # d/dl log(l / tanh(l / 2)) = 1 / l - 1 / sinh(l)
+    torch.testing.assert_close(grad, exact.nan_to_num(), rtol=1e-5, atol=1e-9)
+
+
+def test_bernoulli_scores_grey_values_by_cross_entropy():
+    x = torch.tensor([0.0, 0.25, 1.0])
+    logits = torch.tensor([0.3, -1.0, 2.0])
+    log_prob = Bernoulli(logits=logits, validate_args=True).log_prob(x)
+    pi = logits.sigmoid()
+    torch.testing.assert_close(log_prob, x * pi.log() + (1 - x) * (1 - pi).log())
+    assert not Bernoulli(logits=logits).support.check(torch.tensor([-0.1, 1.1, math.nan])).any()
+
+
+def test_uniform_gives_its_ends_their_density_and_the_outside_none():
+    u = Uniform(torch.tensor(0.9), torch.tensor(0.9 + 1e-6))
+    draws = u.rsample((10_000,))
+    assert (draws == u.high).any()  # a draw that PyTorch's scores as impossible
+    torch.testing.assert_close(u.log_prob(draws), -(u.high - u.low).log().expand(10_000))
+    wide = Uniform(torch.tensor(-1.0), torch.tensor(1.0), validate_args=False)
+    log_prob = wide.log_prob(torch.tensor([-1.0, 0.0, 1.0, 1.01, -1.01]))
+    torch.testing.assert_close(log_prob[:3], torch.full((3,), -math.log(2)))
+    assert (log_prob[3:] == -math.inf).all()
+
+
+# ---------------------------------------------------------------- simplex and levels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_relaxed_one_hot_integrates_to_one_and_draws_match(temperature):
+    logits = torch.tensor([0.3, -0.5], dtype=torch.double)
+    p = RelaxedOneHotCategorical(torch.tensor(temperature).double(), logits=logits)
+    u = torch.linspace(-60, 60, 20_001, dtype=torch.double)  # x = sigmoid(u)
+    x = torch.stack([u.sigmoid(), (-u).sigmoid()], -1)
+    density = p.log_prob(x).exp() * x.prod(-1)
+    step = u[1] - u[0]
+    assert abs(density.sum() * step - 1) < 1e-6
+    draws = p.rsample((20_000,))
+    for h in (lambda x: x[..., 0], lambda x: x[..., 0].square()):
+        assert_within_errors(h(draws), (h(x) * density).sum() * step)
+
+
+def test_relaxed_one_hot_draws_stay_inside_the_simplex():
+    # PyTorch's underflow to 0 here, and the log-density there is NaN.
+    p = RelaxedOneHotCategorical(
+        torch.tensor(0.05), logits=10 * torch.randn(50, 200), validate_args=True
+    )
+    assert torch.isfinite(p.log_prob(p.rsample())).all()
+
+
+def test_levels_are_a_distribution_over_the_grid():
+    logits = torch.randn(3, 5, dtype=torch.double)
+    p = Levels(logits)
+    grid = torch.linspace(0, 1, 5, dtype=torch.double)
+    probs = p.log_prob(grid[:, None]).exp()
+    torch.testing.assert_close(probs, logits.softmax(-1).T)
+    torch.testing.assert_close(p.mean, grid @ probs)
+    torch.testing.assert_close(p.variance, grid.square() @ probs - (grid @ probs).square())
+    draws = p.sample((20_000,))
+    assert_within_errors((draws[..., None] == grid).double(), probs.T)
+    assert p.expand((2, 3)).log_prob(grid[2]).shape == (2, 3)
+
+
+def test_levels_refuse_values_off_the_grid():
+    p = Levels(torch.zeros(256), validate_args=True)
+    eight_bit = torch.arange(256, dtype=torch.float32) / 255
+    torch.testing.assert_close(p.log_prob(eight_bit), torch.full((256,), -math.log(256)))
+    for bad in (0.5, -1 / 255, 256 / 255, math.nan):
+        with pytest.raises(ValueError, match="support"):
+            p.log_prob(torch.tensor(bad))
+
+
+# ---------------------------------------------------------------- mixtures
+
+
+def _mixture(d, k=3):
+    torch.manual_seed(d)
+    parameters = [
+        (torch.randn(*shape, dtype=torch.double) * s).requires_grad_()
+        for shape, s in (((k,), 0.5), ((k, d), 1.0), ((k, d), 0.3))
+    ]
+    logits, loc, log_scale = parameters
+    components = dist.Normal(loc, log_scale.exp()).to_event(1)
+    return parameters, DiagonalNormalMixture(dist.Categorical(logits=logits), components)
+
+
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_gradients_of_mixture_draws_are_unbiased(d):
+    parameters, mixture = _mixture(d)
+    logits, loc, log_scale = parameters
+    a = torch.linspace(1.5, 0.5, d, dtype=torch.double)
+    # E sin(a z) in closed form: a z is normal under each component
+    weights = logits.softmax(-1)
+    decay = (-0.5 * (a.square() * (2 * log_scale).exp()).sum(-1)).exp()
+    exact = torch.autograd.grad(
+        (weights * (loc @ a).sin() * decay).sum(), parameters, retain_graph=True
+    )
+    batches = []
+    for _ in range(60):
+        mean = (mixture.rsample((1000,)) @ a).sin().mean()
+        batches.append(torch.autograd.grad(mean, parameters, retain_graph=True))
+    for estimates, expected in zip(zip(*batches, strict=True), exact, strict=True):
+        assert_within_errors(torch.stack(estimates), expected)
+
+
+def test_mixture_draws_follow_components_of_any_family():
+    scale_tril = torch.randn(2, 2, 2, dtype=torch.double).tril() + 2 * torch.eye(2).double()
+    loc = torch.randn(2, 2, dtype=torch.double, requires_grad=True)
+    mixture = Mixture(
+        dist.Categorical(logits=torch.tensor([0.2, -0.4], dtype=torch.double)),
+        dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False),
+    )
+    assert mixture.has_rsample
+    (grad,) = torch.autograd.grad(mixture.rsample((20_000,)).sum(), loc)
+    weights = mixture.mixture_distribution.probs
+    assert_within_errors(mixture.sample((20_000,)), weights @ loc.detach())
+    # each draw moves with the component it came from
+    assert (grad.sum(0) == 20_000).all()
+    error = (weights * (1 - weights) / 20_000).sqrt()
+    assert ((grad / 20_000 - weights[:, None]).abs() < 4.5 * error[:, None]).all()
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 5)])
+def test_mixture_shapes(batch):
+    _, mixture = _mixture(2)
+    mixture = mixture.expand(batch)
+    z = mixture.rsample((4,))
+    assert z.shape == (4, *batch, 2)
+    assert mixture.log_prob(z).shape == (4, *batch)
+
+
+# ---------------------------------------------------------------- the sphere
+
+
+@pytest.mark.parametrize("d", [2, 3, 10, 128, 1000])
+@pytest.mark.parametrize("kappa", [1e-3, 0.5, 5.0, 50.0, 1e3, 1e4])
+def test_von_mises_fisher_normaliser_mean_and_derivative(d, kappa):
+    order = d / 2 - 1
+    bessel = special.ive(order, kappa)
+    if bessel < 1e-280:
+        pytest.skip("SciPy's Bessel function underflows")
+    concentration = torch.tensor(kappa, dtype=torch.double, requires_grad=True)
+    direction = torch.eye(d, dtype=torch.double)[0]
+    p = VonMisesFisher(direction, concentration)
+    log_prob = p.log_prob(direction)
+    exact = order * math.log(kappa) - d / 2 * math.log(2 * math.pi) - math.log(bessel)
+    assert math.isclose(log_prob.item(), exact, rel_tol=1e-10, abs_tol=1e-10)
+    ratio = special.ive(order + 1, kappa) / bessel
+    (slope,) = torch.autograd.grad(log_prob, concentration)
+    assert math.isclose(slope.item(), 1 - ratio, rel_tol=1e-6, abs_tol=1e-10)
+    assert math.isclose(p.mean[0].item(), ratio, rel_tol=1e-9)
+    single = VonMisesFisher(direction.float(), concentration.detach().float())
+    assert math.isclose(single.log_prob(direction.float()).item(), exact, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.7, 20.0])
+def test_von_mises_fisher_integrates_to_one_over_circle_and_sphere(kappa):
+    concentration = torch.tensor(kappa, dtype=torch.double)
+    phi = torch.arange(400, dtype=torch.double) * (2 * math.pi / 400)
+    circle = torch.stack([phi.cos(), phi.sin()], -1)
+    p = VonMisesFisher(circle[37], concentration)
+    assert abs(p.log_prob(circle).exp().mean() * 2 * math.pi - 1) < 1e-9
+    x, weight = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(100))
+    height, around = x[:, None], (1 - x.square()).sqrt()[:, None]
+    sphere = torch.stack([around * phi.cos(), around * phi.sin(), height.expand(100, 400)], -1)
+    p = VonMisesFisher(torch.nn.functional.normalize(torch.ones(3).double(), dim=0), concentration)
+    mass = (p.log_prob(sphere).exp().mean(-1) * weight).sum() * 2 * math.pi
+    assert abs(mass - 1) < 1e-9
+
+
+@pytest.mark.parametrize("d", [2, 3, 10])
+@pytest.mark.parametrize("kappa", [0.0, 3.0, 1000.0])
+def test_von_mises_fisher_draws_match_the_density(d, kappa):
+    direction = torch.nn.functional.normalize(torch.randn(d, dtype=torch.double), dim=0)
+    p = VonMisesFisher(direction, torch.tensor(kappa, dtype=torch.double))
+    z = p.rsample((20_000,))
+    torch.testing.assert_close(z.norm(dim=-1), torch.ones(20_000, dtype=torch.double))
+    # the angle to the mean direction, against its distribution function
+    theta = torch.linspace(0, math.pi, 200_001, dtype=torch.double)
+    log_density = kappa * (theta.cos() - 1) + (d - 2) * theta.sin().clamp_min(1e-300).log()
+    cdf = torch.cumulative_trapezoid(log_density.exp(), theta)
+    cdf = np.concatenate([[0.0], cdf / cdf[-1]])
+    angle = 2 * ((z - direction).norm(dim=-1) / 2).clamp(0, 1).asin()
+    assert stats.kstest(angle.numpy(), lambda t: np.interp(t, theta, cdf)).pvalue > 1e-3
+    assert_within_errors(z, p.mean)
+    assert_within_errors((z - p.mean).square(), p.variance)
+
+
+@pytest.mark.parametrize("d", [2, 3, 10])
+@pytest.mark.parametrize("kappa", [0.5, 30.0, 2000.0])
+def test_derivatives_of_von_mises_fisher_draws_are_unbiased(d, kappa):
+    concentration = torch.full((20_000,), kappa, dtype=torch.double, requires_grad=True)
+    raw = torch.nn.functional.normalize(torch.randn(d, dtype=torch.double), dim=0)
+    raw.requires_grad_()
+    direction = torch.nn.functional.normalize(raw, dim=0)
+    a = torch.linspace(-1, 1, d, dtype=torch.double) + 0.3
+    z = VonMisesFisher(direction, concentration).rsample()
+    (by_kappa,) = torch.autograd.grad((z @ a).sum(), concentration, retain_graph=True)
+    one = torch.tensor(kappa, dtype=torch.double, requires_grad=True)
+    mean = VonMisesFisher(direction, one).mean @ a
+    exact_kappa, exact_raw = torch.autograd.grad(mean, [one, raw], retain_graph=True)
+    assert_within_errors(by_kappa, exact_kappa)
+    by_raw = [torch.autograd.grad((c @ a).mean(), raw, retain_graph=True)[0] for c in z.split(500)]
+    assert_within_errors(torch.stack(by_raw), exact_raw)
+
+
+@pytest.mark.parametrize("d", [2, 3, 5, 20, 1000])
+def test_von_mises_fisher_accepts_often_enough(d):
+    # 32 proposals are made; with each accepted at 0.65, all fail once in 10^14.
+    kappa = torch.logspace(-3, 5, 17)
+    m = d - 1
+    b = m / (2 * kappa + (4 * kappa.square() + m * m).sqrt())
+    x = (1 - b) / (1 + b)
+    beta = dist.Beta(torch.tensor(m / 2.0), torch.tensor(m / 2.0)).sample((4000, 1)).double()
+    w = (1 - (1 + b) * beta) / (1 - (1 - b) * beta)
+    log_accept = kappa * (w - x) + m * ((1 - x * w).log() - (1 - x.square()).log())
+    assert (log_accept.clamp_max(0).exp().mean(0) > 0.65).all()
+
+
+def test_von_mises_fisher_needs_two_dimensions():
+    with pytest.raises(ValueError, match="2 dimensions"):
+        VonMisesFisher(torch.ones(1), torch.tensor(1.0))
+
+
+# ---------------------------------------------------------------- implicit and flows
+
+
+def test_implicit_draws_and_refuses_a_density():
+    features = torch.randn(5, 3, requires_grad=True)
+    p = Implicit(lambda h, e: h[..., :2] + e, features, noise=2, dim=2)
+    z = p.rsample((4,))
+    assert z.shape == (4, 5, 2)
+    assert p.expand((7, 5)).rsample().shape == (7, 5, 2)
+    assert torch.autograd.grad(z.sum(), features)[0][:, :2].eq(4).all()
+    with pytest.raises(NotImplementedError, match="no density"):
+        p.log_prob(z)
+
+
+@pytest.mark.parametrize("family", ["affine", "spline"])
+@pytest.mark.parametrize("d", [1, 2])
+def test_flows_integrate_to_one_and_draws_match(family, d):
+    pytest.importorskip("zuko")
+    flow = build_flow(family, d, 3, transforms=2, hidden=(16,)).double()
+    context, loc, scale = torch.randn(3), torch.randn(d), torch.tensor([0.3, 1.2])[:d]
+    with torch.no_grad():
+        p = flow_from_noise(flow, context.double(), loc.double(), scale.double())
+        axis = torch.linspace(-8, 8, 241, dtype=torch.double)
+        grid = torch.stack(torch.meshgrid(*[axis] * d, indexing="ij"), -1) * scale + loc
+        density = p.log_prob(grid).exp() * scale.prod() * (axis[1] - axis[0]) ** d
+        assert abs(density.sum() - 1) < 1e-3
+        draws = p.sample((20_000,))
+        for h in (lambda z: z.sum(-1), lambda z: z.sin().prod(-1)):
+            assert_within_errors(h(draws), (h(grid) * density).sum())
+
+
+def test_flow_remembers_the_density_of_its_draws_only_where_right():
+    pytest.importorskip("zuko")
+    flow = build_flow("affine", 3, 2, transforms=2, hidden=(8,)).double()
+    make = lambda: flow_from_noise(  # noqa: E731
+        flow, torch.zeros(5, 2).double(), torch.zeros(5, 3).double(), torch.ones(5, 3).double()
+    )
+    p = make()
+    z = p.rsample()
+    torch.testing.assert_close(p.log_prob(z), p.dist.log_prob(z))
+    remembered = torch.autograd.grad(
+        p.log_prob(z).sum(), list(flow.parameters()), retain_graph=True
+    )
+    computed = torch.autograd.grad(p.dist.log_prob(z).sum(), list(flow.parameters()))
+    torch.testing.assert_close(remembered, computed)
+    q = make()
+    with torch.no_grad():
+        draw = q()
+    assert q.log_prob(draw).requires_grad  # remembered without a gradient: computed afresh
+    assert isinstance(q.expand((2, 5)), Flow)
+    assert q.expand((2, 5)).rsample().shape == (2, 5, 3)
+
+
+def test_flow_without_zuko_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zuko", None)
+    with pytest.raises(ImportError, match=r"ppl-vae\[flows\]"):
+        build_flow("affine", 2, 0, 1, (8,))
+
+
+def test_unknown_flow_is_refused():
+    with pytest.raises(ValueError, match="affine, spline"):
+        build_flow("cubic", 2, 0, 1, (8,))
+
+
+# ---------------------------------------------------------------- closed-form divergences
+
+
+def _against_draws(p, q):
+    """The registered divergence is the mean of log p - log q over draws of p."""
+    kl = kl_divergence(p, q)
+    z = p.sample((20_000,))
+    assert_within_errors(p.log_prob(z) - q.log_prob(z), kl)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_kl_of_correlated_normals_against_independent_ones(d):
+    loc, scale = torch.randn(2, d).double(), torch.rand(2, d).double() + 0.5
+    q = dist.Normal(loc, scale).to_event(1)
+    factor = torch.randn(2, d, d).double().tril(-1) + torch.eye(d)
+    full = dist.MultivariateNormal(torch.randn(2, d).double(), scale_tril=factor)
+    low = dist.LowRankMultivariateNormal(
+        torch.randn(2, d).double(), torch.randn(2, d, 2).double(), torch.rand(2, d).double() + 0.1
+    )
+    for p in (full, low):
+        other = dist.MultivariateNormal(loc, scale_tril=torch.diag_embed(scale))
+        dense = dist.MultivariateNormal(p.mean, covariance_matrix=p.covariance_matrix)
+        torch.testing.assert_close(kl_divergence(p, q), kl_divergence(dense, other))
+        _against_draws(p, q)
+        with pytest.raises(NotImplementedError):
+            kl_divergence(p, dist.Laplace(loc, scale).to_event(1))
+
+
+@pytest.mark.parametrize("d", [2, 3, 10])
+@pytest.mark.parametrize(("kappa", "other"), [(5.0, 0.0), (0.0, 3.0), (400.0, 20.0), (2.0, 90.0)])
+def test_kl_of_von_mises_fisher(d, kappa, other):
+    directions = torch.nn.functional.normalize(torch.randn(2, d, dtype=torch.double), dim=-1)
+    concentrations = torch.tensor([kappa, other], dtype=torch.double)
+    p, q = (VonMisesFisher(*a) for a in zip(directions, concentrations, strict=True))
+    _against_draws(p, q)
+    assert abs(kl_divergence(p, p)) < 1e-12
