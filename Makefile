@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/ppl-vae demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

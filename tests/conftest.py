@@ -9,6 +9,10 @@ import pytest
 import torch
 
 
+# Tensors here are small: a thread a process is fastest, and leaves the cores to other processes.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     pyro.clear_param_store()
