@@ -34,10 +34,12 @@ class Gaussians:
     Attributes:
         mean: means, `(n, d)`.
         covariance: None for points, `(n, d)` for variances, `(n, d, d)` for covariances.
+        points: the sites that enter as draws, of no variance and so without a density.
     """
 
     mean: Tensor
     covariance: Tensor | None = None
+    points: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -49,7 +51,8 @@ class Gaussians:
 
     def __getitem__(self, rows: Tensor) -> "Gaussians":
         covariance = self.covariance
-        return Gaussians(self.mean[rows], None if covariance is None else covariance[rows])
+        taken = None if covariance is None else covariance[rows]
+        return Gaussians(self.mean[rows], taken, self.points)
 
     @classmethod
     def of(cls, fn: TorchDistributionMixin) -> "Gaussians | None":
@@ -75,10 +78,22 @@ class Prior(ABC):
         """The log-density of `(n, d)` codes in nats, `(n,)`."""
 
     def score(self, codes: Tensor) -> Tensor:
-        r"""The detached score $\nabla_z \log p(z)$ at `(n, d)` codes."""
+        r"""The detached score $\nabla_z \log p(z)$ at `(n, d)` codes.
+
+        Raises:
+            ValueError: for a density that does not depend on z, as a uniform one.
+        """
         with torch.enable_grad():
             leaf = codes.detach().requires_grad_()
-            (score,) = torch.autograd.grad(self.log_prob(leaf).sum(), leaf)
+            density = self.log_prob(leaf).sum()
+            score = None
+            if density.requires_grad:
+                (score,) = torch.autograd.grad(density, leaf, allow_unused=True)
+        if score is None:
+            raise ValueError(
+                "the prior's log-density is constant in the codes (a uniform prior?), so it has "
+                "no score: use a divergence of draws, such as MMD()"
+            )
         return score
 
 
@@ -135,22 +150,31 @@ class AggregatePosterior:
         weights: the rows' weights `(n,)`: the site's scale times its mask.
         groups: `(n,)` integers, equal for rows of one datum, whose pairs say nothing of q(z);
             None when all rows are distinct data.
+        aligned: whether prior draw j shares the covariates of row j modulo n, so that their pair
+            says nothing of independent data either.
         name: the sites, for messages.
         moving: whether queues and running statistics may move.
         conditional_of: gives q(z | x_i) by row when asked, or None where it is not Gaussian.
         shared: what `once` has computed, one dictionary for particles that share conditionals.
         drawn: the prior draws so far, by their number.
+        past: detached rows of earlier batches, put there by `Memory`.
+        size: the number of data the rows stand for: those not masked, times the plate's full size
+            over its subsample's. Unlike the weights' sum it does not follow `poutine.scale`.
+            None where no plate tells.
     """
 
     codes: Tensor
     prior: Prior
     weights: Tensor
     groups: Tensor | None = None
+    aligned: bool = False
     name: str = "z"
     moving: bool = False
     conditional_of: Callable[[], Gaussians | None] = lambda: None
     shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
     drawn: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    past: "AggregatePosterior | None" = None
+    size: Tensor | None = None
 
     @classmethod
     def of(

@@ -16,6 +16,9 @@ class Divergence(nn.Module, ABC):
     conditionals, prior draws, the prior's density or score), and only that is computed.
     """
 
+    reads_past = False
+    """Whether `forward` pairs the batch with `q.past` itself; `Memory` pools the rows for others."""
+
     @abstractmethod
     def forward(self, q: AggregatePosterior) -> Tensor:
         """The divergence, a scalar whose gradient trains the encoder (and a learnable prior)."""
@@ -26,3 +29,10 @@ class Divergence(nn.Module, ABC):
         It must not reach the encoder. The objective adds its gradient, and nothing to its value.
         """
         return None
+
+    def advance(self) -> None:
+        """Moves queues on by what `forward` saw under `q.moving`.
+
+        The objective calls it once a training step, after the loss, so that all particles of a
+        step meet the same queue.
+        """

@@ -11,7 +11,7 @@ from ppl_vae.objectives.costs import Cost, SquaredError
 from ppl_vae.objectives.divergence import Divergence
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
-from ppl_vae.objectives.plates import find_rows, local_sites
+from ppl_vae.objectives.plates import data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import Traces
 
 __all__ = ["WAE", "Autoencoder", "BetaVAE", "InfoVAE"]
@@ -35,6 +35,10 @@ class InfoVAE(Objective):
     condition holds and to `pyro.infer.Trace_ELBO` where it does not; `alpha=1` leaves the
     divergence alone (MMD-VAE). A coefficient that is the number 0 takes its term out: at alpha=1
     no latent density is evaluated, and a uniform prior may meet a normal or point encoder.
+
+    A discrete guide site marked `infer={"enumerate": "parallel"}` is summed over: every term is
+    its exact expectation, and each value makes a row of the aggregate posterior, weighted by its
+    probability, of whose pairs those within one datum are left out.
 
     Args:
         divergence: D, such as `MMD()`; none is needed where its coefficient is 0.
@@ -70,6 +74,8 @@ class InfoVAE(Objective):
         ... )
         >>> loss = svi.step(torch.randn(32, 2))
     """
+
+    enumerates = True
 
     def __init__(
         self,
@@ -129,7 +135,7 @@ class InfoVAE(Objective):
         return loss + self._divergences(traces, terms)
 
     def _rates(self, traces: Traces, terms: Terms) -> Tensor | float:
-        local = local_sites(traces, self.plate)
+        local, inside = local_sites(traces, self.plate), data_sites(traces, self.plate)
         picked = {
             name for names, *_ in self.joints for name in (local if names is None else names)
         }
@@ -137,7 +143,7 @@ class InfoVAE(Objective):
         weight = 1 - self.at_step(self.alpha)
         loss: Tensor | float = 0.0
         for name in traces.latent:
-            kind = "rate" if name in local else "global"
+            kind = "rate" if name in inside else "global"
             if name in picked and _is_zero(weight):
                 logged = _cheap_kl(traces, name)
                 if logged is not None:

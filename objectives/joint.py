@@ -25,7 +25,7 @@ from ppl_vae.objectives.aggregate import (
     Prior,
     moments,
 )
-from ppl_vae.objectives.plates import Rows, find_rows, local_sites
+from ppl_vae.objectives.plates import Rows, data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import Site, Traces
 
 __all__ = ["aggregate_posteriors"]
@@ -57,7 +57,9 @@ def aggregate_posteriors(
         if name not in picked:
             picked.append(name)  # refused with its reason
     rows = find_rows(traces, picked, plate)
-    joint = _Joint(traces, picked, local, rows, given)
+    if given is not None and rows.choices:
+        raise ValueError("given= does not go with an enumerated guide site: relax the site")
+    joint = _Joint(traces, picked, data_sites(traces, plate), rows, given)
     return joint.posteriors(moving)
 
 
@@ -65,14 +67,16 @@ def aggregate_posteriors(
 class _Joint:
     traces: Traces
     picked: list[str]
-    local: list[str]
+    redrawn: list[str]
     rows: Rows
     given: Callable[..., Tensor] | None
     runs: list[Tensor] = field(default_factory=list)
 
     def posteriors(self, moving: bool) -> list[AggregatePosterior]:
-        codes = self.codes(self.traces.guide_sites, self.traces.model_sites)
-        weights = self.rows.weights(self.traces.guide_sites[self.picked[0]], codes)
+        codes = self.codes(self.traces.guide_sites, self.traces.model_sites, self.rows)
+        first = self.traces.guide_sites[self.picked[0]]
+        weights = self.rows.weights(first, codes)
+        data = self.rows.data.weights(first, codes)
         conditionals: list[Gaussians | None] | None = None
 
         def conditional(particle: int) -> Gaussians | None:
@@ -88,15 +92,18 @@ class _Joint:
                 codes=codes[p],
                 prior=self.prior(p),
                 weights=weights[p],
+                groups=self.rows.groups,
+                aligned=self.given is not None,
                 name="+".join(self.picked),
                 moving=moving,
                 conditional_of=lambda p=p: conditional(p),  # type: ignore[misc]
                 shared=memo if shared else {},
+                size=(data[p] > 0).sum() * self.rows.repeats,
             )
             for p in range(self.rows.particles)
         ]
 
-    def codes(self, values: dict[str, Site], priors: dict[str, Site]) -> Tensor:
+    def codes(self, values: dict[str, Site], priors: dict[str, Site], rows: Rows) -> Tensor:
         """Values of the joint in the prior's units, `(particles, n, d)`."""
         blocks = []
         for name in self.picked:
@@ -104,15 +111,17 @@ class _Joint:
             standard = _location_scale(fn)
             if standard is not None:
                 value = (value - standard.loc) / standard.scale
-            blocks.append(self.rows.cut(value, value.dim() - len(fn.event_shape)))
+            if not value.is_floating_point():
+                value = value.to(torch.get_default_dtype())  # the values of an enumerated site
+            blocks.append(rows.cut(value, value.dim() - len(fn.event_shape)))
         if self.given is not None:
             covariates = self.given(*self.traces.args, **self.traces.kwargs)
-            if covariates.dim() != 2 or len(covariates) != len(self.rows):
+            if covariates.dim() != 2 or len(covariates) != len(rows):
                 raise ValueError(
                     f"given= returned shape {tuple(covariates.shape)}: it must be "
-                    f"({len(self.rows)}, k), a row for each entry of plate {self.rows.plates}"
+                    f"({len(rows)}, k), a row for each entry of plate {rows.plates}"
                 )
-            blocks.append(covariates.to(blocks[0]).expand(self.rows.particles, -1, -1))
+            blocks.append(covariates.to(blocks[0]).expand(rows.particles, -1, -1))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
 
     def conditionals(self, codes: Tensor) -> list[Gaussians | None]:
@@ -125,11 +134,13 @@ class _Joint:
         ]
         if all(covariance is None for _, covariance in blocks):
             return [None] * self.rows.particles
+        points = [n for n, (_, c) in zip(self.picked, blocks, strict=True) if c is None]
         if self.given is not None:
             blocks.append((codes[..., sum(widths) :], None))  # the covariates
+            points.append("given=")
         mean = torch.cat([m for m, _ in blocks], -1)
         covariance = _block_diagonal(blocks)
-        return [Gaussians(m, c) for m, c in zip(mean, covariance, strict=True)]
+        return [Gaussians(m, c, tuple(points)) for m, c in zip(mean, covariance, strict=True)]
 
     def _conditional(self, name: str, codes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and covariance of one site by row, `(particles, n, w)`; None for points."""
@@ -138,7 +149,7 @@ class _Joint:
         if found is None or found[1] is None:
             return codes, None
         loc, covariance = found[0], found[1]
-        batch = loc.dim() - len(site["fn"].event_shape)
+        event = len(site["fn"].event_shape)
         is_full = covariance.dim() > loc.dim()
         if is_full and codes.shape[-1] != loc.shape[-1]:
             return codes, None  # several covariances a row, one for each entry of another plate
@@ -148,8 +159,8 @@ class _Joint:
             scale = standard.scale.expand(loc.shape)
             outer = scale[..., None] * scale[..., None, :] if is_full else scale.square()
             covariance = covariance / outer
-        mean = self.rows.cut(loc, batch)
-        rows = self.rows.cut(covariance, batch)
+        mean = self.rows.cut(loc, loc.dim() - event)
+        rows = self.rows.cut(covariance, covariance.dim() - event - is_full)
         return mean, rows.unflatten(-1, mean.shape[-1:] * 2) if is_full else rows
 
     def _is_leaf(self, name: str) -> bool:
@@ -182,8 +193,8 @@ class _Joint:
         return all(_is_broadcast(t, dim - len(fn.event_shape)) for t in tensors)
 
     def _width(self, name: str) -> int:
-        site = self.traces.guide_sites[name]
-        return site["value"].numel() // (self.rows.particles * len(self.rows))
+        value, fn = (self.traces.guide_sites[name][key] for key in ("value", "fn"))
+        return self.rows.width(value.shape, value.dim() - len(fn.event_shape))
 
     def prior(self, particle: int) -> Prior:
         families = [_location_scale(self.traces.model_sites[n]["fn"]) for n in self.picked]
@@ -198,24 +209,27 @@ class _Joint:
     def draw(self, index: int) -> Tensor:
         """The index-th ancestral run, `(particles, n, d)`."""
         while len(self.runs) <= index:
-            sites = self.traces.draw_prior(self.local, self.picked)
+            sites = self.traces.draw_prior(self.redrawn, self.picked)
             if not self.runs and self.given is None:
                 self._refuse_varying(sites)
-            self.runs.append(self.codes(sites, sites))
+            self.runs.append(self.codes(sites, sites, self.rows.data))
         return self.runs[index]
 
     def _refuse_varying(self, sites: dict[str, Site]) -> None:
         # A site drawn first has no latent parent, so its prior can vary by covariates alone. One
         # value's density in every row tells; reading it waits for the device.
-        name = self.picked[0]
+        name, rows = self.picked[0], self.rows.data
         site = sites[name]
-        if not is_validation_enabled() or name != self.local[0] or _location_scale(site["fn"]):
+        if not is_validation_enabled() or name != self.redrawn[0] or _location_scale(site["fn"]):
             return
         value = site["value"]
         event = len(site["fn"].event_shape)
-        cut = self.rows.cut(value, value.dim() - event)
-        same = self.rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
-        density = self.rows.cut(site["fn"].log_prob(same), value.dim() - event)
+        cut = rows.cut(value, value.dim() - event)
+        same = rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
+        try:
+            density = rows.cut(site["fn"].log_prob(same), value.dim() - event)
+        except NotImplementedError:  # draws alone, as of an implicit guide's VampPrior
+            return
         if not torch.allclose(density, density[:, :1].expand_as(density), rtol=1e-4):
             raise ValueError(
                 f"the prior of site {name!r} varies along plate {self.rows.plates}, so comparing "
@@ -232,12 +246,19 @@ class _AncestralPrior(Prior):
         self.particle = particle
 
     def sample(self, draws: int) -> Tensor:
-        n = len(self.joint.rows)
+        n = len(self.joint.rows.data)
         runs = [self.joint.draw(i)[self.particle] for i in range(-(-draws // n))]
         return torch.cat(runs)[:draws]
 
     def log_prob(self, codes: Tensor) -> Tensor:
-        joint, rows = self.joint, self.joint.rows
+        # The model scores a batch's worth of codes at once; the last block is filled up.
+        n, m = len(self.joint.rows.data), len(codes)
+        if m != n:
+            codes = codes[torch.arange(-(-m // n) * n, device=codes.device) % m]
+        return torch.cat([self._log_prob(block) for block in codes.split(n)])[:m]
+
+    def _log_prob(self, codes: Tensor) -> Tensor:
+        joint, rows = self.joint, self.joint.rows.data
         if joint.given is not None:
             raise ValueError("given= leaves p(z, c) without a density: use a divergence of draws")
         total: list[Tensor] = []
@@ -260,7 +281,7 @@ class _AncestralPrior(Prior):
             total.append(noise.log_prob(block[self.particle]))
             return value * standard.scale + standard.loc
 
-        joint.traces.at(joint.local, {name: setter for name in joint.picked})
+        joint.traces.at(joint.redrawn, {name: setter for name in joint.picked})
         return torch.stack(total).sum(0)
 
 

@@ -38,6 +38,10 @@ of the batch, detached.
 class Kernel(ABC):
     """A radial kernel; see the module's text."""
 
+    vanishes_at_zero = False
+    """Whether the mixture is of exp(...) - 1: a kernel that is positive definite but for a
+    constant, which a difference of two distributions cancels."""
+
     @abstractmethod
     def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
         """Values k(r^2), elementwise, at the squared length-scale h^2."""

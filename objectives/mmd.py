@@ -10,6 +10,7 @@ from torch import Tensor
 from ppl_vae.objectives.aggregate import AggregatePosterior, Gaussians
 from ppl_vae.objectives.divergence import Divergence
 from ppl_vae.objectives.kernels import RBF, Kernel
+from ppl_vae.objectives.weighting import cross_weights, normalised, pair_total, pair_weights
 
 __all__ = ["MMD", "expected_kernel"]
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 _ALL_PAIRS = 200_000
 _SHIFTS = 16
 
+_Length = Tensor | float
 PriorTerms = Literal["auto", "sampled", "closed"]
 NoiseTerms = Literal["auto", "sampled", "integrated"]
 Statistic = Literal["U", "V"]
@@ -67,6 +69,8 @@ class MMD(Divergence):
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.
     """
 
+    reads_past = True
+
     def __init__(
         self,
         kernel: Kernel | None = None,
@@ -83,11 +87,14 @@ class MMD(Divergence):
             (statistic, "statistic", get_args(Statistic)),
         ):
             if value not in allowed:
-                raise ValueError(f"MMD {name}={value!r}: use one of {', '.join(allowed)}")
+                choices = ", ".join(allowed)
+                raise ValueError(f"{self._name} {name}={value!r}: use one of {choices}")
         if pairs not in ("auto", "all") and not (isinstance(pairs, int) and pairs > 0):
-            raise ValueError(f"MMD pairs={pairs!r}: use 'auto', 'all' or a number of shifts")
+            raise ValueError(
+                f"{self._name} pairs={pairs!r}: use 'auto', 'all' or a number of shifts"
+            )
         if draws is not None and draws < 1:
-            raise ValueError(f"MMD draws={draws}: one prior draw or more")
+            raise ValueError(f"{self._name} draws={draws}: one prior draw or more")
         self.kernel = RBF() if kernel is None else kernel
         self.prior: PriorTerms = prior
         self.noise: NoiseTerms = noise
@@ -109,29 +116,32 @@ class MMD(Divergence):
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
     ) -> Tensor:
-        kernel, weights = self.kernel, q.weights
         against = Gaussians(q.prior_draws(self.draws)) if prior is None else prior
-        pooled = (q.codes, against.mean) if prior is None else (q.codes,)
-        length = kernel.squared_length(q.dim, *pooled)
-
-        within = self._within(rows, weights, q.groups, length, shifts)
-        cross = expected_kernel(kernel, rows, against, length).mean(1)
-        total = weights.sum()
-        cross = (weights * cross).sum() / torch.where(total > 0, total, 1)
+        kernel, length = self._scaled_kernel(q, *([against.mean] if prior is None else []))
+        within = self._within(kernel, length, rows, q.weights, q.groups, shifts, q.past)
+        values = expected_kernel(kernel, rows, against, length)
+        cross = (normalised(cross_weights(q.weights, len(against), q.aligned)) * values).sum()
         if prior is None:
-            ones = weights.new_ones(len(against))
-            own = self._within(against, ones, None, length, None)
+            ones = q.weights.new_ones(len(against))
+            groups = torch.arange(len(against), device=ones.device) % len(q) if q.aligned else None
+            own = self._within(kernel, length, against, ones, groups)
         else:
             own = expected_kernel(kernel, against, against, length).mean()
-        return torch.where(total > 0, within - 2 * cross + own, 0)
+        return torch.where(q.weights.sum() > 0, within - 2 * cross + own, 0)
+
+    def _scaled_kernel(self, q: AggregatePosterior, *draws: Tensor) -> tuple[Kernel, _Length]:
+        """The kernel and its squared length-scale at these codes and prior draws."""
+        return self.kernel, self.kernel.squared_length(q.dim, q.codes, *draws)
 
     def _within(
         self,
+        kernel: Kernel,
+        length: _Length,
         rows: Gaussians,
         weights: Tensor,
-        groups: Tensor | None,
-        length: Tensor | float,
-        shifts: int | None,
+        groups: Tensor | None = None,
+        shifts: int | None = None,
+        past: AggregatePosterior | None = None,
     ) -> Tensor:
         """The weighted mean of E k(z_i, z_j) over the pairs the statistic counts."""
         n = len(rows)
@@ -139,25 +149,51 @@ class MMD(Divergence):
         v_statistic = self.statistic == "V" and not integrated
         if n < 2 and not v_statistic:
             raise ValueError(
-                "MMD needs two rows or more for pairs: a larger batch, or statistic='V' with "
-                "noise='sampled'"
+                f"{self._name} needs two rows or more for pairs: a larger batch, or "
+                "statistic='V' with noise='sampled'"
             )
         if shifts is not None and shifts < n - 1:
             by = torch.randperm(n - 1, device=weights.device)[:shifts] + 1
             other = (torch.arange(n, device=weights.device) + by[:, None]) % n
-            pair_weights = weights * weights[other]
+            pairs = weights * weights[other] * ((n - 1) / shifts)
             if groups is not None:
-                pair_weights = pair_weights * (groups != groups[other])
-            values = _pairwise(self.kernel, rows, rows[other], length)
+                pairs = pairs * (groups != groups[other])
+            values = _pairwise(kernel, rows, rows[other], length)
+            # Of all pairs, not of these: a ratio of two random sums would be biased.
+            weight = pair_total(weights, groups)
         else:
-            values = expected_kernel(self.kernel, rows, rows, length)
-            pair_weights = weights[:, None] * weights
-            if groups is not None:
-                pair_weights = pair_weights * (groups[:, None] != groups)
-            elif not v_statistic:
-                pair_weights = pair_weights * ~torch.eye(n, dtype=torch.bool, device=values.device)
-        total = pair_weights.sum()
-        return (pair_weights * values).sum() / torch.where(total > 0, total, 1)
+            pairs = pair_weights(weights, groups, diagonal=v_statistic)
+            values = expected_kernel(kernel, rows, rows, length)
+            weight = pairs.sum()
+        total = (pairs * values).sum()
+        if past is not None:
+            extra, pairs = self._against_past(kernel, length, rows, weights, shifts, past)
+            # The mean over the batch paired with the batch and the past. Of two moving rows both
+            # pass a gradient, of a pair with the past one of them: it counts twice.
+            total, weight = total + 2 * extra - extra.detach(), weight + pairs
+        return total / torch.where(weight > 0, weight, 1)
+
+    def _against_past(
+        self,
+        kernel: Kernel,
+        length: _Length,
+        rows: Gaussians,
+        weights: Tensor,
+        shifts: int | None,
+        past: AggregatePosterior,
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of E k(z_i, z_j) over pairs of a row and a past row, and of their weights."""
+        n, m = len(rows), len(past)
+        before = self._conditional(past)
+        if shifts is None or shifts >= m:
+            pairs = weights[:, None] * past.weights
+            values = expected_kernel(kernel, rows, before, length)
+        else:
+            by = torch.randperm(m, device=weights.device)[:shifts]
+            other = (torch.arange(n, device=weights.device) + by[:, None]) % m
+            pairs = weights * past.weights[other] * (m / shifts)
+            values = _pairwise(kernel, rows, before[other], length)
+        return (pairs * values).sum(), pairs.sum()
 
     def _closed_prior(self, q: AggregatePosterior) -> Gaussians | None:
         if self.prior == "sampled":
@@ -165,7 +201,7 @@ class MMD(Divergence):
         gaussian = q.prior.gaussian
         if gaussian is None and self.prior == "closed":
             raise ValueError(
-                f"MMD prior='closed' needs a Gaussian prior, which sites {q.name!r} do not have: "
+                f"{self._name} prior='closed' needs a Gaussian prior, which sites {q.name!r} do not have: "
                 "use prior='sampled' or 'auto'"
             )
         return gaussian
@@ -177,7 +213,7 @@ class MMD(Divergence):
         rows = q.conditional
         if rows is None and self.noise == "integrated":
             raise ValueError(
-                f"MMD noise='integrated' needs a guide that is Gaussian given the data, which "
+                f"{self._name} noise='integrated' needs a guide that is Gaussian given the data, which "
                 f"sites {q.name!r} do not have: use noise='sampled' or 'auto'"
             )
         return points if rows is None else rows
@@ -200,10 +236,16 @@ class MMD(Divergence):
         if rows.covariance is None:
             words += f", encoder noise sampled ({self.statistic}-statistic)"
         else:
-            over = "all pairs" if shifts is None else f"{shifts} random shifts"
-            words += f", encoder noise integrated over {over}"
+            words += f", encoder noise integrated over {self._over(shifts)}"
         self.estimator[q.name] = words
-        logger.info("MMD of %s: %s", q.name, words)
+        logger.info("%s of %s: %s", self._name, q.name, words)
+
+    def _over(self, shifts: int | None) -> str:
+        return "all pairs" if shifts is None else f"{shifts} random shifts"
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
 
 
 def expected_kernel(
@@ -228,31 +270,32 @@ def _pairwise(
     """E k for rows that broadcast against each other, by the kernel's mixture."""
     delta = a.mean - b.mean
     weights, multipliers = kernel.mixture()
-    scales = _constant(multipliers, delta.dtype, delta.device) * squared_length
-    nodes = _constant(weights, delta.dtype, delta.device)
+    scales = constant(multipliers, delta.dtype, delta.device) * squared_length
+    nodes = constant(weights, delta.dtype, delta.device)
     if a.is_full or b.is_full:
-        values = torch.stack([_full_kernel(delta, _sum(a, b), s) for s in scales], -1)
+        exponents = torch.stack([_full_exponent(delta, _sum(a, b), s) for s in scales], -1)
     else:
         variance = _sum(a, b)[..., None]
         wide = variance + scales
-        exponent = torch.log1p(variance / scales) + delta.square()[..., None] / wide
-        values = torch.exp(-0.5 * exponent.sum(-2))
+        terms = torch.log1p(variance / scales) + delta.square()[..., None] / wide
+        exponents = -0.5 * terms.sum(-2)
+    values = torch.expm1(exponents) if kernel.vanishes_at_zero else torch.exp(exponents)
     return (nodes * values).sum(-1)
 
 
 @lru_cache
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     # Made once: a copy from the host at each step would stop a recorded step.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _full_kernel(delta: Tensor, covariance: Tensor, s: Tensor) -> Tensor:
+def _full_exponent(delta: Tensor, covariance: Tensor, s: Tensor) -> Tensor:
     eye = torch.eye(delta.shape[-1], dtype=delta.dtype, device=delta.device)
     factor = torch.linalg.cholesky(eye + covariance / s)
     solved = torch.linalg.solve_triangular(factor, delta[..., None], upper=False)[..., 0]
     log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.exp(-solved.square().sum(-1) / (2 * s) - log_root)
+    return -solved.square().sum(-1) / (2 * s) - log_root
 
 
 def _sum(a: Gaussians, b: Gaussians) -> Tensor:

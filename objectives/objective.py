@@ -4,12 +4,14 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
+from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.traces import Traces, run
 from ppl_vae.registration import register
 
@@ -67,9 +69,13 @@ class Objective(ELBO, nn.Module):
         step: training calls so far, a 0-dim tensor that schedules read.
     """
 
+    enumerates: ClassVar[bool] = False
+    """Whether guide sites marked `infer={"enumerate": "parallel"}` are summed over."""
+
     step: Tensor
     num_particles: int
     max_plate_nesting: float
+    _get_traces: Callable[..., Iterator[Traces]]
 
     def __init__(
         self,
@@ -151,11 +157,26 @@ class Objective(ELBO, nn.Module):
         """A coefficient at this step."""
         return weight(self.step) if callable(weight) else weight
 
+    def plan(self, total_steps: int) -> None:
+        """Tells the objective's schedules how long the run is; `ppl_vae.fit` does it.
+
+        Args:
+            total_steps: training calls at the end of the run: `step` now, and those to come.
+
+        Warns:
+            UserWarning: for each schedule that is longer than the run.
+        """
+        for schedule in schedules_of(self):
+            schedule.plan(total_steps)
+
     def _finish(self, loss: Tensor, terms: Terms) -> Tensor:
-        """Averages over particles, publishes the terms and moves the step on."""
+        """Averages over particles, publishes the terms and moves the step and queues on."""
         self.terms = terms.per_datum(self.num_particles)
         if self.is_moving:
             self.step += 1
+            for part in self.modules():
+                if isinstance(part, Divergence):
+                    part.advance()
         return loss / self.num_particles
 
     def _get_trace(
@@ -165,7 +186,15 @@ class Objective(ELBO, nn.Module):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Traces:
-        return run(model, guide, args, kwargs, self.max_plate_nesting)
+        traces = run(model, guide, args, kwargs, self.max_plate_nesting)
+        for name in traces.enumerated:
+            if not self.enumerates:
+                raise ValueError(
+                    f"site {name!r} is enumerated, which {type(self).__name__} does not do: draw "
+                    "it from a relaxed distribution, or use InfoVAE, BetaVAE or WAE"
+                )
+        self.max_plate_nesting = traces.max_plate_nesting
+        return traces
 
     @contextmanager
     def _still(self) -> Iterator[None]:

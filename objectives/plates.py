@@ -1,7 +1,7 @@
 """Which plate's entries are the rows of an aggregate posterior, and tensors cut into rows."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -10,12 +10,15 @@ from torch import Tensor
 
 from ppl_vae.objectives.traces import PARTICLES, Site, Traces, same
 
-__all__ = ["Rows", "find_rows", "local_sites"]
+__all__ = ["Rows", "data_sites", "find_rows", "local_sites"]
 
 
 @dataclass(frozen=True)
 class Rows:
     """The layout of a site's batch dimensions as particles, rows and the rest.
+
+    Where the guide enumerates, a row is a datum with one choice of the enumerated values, and its
+    weight has their probability as a factor; the first n rows are all data with the first choice.
 
     Attributes:
         plates: names of the plates whose entries are rows.
@@ -23,6 +26,10 @@ class Rows:
         sizes: their sizes.
         particle_dim: the batch dimension of vectorised particles, if any.
         particles: their number.
+        repeats: the data each row stands for: the plates' full sizes over their subsamples'.
+        enumerated: the batch dimensions of enumerated sites, negative.
+        choices: their sizes.
+        probability: of the choices, by batch dimension; None where there are none.
     """
 
     plates: tuple[str, ...]
@@ -30,9 +37,30 @@ class Rows:
     sizes: tuple[int, ...]
     particle_dim: int | None = None
     particles: int = 1
+    repeats: float = 1.0
+    enumerated: tuple[int, ...] = ()
+    choices: tuple[int, ...] = ()
+    probability: Tensor | None = None
 
     def __len__(self) -> int:
-        return prod(self.sizes)
+        return prod(self.choices) * prod(self.sizes)
+
+    @property
+    def data(self) -> "Rows":
+        """The same without enumeration: a row for each datum, as prior draws have."""
+        return replace(self, enumerated=(), choices=(), probability=None)
+
+    @property
+    def groups(self) -> Tensor | None:
+        """The datum of each row, `(n,)`; None where each row is a datum."""
+        if self.probability is None:
+            return None
+        return torch.arange(len(self), device=self.probability.device) % prod(self.sizes)
+
+    def width(self, shape: torch.Size, batch: int) -> int:
+        """The d of `cut` for a tensor of a shape."""
+        front = {batch + dim for dim in self._front}
+        return prod(size for i, size in enumerate(shape) if i not in front)
 
     def cut(self, tensor: Tensor, batch: int) -> Tensor:
         """Reshapes `(*batch, *event)` with `batch` batch dimensions to `(particles, n, d)`."""
@@ -40,7 +68,7 @@ class Rows:
         tensor = tensor.reshape((1,) * (lead - batch) + tensor.shape).permute(order)
         if self.particle_dim is None:
             tensor = tensor[None]
-        shape = (self.particles, *self.sizes)
+        shape = (self.particles, *self.choices, *self.sizes)
         rest = tensor.shape[len(shape) :]
         return tensor.expand(*shape, *rest).reshape(self.particles, len(self), -1)
 
@@ -53,7 +81,7 @@ class Rows:
         return rows.reshape(whole).permute(inverse).reshape(like)
 
     def weights(self, site: Site, like: Tensor) -> Tensor:
-        """The site's scale times its mask by row, `(particles, n)`.
+        """The site's scale times its mask by row, `(particles, n)`, times the row's probability.
 
         Raises:
             ValueError: if either varies along a dimension that a row joins.
@@ -73,10 +101,17 @@ class Rows:
                     f"{self.plates}: pool the plates with plate=(...), or mask whole rows"
                 )
             weights = weights * cut[..., 0]
+        if self.probability is not None:
+            weights = weights * self.cut(self.probability, self.probability.dim())[..., 0]
         return weights
 
+    @property
+    def _front(self) -> list[int]:
+        particle = [] if self.particle_dim is None else [self.particle_dim]
+        return [*particle, *self.enumerated, *self.dims]
+
     def _order(self, tensor: Tensor, batch: int) -> tuple[list[int], int]:
-        front = [*self.dims] if self.particle_dim is None else [self.particle_dim, *self.dims]
+        front = self._front
         lead = max(batch, -min(front))
         first = [lead + dim for dim in front]
         rest = [i for i in range(lead) if i not in first]
@@ -90,17 +125,16 @@ def local_sites(traces: Traces, plate: str | Sequence[str] | None) -> list[str]:
 
     The unobserved half of a site with `obs_mask` is missing data, not a code, and is left out.
     """
-    if plate is None:
-        data = {f.name for name in traces.observed for f in _frames(traces.model_sites[name])}
-        local = [
-            n for n in traces.latent if data & {f.name for f in _frames(traces.guide_sites[n])}
-        ]
-    else:
-        wanted = set(_names(plate))
-        local = [
-            n for n in traces.latent if wanted <= {f.name for f in _frames(traces.guide_sites[n])}
-        ]
-    return [n for n in local if not _is_missing_data(traces, n)]
+    return [n for n in data_sites(traces, plate) if not _is_missing_data(traces, n)]
+
+
+def data_sites(traces: Traces, plate: str | Sequence[str] | None) -> list[str]:
+    """Latent sites inside the data plates, missing data among them."""
+    plates = {n: {f.name for f in _frames(traces.guide_sites[n])} for n in traces.latent}
+    if plate is not None:
+        return [name for name, inside in plates.items() if inside >= set(_names(plate))]
+    data = {f.name for name in traces.observed for f in _frames(traces.model_sites[name])}
+    return [name for name, inside in plates.items() if data & inside]
 
 
 def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] | None) -> Rows:
@@ -108,7 +142,8 @@ def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] 
 
     Raises:
         ValueError: if there is none, several with none named, a sequential one, or sites of the
-            joint differ in plate, scale or mask.
+            joint differ in plate, scale or mask; or depend on a site that is enumerated elsewhere
+            than once a row.
     """
     if not picked:
         raise ValueError(
@@ -147,13 +182,37 @@ def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] 
     _check_alike(traces, picked)
     frames = by_site[picked[0]]
     particle = _particle_frame(traces.guide_sites[picked[0]])
+    choices = _choices(traces, picked, chosen)
     return Rows(
         plates=tuple(chosen),
         dims=tuple(frames[name].dim for name in chosen),
         sizes=tuple(frames[name].size for name in chosen),
         particle_dim=None if particle is None else particle.dim,
         particles=1 if particle is None else particle.size,
+        repeats=prod((frames[n].full_size or frames[n].size) / frames[n].size for n in chosen),
+        enumerated=tuple(traces.enumerated[name] for name in choices),
+        choices=tuple(choices.values()),
+        probability=traces.probability(choices, traces.guide_sites[picked[0]]),
     )
+
+
+def _choices(traces: Traces, picked: Sequence[str], plates: Sequence[str]) -> dict[str, int]:
+    """The enumerated sites that a row's codes hang on, with their sizes."""
+    sites = [traces.guide_sites[n] for n in picked]
+    shapes = [s["value"].shape[: s["value"].dim() - len(s["fn"].event_shape)] for s in sites]
+    shapes += [s["fn"].batch_shape for s in sites]
+    shapes += [traces.model_sites[n]["fn"].batch_shape for n in picked]
+    choices = traces.choices(*shapes)
+    for name in choices:
+        inside = [f.name for f in _frames(traces.guide_sites[name])]
+        if not inside or not set(inside) <= set(plates):
+            where = f"in plates {inside}" if inside else "outside the data plate"
+            raise ValueError(
+                f"site {name!r} is enumerated {where}, so a row of plate {tuple(plates)} does not "
+                "have one value of it: leave the sites that depend on it out with sites=, or use "
+                "an objective without a divergence, such as BetaVAE()"
+            )
+    return choices
 
 
 def _check_alike(traces: Traces, picked: Sequence[str]) -> None:

@@ -1,0 +1,237 @@
+"""A learned critic between the aggregate posterior and the prior."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ppl_vae.objectives.aggregate import AggregatePosterior, Prior
+from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.f_divergence import (
+    KL,
+    Bound,
+    ChiSquared,
+    Hellinger,
+    JensenShannon,
+    ReverseKL,
+)
+from ppl_vae.objectives.weighting import normalised
+from ppl_vae.objectives.wgan import WassersteinGP
+
+__all__ = ["Adversarial"]
+
+BoundName = Literal["JS", "KL", "reverse KL", "chi-squared", "Hellinger", "WGAN-GP"]
+
+_BOUNDS: dict[BoundName, Callable[[], Bound]] = {
+    "JS": JensenShannon,
+    "KL": KL,
+    "reverse KL": ReverseKL,
+    "chi-squared": ChiSquared,
+    "Hellinger": Hellinger,
+    "WGAN-GP": WassersteinGP,
+}
+
+
+class Adversarial(Divergence):
+    r"""A divergence of q(z) and the prior, bounded from below by a critic trained beside it.
+
+    $$D = \sup_{\ell}\; \mathrm{E}_{p}\, a(\ell(y)) - \mathrm{E}_{q_w}\, b(\ell(z))$$
+
+    for the pair a, b of `bound`:
+
+    | bound         | value at the best critic                                     |
+    |---------------|--------------------------------------------------------------|
+    | `JS`          | Jensen-Shannon, in [0, log 2]; the usual adversarial game    |
+    | `KL`          | KL(p ‖ q), prior first                                       |
+    | `reverse KL`  | KL(q ‖ p)                                                    |
+    | `chi-squared` | ∫ (p - q)² / q                                               |
+    | `Hellinger`   | ∫ (√p - √q)²                                                 |
+    | `WGAN-GP`     | the 1-Wasserstein distance, and a little more                |
+
+    The critic climbs the bound on detached codes and draws; the encoder descends it with the
+    critic's parameters held, so that neither's loss moves the other. The critic's learning is not
+    weighed by lambda. More of its steps for each of the encoder's are for the training loop
+    (`fit(critic_steps=...)`), and its learning rate for the optimiser.
+
+    The value reported is the bound on this batch. It is a lower bound in expectation where the
+    critic has not seen the batch, negative for a bad critic, and not clamped. For `JS` the
+    gradient is by default that of the *non-saturating* loss, a and b exchanged,
+    $\mathrm{E}_p\, b(\ell) - \mathrm{E}_q\, a(\ell)$, here
+    $-\tfrac12 \mathrm{E}_q \log \sigma(\ell) - \tfrac12 \mathrm{E}_p \log(1 - \sigma(\ell))$:
+    the bound's own gradient vanishes where the critic is sure, and the two agree where it is not.
+    Published adversarial auto-encoders weigh the game's value, $2 D_{JS} - \log 4$: their lambda
+    is half of `scale` here.
+
+    A learnable prior is trained as well, towards q(z), through its draws where they are
+    reparameterised (through the change to noise coordinates where it is Normal, Laplace or
+    Uniform); a prior whose draws carry no gradient is left alone.
+
+    Args:
+        net: the critic, a module that maps codes `(n, d)` to logits `(n, 1)` or `(n,)`; or a
+            factory of it, called with the sizes `(d,)` and `(1,)` (such as a body); by default a
+            ReLU network of `hidden` layers.
+        bound: what the critic bounds, by name, or a `Bound`, such as `WassersteinGP(weight=1.0)`.
+        dim: the dimension d of the joint code, to build a network from.
+        hidden: widths of the default network's layers; the published MNIST critic's by default.
+        non_saturating: whether the encoder descends the non-saturating loss; for `JS` alone by
+            default.
+        log_prior: adds log p(z) to the logit, so that the network has only -log q(z) to learn;
+            needs a prior with a density that is positive at every code. It is part of the
+            critic: the prior's parameters get no gradient by it.
+        draws: prior draws m; as many as rows by default.
+
+    Shape:
+        codes `(n, d)`; the result is a scalar, in nats for `JS`, `KL` and `reverse KL`.
+
+    Raises:
+        ValueError: without a network or a dimension; for an unknown bound; for `log_prior` with
+            a critic that is no density ratio; for a network that gives anything but a logit a row.
+
+    References:
+        Goodfellow et al. (2014), Generative adversarial nets, arXiv:1406.2661.
+        Makhzani, Shlens, Jaitly, Goodfellow and Frey (2015), Adversarial autoencoders,
+        arXiv:1511.05644.
+        Nowozin, Cseke and Tomioka (2016), f-GAN, arXiv:1606.00709.
+        Gulrajani et al. (2017), Improved training of Wasserstein GANs, arXiv:1704.00028.
+        Tolstikhin, Bousquet, Gelly and Schölkopf (2018), Wasserstein auto-encoders,
+        arXiv:1711.01558 (the logit with log p(z) added).
+
+    Example:
+        >>> from ppl_vae.objectives import InfoVAE
+        >>> from ppl_vae.objectives.adversarial import Adversarial
+        >>> objective = InfoVAE(Adversarial(dim=2, hidden=(64, 64)), scale=10.0)
+        >>> sum(p.numel() for p in objective.parameters())
+        4417
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | Callable[[torch.Size, torch.Size], nn.Module] | None = None,
+        bound: BoundName | Bound = "JS",
+        *,
+        dim: int | None = None,
+        hidden: Sequence[int] = (512, 512, 512, 512),
+        non_saturating: bool | None = None,
+        log_prior: bool = False,
+        draws: int | None = None,
+    ):
+        super().__init__()
+        if isinstance(bound, str):
+            if bound not in _BOUNDS:
+                raise ValueError(
+                    f"Adversarial bound={bound!r}: use one of {', '.join(get_args(BoundName))}"
+                )
+            bound = _BOUNDS[bound]()
+        if log_prior and not bound.is_ratio:
+            raise ValueError(
+                f"log_prior=True adds log p(z) to a logit of p(z) / q(z), which the critic of "
+                f"{type(bound).__name__} is not: use an f-divergence, such as bound='JS'"
+            )
+        if draws is not None and draws < 1:
+            raise ValueError(f"Adversarial draws={draws}: one prior draw or more")
+        self.net = _build(net, dim, hidden)
+        self.bound = bound
+        self.non_saturating = bound.non_saturating if non_saturating is None else non_saturating
+        self.log_prior = log_prior
+        self.draws = draws
+
+    def forward(self, q: AggregatePosterior) -> Tensor:
+        draws = q.prior_draws(self.draws)
+        held = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+        on_codes, on_draws = self._logits(q, q.codes, draws, self._still(held))
+        value = self._bound(q, on_codes, on_draws)
+        if self.non_saturating:
+            exchanged = _mean(q, self.bound.on_prior(on_codes))
+            surrogate = self.bound.on_codes(on_draws).mean() - exchanged
+            value = value.detach() + (surrogate - surrogate.detach())
+        return torch.where(q.weights.sum() > 0, value, 0)
+
+    def critic_loss(self, q: AggregatePosterior) -> Tensor | None:
+        parameters: dict[str, Tensor] = dict(self.net.named_parameters())
+        if not any(parameter.requires_grad for parameter in parameters.values()):
+            return None
+        codes, draws = q.codes.detach(), q.prior_draws(self.draws).detach()
+        still = self._still(parameters)
+        logits = self._logits(q, codes, draws, self._call if q.moving else still)
+        penalty = self.bound.penalty(still, draws, codes, q.weights)
+        loss = penalty - self._bound(q, *logits)
+        return torch.where(q.weights.sum() > 0, loss, 0)
+
+    def _bound(self, q: AggregatePosterior, on_codes: Tensor, on_draws: Tensor) -> Tensor:
+        return self.bound.on_prior(on_draws).mean() - _mean(q, self.bound.on_codes(on_codes))
+
+    def _logits(
+        self,
+        q: AggregatePosterior,
+        codes: Tensor,
+        draws: Tensor,
+        critic: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        # One batch of both: a batch-norm would hide a difference in mean and scale otherwise.
+        logits = critic(torch.cat([codes, draws]))
+        on_codes, on_draws = logits.split([len(codes), len(draws)])
+        if self.log_prior:
+            on_codes = on_codes + _log_prior(q.prior, codes)
+            on_draws = on_draws + _log_prior(q.prior, draws)
+        return on_codes, on_draws
+
+    def _still(self, parameters: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """The critic at given parameters, whose running statistics do not move."""
+
+        def critic(points: Tensor) -> Tensor:
+            buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+            return _logit(functional_call(self.net, parameters | buffers, (points,)), points)
+
+        return critic
+
+    def _call(self, points: Tensor) -> Tensor:
+        return _logit(self.net(points), points)
+
+
+def _build(
+    net: nn.Module | Callable[[torch.Size, torch.Size], nn.Module] | None,
+    dim: int | None,
+    hidden: Sequence[int],
+) -> nn.Module:
+    if isinstance(net, nn.Module):
+        return net
+    if dim is None:
+        raise ValueError(
+            "Adversarial needs a critic: give a module, or dim=, the dimension of the joint code, "
+            "to build one"
+        )
+    if net is not None:
+        return net(torch.Size([dim]), torch.Size([1]))
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((dim, *hidden)):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear((dim, *hidden)[-1], 1))
+
+
+def _logit(output: Tensor, points: Tensor) -> Tensor:
+    if output.shape not in ((len(points),), (len(points), 1)):
+        raise ValueError(
+            f"the critic maps codes of shape {tuple(points.shape)} to {tuple(output.shape)}: it "
+            f"must give one logit a row, ({len(points)}, 1)"
+        )
+    return output.reshape(len(points))
+
+
+def _log_prior(prior: Prior, points: Tensor) -> Tensor:
+    """log p at the points, whose gradient reaches the points but not the prior's parameters."""
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        density = prior.log_prob(leaf)
+        if not density.requires_grad:  # constant, as a Uniform's is
+            return density
+        (score,) = torch.autograd.grad(density.sum(), leaf, allow_unused=True)
+    if score is None:
+        return density.detach()
+    return density.detach() + (score * (points - points.detach())).sum(-1)
+
+
+def _mean(q: AggregatePosterior, values: Tensor) -> Tensor:
+    return (normalised(q.weights) * values).sum()

@@ -1,0 +1,283 @@
+r"""Draws (z, x) of a model run without its observations, and the infomax bound from them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ppl_vae.objectives.plates import Rows, find_rows
+from ppl_vae.objectives.traces import PARTICLES, Site, Traces
+
+__all__ = ["Dream", "Estimator", "check_estimator"]
+
+Estimator = Literal["auto", "reparameterised", "enumerate", "score", "relaxed"]
+
+# One observed site of at most so many values is summed over.
+_VALUES = 256
+
+
+def check_estimator(estimator: Estimator) -> Estimator:
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator={estimator!r}: use one of {', '.join(get_args(Estimator))}")
+    return estimator
+
+
+class Dream:
+    """A model to be run without its observations, beside the run that tells its rows.
+
+    Args:
+        traces: a run of the pair, whose globals and subsample indices are kept.
+        picked: the latent sites z.
+        plate: as in `find_rows`.
+        estimator: how gradients pass x; see `MutualAutoencoder`.
+        temperature: of relaxed draws.
+
+    Attributes:
+        estimator: the one taken.
+        names: the observed sites that make up x.
+    """
+
+    def __init__(
+        self,
+        traces: Traces,
+        picked: Sequence[str],
+        plate: str | Sequence[str] | None,
+        estimator: Estimator,
+        temperature: float,
+    ):
+        self.traces, self.picked = traces, list(picked)
+        self.rows: Rows = find_rows(traces, self.picked, plate)
+        # A `pyro.factor` is observed too, but is no variable.
+        self.variables = [
+            name
+            for name, site in traces.model_sites.items()
+            if not isinstance(_base(site["fn"]), dist.Unit)
+        ]
+        self.names = [
+            name
+            for name in traces.observed
+            if name in self.variables and self._is_inside(traces.model_sites[name])
+        ]
+        if not self.names:
+            raise ValueError(
+                f"the model observes nothing in plate {self.rows.plates}, so no x shares "
+                "information with z"
+            )
+        self.temperature = temperature
+        self.estimator = self._choose(estimator)
+
+    def bound(self, auxiliary: nn.Module) -> tuple[Tensor, Tensor]:
+        """The infomax bound with r fixed, in nats, and the loss that fits r to the draws."""
+        sites = self._run()
+        codes = [self._stack(sites[name]) for name in self.picked]
+        weights = self._weights(sites)
+        fixed = {n: p.detach() for n, p in auxiliary.named_parameters()}
+
+        def frozen(*x: Tensor) -> Any:
+            return functional_call(auxiliary, fixed, x)
+
+        detached = [code.detach() for code in codes]
+        if self.estimator == "enumerate":
+            values, probs = self._values(sites[self.names[0]])
+            score = (probs * _log_r(frozen(values), codes, outer=True)).sum(-1)
+            fit = (probs.detach() * _log_r(auxiliary(values), detached, outer=True)).sum(-1)
+        else:
+            x = [self._stack(sites[name]) for name in self.names]
+            score = _log_r(frozen(*x), codes)
+            fit = _log_r(auxiliary(*(part.detach() for part in x)), detached)
+        value = score + self._entropy(sites)
+        value = value + self._score_function(sites, value.detach(), weights)
+        return _mean(value, weights), -_mean(fit, weights)
+
+    def _run(self) -> dict[str, Site]:
+        kept = self.traces.replayable.copy()
+        for name in [*self.names, *self._local()]:
+            kept.nodes.pop(name, None)
+        model = poutine.replay(self.traces.model, trace=kept)
+        relaxed = self.temperature if self.estimator == "relaxed" else None
+        dreaming = _Unobserve(self.names, relaxed)(model)
+        return poutine.trace(dreaming).get_trace(*self.traces.args, **self.traces.kwargs).nodes
+
+    def _local(self) -> list[str]:
+        """All latent sites in the plate: those not picked are drawn anew as well."""
+        return [n for n in self.traces.latent if self._is_inside(self.traces.model_sites[n])]
+
+    def _is_inside(self, site: Site) -> bool:
+        return set(self.rows.plates) <= {f.name for f in site["cond_indep_stack"] if f.vectorized}
+
+    def _choose(self, estimator: Estimator) -> Estimator:
+        sites = [self.traces.model_sites[name] for name in self.names]
+        rough = [s["name"] for s in sites if not s["fn"].has_rsample]
+        summable = self._is_summable()
+        if estimator == "auto":
+            if not rough:
+                return "reparameterised"
+            return "enumerate" if summable else "score"
+        if estimator == "reparameterised" and rough:
+            raise ValueError(
+                f"estimator='reparameterised': site {rough[0]!r}, {_kind(sites, rough[0])}, passes "
+                "no pathwise gradient; use 'score', or 'auto'"
+            )
+        if estimator == "enumerate" and not summable:
+            raise ValueError(
+                f"estimator='enumerate' needs one observed site, the last of the model, of one "
+                f"element and at most {_VALUES} values, which {', '.join(self.names)} is not; use "
+                "'score', or 'auto'"
+            )
+        if estimator == "relaxed":
+            for name in rough:
+                if _relaxation(self.traces.model_sites[name]["fn"], self.temperature) is None:
+                    raise ValueError(
+                        f"estimator='relaxed': no relaxation of site {name!r}, "
+                        f"{_kind(sites, name)}, that r could read; use 'score', or observe it as "
+                        "Bernoulli or OneHotCategorical"
+                    )
+        return estimator
+
+    def _is_summable(self) -> bool:
+        site = self.traces.model_sites[self.names[-1]]
+        fn, base = site["fn"], _base(site["fn"])
+        if len(self.names) > 1 or fn.event_shape.numel() != 1:
+            return False
+        if self.variables[-1] != self.names[0]:
+            return False  # what is drawn after x may depend on it
+        if not base.has_enumerate_support or self._rest(site):
+            return False
+        return len(base.enumerate_support(expand=False)) <= _VALUES
+
+    def _values(self, site: Site) -> tuple[Tensor, Tensor]:
+        """The values x can take, `(v, *size)`, and their probabilities by row, `(n, v)`."""
+        fn, base = site["fn"], _base(site["fn"])
+        values = base.enumerate_support(expand=False)
+        log_probs = base.log_prob(values).reshape(len(values), *fn.batch_shape).movedim(0, -1)
+        rows = self.rows.cut(log_probs, log_probs.dim() - 1).reshape(-1, len(values))
+        return values.reshape(len(values), *fn.event_shape), rows.exp()
+
+    def _score_function(self, sites: dict[str, Site], value: Tensor, weights: Tensor) -> Tensor:
+        """A term of value 0 with the score function's gradient at the sites that need it.
+
+        Those are the latent sites of a prior that is learned but not reparameterised, and the
+        observed ones where the estimator says so.
+        """
+        total = torch.zeros_like(value)
+        # The other rows' mean is independent of this row's draw, so it leaves no bias.
+        others = weights.sum() - weights
+        baseline = (_sum(value, weights) - weights * value) / torch.where(others > 0, others, 1)
+        advantage = value - torch.where(others > 0, baseline, 0)
+        for name in [*self._local(), *(self.names if self.estimator == "score" else [])]:
+            site = sites[name]
+            if not site["fn"].has_rsample:
+                log_prob = site["fn"].log_prob(site["value"])
+                log_prob = self.rows.cut(log_prob, log_prob.dim()).sum(-1).reshape(-1)
+                total = total + advantage * (log_prob - log_prob.detach())
+        return total
+
+    def _entropy(self, sites: dict[str, Site]) -> Tensor:
+        """H(z) by row, in closed form where the prior has one, else minus log p(z) at the draw."""
+        rows = []
+        for name in self.picked:
+            fn = sites[name]["fn"]
+            try:
+                entropy = fn.entropy()
+            except NotImplementedError:
+                entropy = -fn.log_prob(sites[name]["value"])
+            rows.append(self.rows.cut(entropy, entropy.dim()).sum(-1).reshape(-1))
+        return torch.stack(rows).sum(0)
+
+    def _weights(self, sites: dict[str, Site]) -> Tensor:
+        site = sites[self.picked[0]]
+        return self.rows.weights(site, site["value"].detach()).reshape(-1)
+
+    def _rest(self, site: Site) -> list[int]:
+        """The batch dimensions of a site that belong to other plates than the rows'."""
+        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+        return sorted(f.dim for f in frames if f.dim not in self.rows.dims)
+
+    def _stack(self, site: Site) -> Tensor:
+        """A site's value by row, `(n, *other plates, *event)`; particles are rows here."""
+        fn, value = site["fn"], site["value"]
+        value = value.expand(fn.batch_shape + fn.event_shape)
+        event = len(fn.event_shape)
+        rows = self.rows
+        front = [*rows.dims] if rows.particle_dim is None else [rows.particle_dim, *rows.dims]
+        order = [value.dim() - event + dim for dim in [*front, *self._rest(site)]]
+        single = [i for i in range(value.dim() - event) if i not in order]
+        last = range(value.dim() - event, value.dim())
+        value = value.permute(*order, *last, *single)
+        value = value.reshape(value.shape[: value.dim() - len(single)])
+        return value.flatten(0, len(front) - 1)
+
+
+class _Unobserve(Messenger):
+    """Draws observed sites from their distributions; relaxed, where a temperature is given."""
+
+    def __init__(self, names: Sequence[str], temperature: float | None):
+        super().__init__()
+        self.names, self.temperature = set(names), temperature
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.names:
+            return
+        msg["is_observed"], msg["value"], msg["done"] = False, None, False
+        if self.temperature is not None and not msg["fn"].has_rsample:
+            relaxed = _relaxation(msg["fn"], self.temperature)
+            assert relaxed is not None
+            msg["value"], msg["done"] = relaxed.rsample(), True
+
+
+def _log_r(fn: Any, codes: Sequence[Tensor], outer: bool = False) -> Tensor:
+    """log r(z|x) by row, `(n,)`; with `outer`, of each z under each x, `(n, v)`.
+
+    Raises:
+        ValueError: if r is over neither z as it is nor its flattened joint.
+    """
+    flat = torch.cat([code.reshape(len(code), -1) for code in codes], -1)
+    accepted = [flat] if len(codes) > 1 else [codes[0], flat]
+    if flat.shape[1] == 1:
+        accepted.append(flat[:, 0])
+    shape = fn.batch_shape + fn.event_shape
+    for z in accepted:
+        if shape[1:] == z.shape[1:] and (outer or shape[0] == len(z)):
+            log_prob = fn.log_prob(z[:, None] if outer else z)
+            kept = 2 if outer else 1
+            return log_prob.flatten(kept).sum(-1) if log_prob.dim() > kept else log_prob
+    rows = f"{shape[0]} rows" if outer else f"{len(flat)} rows"
+    raise ValueError(
+        f"auxiliary returned a distribution of shape {tuple(shape)} where z has {rows} of shape "
+        f"{tuple(accepted[0].shape[1:])}"
+    )
+
+
+def _relaxation(fn: TorchDistributionMixin, temperature: float) -> Any | None:
+    base = _base(fn)
+    heat = torch.as_tensor(temperature)
+    if isinstance(base, dist.Bernoulli):
+        relaxed = dist.RelaxedBernoulliStraightThrough(heat, logits=base.logits)
+        return relaxed.to_event(len(fn.event_shape))
+    if isinstance(base, dist.OneHotCategorical):
+        relaxed = dist.RelaxedOneHotCategoricalStraightThrough(heat, logits=base.logits)
+        return relaxed.to_event(len(fn.event_shape) - 1)
+    return None
+
+
+def _base(fn: Any) -> Any:
+    return fn.base_dist if isinstance(fn, dist.Independent) else fn
+
+
+def _kind(sites: Sequence[Site], name: str) -> str:
+    return next(type(_base(site["fn"])).__name__ for site in sites if site["name"] == name)
+
+
+def _sum(values: Tensor, weights: Tensor) -> Tensor:
+    return torch.where(weights > 0, weights * values, 0).sum()
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum()
+    return _sum(values, weights) / torch.where(total > 0, total, 1)

@@ -1,0 +1,308 @@
+"""The importance-weighted bound on the log-likelihood."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae.objectives.objective import Objective, Terms
+from ppl_vae.objectives.plates import Rows, find_rows
+from ppl_vae.objectives.traces import PARTICLES, Site, Traces
+
+__all__ = ["IWAE"]
+
+Gradient = Literal["pathwise", "dreg"]
+
+
+class IWAE(Objective):
+    r"""The importance-weighted auto-encoder.
+
+    $$-\sum_i s_i\, \mathrm{E} \log \frac{1}{K} \sum_{k=1}^K w_{ik}, \qquad
+      w_{ik} = \frac{p(x_i, z_{ik})}{q(z_{ik} \mid x_i)}, \quad z_{ik} \sim q(z \mid x_i)$$
+
+    K is `num_particles`. The logarithm is of each datum's own average: the weights are joined by
+    row of the data plate, and the plate's scale $s_i$ (N / B under subsampling) stays outside. The
+    value is the bound, unbiased under subsampling, and at most $\log p(x)$ with the sign turned.
+    Masks stay inside: a masked row adds nothing.
+
+    `gradient="dreg"` takes the doubly reparameterised gradient for the guide, with normalised
+    weights $\tilde w_{ik}$,
+
+    $$\sum_k \tilde w_{ik}^2\, \frac{\partial \log w_{ik}}{\partial z_{ik}}
+      \frac{\partial z_{ik}}{\partial \phi},$$
+
+    unbiased for the gradient of the same bound. Its variance falls with K where that of the plain
+    one, relative to its mean, grows. The model's gradient is the plain one either way. It costs a
+    second backward pass through the densities.
+
+    Args:
+        num_particles: K.
+        vectorize_particles: whether the K draws are made in one run, which is faster and needs
+            a model that broadcasts over a dimension on the left.
+        gradient: "pathwise" (the plain gradient) or "dreg".
+        plate: the plate or plates whose entries are data, where several are possible.
+        max_plate_nesting: as in `Objective`.
+
+    Attributes:
+        terms: `bound`, the loss; `reconstruction/<site>` and `rate/<site>`, the terms of the ELBO
+            at the same draws, all in nats per datum.
+
+    Raises:
+        ValueError: for a latent site outside the data plate, through which the weights of all data
+            hang together so that no average by datum exists; for a site that is scaled unlike the
+            others of its row, where a row's weight is no ratio of densities.
+
+    References:
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
+        arXiv:1509.00519.
+        Tucker, Lawson, Gu and Maddison (2019), Doubly reparameterized gradient estimators for
+        Monte Carlo objectives, arXiv:1810.04152.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 10,
+        vectorize_particles: bool = False,
+        gradient: Gradient = "pathwise",
+        *,
+        plate: str | Sequence[str] | None = None,
+        max_plate_nesting: float = float("inf"),
+    ):
+        super().__init__(num_particles, vectorize_particles, max_plate_nesting)
+        if gradient not in get_args(Gradient):
+            raise ValueError(f"gradient={gradient!r}: use one of {', '.join(get_args(Gradient))}")
+        self.gradient: Gradient = gradient
+        self.plate = plate
+        self._indices: poutine.Trace | None = None
+        self._draws: list[_Leaves] = []
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        self._indices, self._draws = None, []
+        runs = [
+            _Run(traces, self.plate) for traces in self._get_traces(model, guide, args, kwargs)
+        ]
+        log_p = torch.cat([run.log_p for run in runs])
+        log_q = torch.cat([run.log_q for run in runs])
+        draws = self._draws
+        self._indices, self._draws = None, []
+        scale = runs[0].scale[0]
+        bound = _log_mean(log_p - log_q)
+        loss = -(scale * bound).sum()
+        if self.gradient == "dreg" and torch.is_grad_enabled():
+            loss = self._dreg(loss, log_p, log_q, scale, draws)
+        common = self._common(runs)
+        terms = Terms()
+        for run in runs:
+            run.add(terms)
+        terms.add_mean("bound", (loss + common) * self.num_particles / runs[0].data)
+        # What `_finish` divides by is inside the logarithm here.
+        return self._finish((loss + common) * self.num_particles, terms)
+
+    def _get_trace(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Traces:
+        if isinstance(poutine.unwrap(guide), Messenger):
+            raise ValueError(
+                "IWAE needs a guide that runs by itself, which an AutoGuideMessenger does not: "
+                "use an AutoGuide such as AutoNormal, or a function"
+            )
+        if self._indices is not None:
+            # Draws of one datum are averaged, so all particles see the same data.
+            guide = poutine.replay(guide, trace=self._indices)
+        if self.gradient == "dreg":
+            self._draws.append(_Leaves())
+            guide = self._draws[-1](guide)
+        traces = super()._get_trace(model, guide, args, kwargs)
+        if self._indices is None:
+            self._indices = poutine.Trace()
+            for name, site in traces.replayable.nodes.items():
+                if site_is_subsample(site):
+                    self._indices.add_node(name, **site)
+        return traces
+
+    def _dreg(
+        self,
+        loss: Tensor,
+        log_p: Tensor,
+        log_q: Tensor,
+        scale: Tensor,
+        draws: "list[_Leaves]",
+    ) -> Tensor:
+        """The value of the loss with the gradient exchanged."""
+        weights = (log_p - log_q).detach().softmax(0)
+        surrogate = -(scale * weights * log_p).sum()
+        by_z = -(scale * weights.square() * (log_p - log_q)).sum()
+        surrogate = surrogate + _pathwise(by_z, draws)
+        return loss.detach() + (surrogate - surrogate.detach())
+
+    def _common(self, runs: "list[_Run]") -> Tensor:
+        """The densities observed outside the data plate: constants of every weight."""
+        values = torch.cat([run.common for run in runs])
+        if is_validation_enabled() and not torch.allclose(values, values[0].expand_as(values)):
+            raise ValueError(
+                f"{runs[0].outside} of the model depends on latent sites but is outside plate "
+                f"{runs[0].rows.plates}, so the weights do not factor by datum and the bound does "
+                "not exist: put it inside the plate, or use InfoVAE(alpha=0)"
+            )
+        return -values.mean()
+
+
+class _Run:
+    """One run's log-densities by row, `(particles, n)`, unscaled and masked, in nats."""
+
+    def __init__(self, traces: Traces, plate: str | Sequence[str] | None):
+        self.traces = traces
+        latent = traces.latent
+        self.rows = self._rows(latent, plate)
+        inside = [name for name in traces.observed if self._is_inside(traces.model_sites[name])]
+        outside = [name for name in traces.observed if name not in inside]
+        self.outside = f"observed site {', '.join(map(repr, outside))}"
+        sites = [traces.guide_sites[n] for n in [*latent, *traces.auxiliary]]
+        sites += [traces.model_sites[n] for n in [*latent, *inside]]
+        self.scale = self._scale(sites)
+        self.observed = {n: self._log_prob(traces.model_sites[n]) for n in inside}
+        self.prior = {n: self._log_prob(traces.model_sites[n]) for n in latent}
+        self.guide = {
+            n: self._log_prob(traces.guide_sites[n]) for n in [*latent, *traces.auxiliary]
+        }
+        self.log_p = _sum([*self.prior.values(), *self.observed.values()])
+        self.log_q = _sum(list(self.guide.values()))
+        self.common = self.scale.new_zeros(self.rows.particles)
+        for name in outside:
+            self.common = self.common + self._by_particle(traces.model_sites[name])
+        mask = self.rows.weights(
+            {**traces.guide_sites[latent[0]], "scale": 1.0}, self.scale.detach()
+        )
+        self.data = (self.scale * mask)[0].sum()
+
+    def add(self, terms: Terms) -> None:
+        """Adds the terms of the ELBO at these draws."""
+        terms.add_data(self.data * self.rows.particles)
+        for name, log_prob in self.observed.items():
+            terms.add(f"reconstruction/{name}", -(self.scale * log_prob).sum())
+        for name, log_prob in self.prior.items():
+            terms.add(f"rate/{name}", (self.scale * (self.guide[name] - log_prob)).sum())
+
+    def _rows(self, latent: list[str], plate: str | Sequence[str] | None) -> Rows:
+        frames = {n: _plates(self.traces.guide_sites[n]) for n in latent}
+        data = {p for n in self.traces.observed for p in _plates(self.traces.model_sites[n])}
+        wanted = {plate} if isinstance(plate, str) else set(plate or ())
+        for name in latent:
+            if not (wanted <= frames[name] if wanted else data & frames[name]):
+                raise ValueError(
+                    f"latent site {name!r} is outside the data plate: the weights of all data hang "
+                    "together through it, so they do not factor by datum and the bound does not "
+                    "exist. Use InfoVAE(alpha=0), or condition the model on a value of it"
+                )
+        common = set.intersection(*frames.values()) if latent else set()
+        if plate is None and len(common) == 1:
+            (plate,) = common
+        # With the plate known one site tells the rows; masks may differ from site to site.
+        return find_rows(self.traces, latent if plate is None else latent[:1], plate)
+
+    def _is_inside(self, site: Site) -> bool:
+        return set(self.rows.plates) <= _plates(site)
+
+    def _scale(self, sites: list[Site]) -> Tensor:
+        """The scale that all sites of a row share, `(particles, n)`."""
+        like = self.traces.guide_sites[self.traces.latent[0]]["value"].detach()
+        scales = [self.rows.weights({**site, "mask": None}, like) for site in sites]
+        if is_validation_enabled():
+            for site, scale in zip(sites, scales, strict=True):
+                if not torch.allclose(scale, scales[0]):
+                    raise ValueError(
+                        f"site {site['name']!r} is scaled unlike {sites[0]['name']!r}, so a row's "
+                        "weight is no ratio of densities: scale whole rows, and do not subsample a "
+                        "plate inside them"
+                    )
+        return scales[0]
+
+    def _log_prob(self, site: Site) -> Tensor:
+        fn = site["fn"]
+        log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
+        return self.rows.cut(log_prob, log_prob.dim()).sum(-1)
+
+    def _by_particle(self, site: Site) -> Tensor:
+        """The scaled, masked log-density of a site that knows no rows, `(particles,)`."""
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
+        dim, particles = self.rows.particle_dim, self.rows.particles
+        if dim is not None and log_prob.dim() >= -dim:
+            return log_prob.movedim(dim, 0).reshape(particles, -1).sum(-1)
+        return log_prob.sum().expand(particles)
+
+
+class _Leaves(Messenger):
+    """Cuts the graph at each site of a guide, and keeps both ends.
+
+    What runs after a draw sees a leaf in its place, so that densities can be differentiated by
+    the draws alone; the graph from the guide's parameters to the draw is kept beside it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        value = msg["value"]
+        if value is None:
+            value = msg["fn"](*msg["args"], **msg["kwargs"])
+        if value.is_floating_point():
+            self.draws.append(value)
+            value = value.detach().requires_grad_()
+            self.leaves.append(value)
+        msg["value"], msg["done"] = value, True
+
+
+def _pathwise(loss: Tensor, runs: Sequence[_Leaves]) -> Tensor:
+    """A scalar whose gradient is that of `loss` by the draws, times that of the draws."""
+    total = torch.zeros_like(loss)
+    leaves = [leaf for run in runs for leaf in run.leaves]
+    by_leaf = iter(
+        torch.autograd.grad(
+            loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    )
+    for run in runs:
+        grads = [next(by_leaf) for _ in run.leaves]
+        # Last draw first, since its leaves are what earlier draws became.
+        for i, draw in reversed(list(enumerate(run.draws))):
+            if not draw.requires_grad:
+                continue
+            total = total + (draw * grads[i]).sum()
+            if i > 0:
+                parents = torch.autograd.grad(
+                    draw, run.leaves[:i], grads[i], retain_graph=True, allow_unused=True
+                )
+                for j, more in enumerate(parents):
+                    grads[j] = grads[j] if more is None else grads[j] + more
+    return total
+
+
+def _log_mean(log_weights: Tensor) -> Tensor:
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(0)
+
+
+def _plates(site: Site) -> set[str]:
+    return {f.name for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
