@@ -1,0 +1,249 @@
+"""From a Pyro model and guide to ArviZ."""
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.diagnostics._arviz import tree
+from ppl_vae.diagnostics.checks import has_density
+from ppl_vae.diagnostics.pair import Draws, Pair, seeded
+from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.evaluation.programs import Data, Program
+
+__all__ = ["GROUPS", "to_arviz"]
+
+GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "prior",
+    "prior_predictive",
+    "observed_data",
+    "constant_data",
+)
+"""The groups that `to_arviz` makes, all of them unless told otherwise."""
+
+_DRAWN = ("latent", "missing", "deterministic")
+
+_Variable = tuple[tuple[str, ...], np.ndarray]
+
+
+def to_arviz(
+    model: Program,
+    guide: Program,
+    x: Data,
+    *,
+    draws: int = 200,
+    prior_draws: int | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    groups: Collection[str] = GROUPS,
+    seed: int | None = None,
+    plate: str | None = None,
+    block: int = 8192,
+) -> Any:
+    r"""Draws from a model and its guide as an object of ArviZ.
+
+    Every variable has dimensions `(chain, draw, data plate, other plates, *event)`, with one
+    chain; the data plate's dimension bears the plate's name. Sites outside the data plate lack
+    it. The groups:
+
+    * `posterior`: latents drawn from the guide, the model's deterministic sites and data missing
+      under an `obs_mask`;
+    * `posterior_predictive`: observed sites drawn from the model at those latents;
+    * `log_likelihood`: :math:`\log p(x_i \mid z_i)` of each observed site and datum, nats;
+    * `sample_stats`: for each draw and datum, in nats, `log_p` is :math:`\log p(x_i, z_i)`,
+      `log_q` is :math:`\log q(z_i \mid x_i)`, `log_weight` their difference, given the latents
+      outside the plate, whose own terms are `log_p_global` and `log_q_global`; `lp` is the log
+      joint density of everything. A guide without a density, or with a point mass, has no
+      `log_q` and no `log_weight`;
+    * `prior`, `prior_predictive`: the same sites drawn from the model alone;
+    * `observed_data`: the observed values; `constant_data`: the other tensors and numbers among
+      the arguments, under their names in the model's signature.
+
+    Densities obey masks and ignore scales, which weigh terms of a loss.
+
+    Args:
+        model, guide: Pyro callables of the same arguments with a full vectorised data plate.
+        x: rows of data, or the tuple of the callables' arguments.
+        draws: number of posterior draws S.
+        prior_draws: number of prior draws, S if None.
+        coords: labels of dimensions, by dimension. Others are counted from 0.
+        dims: names of a site's event dimensions, by site; otherwise `z_dim_0`, `z_dim_1`, ...
+        groups: which groups to make. `posterior_predictive` is the large one: S n D numbers.
+        seed: makes the draws repeatable and leaves the global generator alone.
+        plate: name of the data plate, where several plates could be it.
+        block: how many draws times data are run at once. Draws are vectorised where a trial shows
+            that the pair allows it, and run one by one otherwise.
+
+    Returns:
+        `arviz.InferenceData` with ArviZ 0.23, `xarray.DataTree` with ArviZ 1.x.
+
+    Raises:
+        ValueError: if the pair has no data plate (or several, or a subsampled one), if a latent
+            differs between model and guide, or if `coords`, `dims` or `groups` name what is not
+            there or have the wrong length.
+
+    References:
+        Kumar et al., "ArviZ: a unified library for exploratory analysis of Bayesian models in
+        Python" (2019), doi:10.21105/joss.01143.
+    """
+    draw_count(draws)
+    wanted = [name for name in GROUPS if name in groups]
+    if unknown := sorted(set(groups) - set(GROUPS)):
+        raise ValueError(f"unknown groups {unknown}: choose from {list(GROUPS)}")
+    pair = Pair(model, guide, x, plate)
+    names = _Names(pair, dims or {})
+    made: dict[str, dict[str, _Variable]] = {}
+    with seeded(seed):
+        if {"posterior", "posterior_predictive", "log_likelihood", "sample_stats"} & set(wanted):
+            predict = "posterior_predictive" in wanted
+            made.update(_posterior(pair, names, _gather(pair, draws, block, predict)))
+        if {"prior", "prior_predictive"} & set(wanted):
+            parts = pair.prior(draw_count(prior_draws or draws, 1, "prior_draws"), block=block)
+            values = Draws.cat(list(parts)).values
+            made["prior"] = names.drawn(values, _DRAWN)
+            made["prior_predictive"] = names.drawn(values, ("observed",))
+    made.update(_data(pair, names))
+    kept = {name: made[name] for name in wanted if made.get(name)}
+    return _assemble(kept, dict(coords or {}))
+
+
+def _gather(pair: Pair, draws: int, block: int, predict: bool) -> Draws:
+    columns = [
+        Draws.cat(list(part.posterior(draws, block=block, predict=predict)))
+        for _, part in pair.parts(block)
+    ]
+    return columns[0] if len(columns) == 1 else Draws.cat(columns, dim=1)
+
+
+class _Names:
+    """Names of variables and dimensions."""
+
+    def __init__(self, pair: Pair, dims: Mapping[str, Sequence[str]]) -> None:
+        self.pair = pair
+        self.given = dict(dims)
+        for name, labels in self.given.items():
+            if name not in pair.sites:
+                raise ValueError(f"dims names {name!r}, which is no site: {list(pair.sites)}")
+            site = pair.sites[name]
+            if len(labels) != site.event_dim:
+                raise ValueError(
+                    f"dims of {name!r} has {len(labels)} names, its event shape "
+                    f"{tuple(site.event_shape)} needs {site.event_dim}"
+                )
+
+    def variable(self, name: str, value: Tensor, drawn: bool, event: bool = True) -> _Variable:
+        site = self.pair.sites[name]
+        dims: tuple[str, ...] = ("chain", "draw") if drawn else ()
+        dims += site.dims
+        if event:
+            default = [f"{_label(name)}_dim_{i}" for i in range(site.event_dim)]
+            dims += tuple(self.given.get(name, default))
+        array = _array(value)
+        return dims, array[None] if drawn else array
+
+    def drawn(
+        self, values: Mapping[str, Tensor], roles: Collection[str], event: bool = True
+    ) -> dict[str, _Variable]:
+        return {
+            _label(k): self.variable(k, v, drawn=True, event=event)
+            for k, v in values.items()
+            if self.pair.sites[k].role in roles
+        }
+
+
+def _posterior(pair: Pair, names: _Names, draws: Draws) -> dict[str, dict[str, _Variable]]:
+    return {
+        "posterior": names.drawn(draws.values, _DRAWN),
+        "posterior_predictive": names.drawn(draws.values, ("observed",)),
+        "log_likelihood": names.drawn(draws.log_p, ("observed",), event=False),
+        "sample_stats": _stats(pair, draws),
+    }
+
+
+def _stats(pair: Pair, draws: Draws) -> dict[str, _Variable]:
+    stats: dict[str, Tensor] = {}
+    sides = (("log_p", draws.log_p, pair.sites), ("log_q", draws.log_q, pair.guide_sites))
+    for label, terms, sites in sides:
+        inside = {k: v for k, v in terms.items() if sites[k].local}
+        if inside and (label == "log_p" or has_density(pair, local=True)):
+            stats[label] = pair.per_datum(terms, sites)
+        rest = [v.reshape(len(v), -1).sum(1) for k, v in terms.items() if k not in inside]
+        if rest and (label == "log_p" or has_density(pair, local=False)):
+            stats[f"{label}_global"] = torch.stack(rest).sum(0)
+    if "log_q" in stats:
+        stats["log_weight"] = stats["log_p"] - stats["log_q"]
+    stats["lp"] = torch.stack([v.reshape(len(v), -1).sum(1) for v in draws.log_p.values()]).sum(0)
+    dims = {1: ("chain", "draw"), 2: ("chain", "draw", pair.plate)}
+    return {k: (dims[v.dim()], _array(v)[None]) for k, v in stats.items()}
+
+
+def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
+    observed = {_label(k): names.variable(k, pair.values[k], drawn=False) for k in pair.observed}
+    constant: dict[str, _Variable] = {}
+    for label, arg in zip(_arguments(pair), pair.args, strict=True):
+        if isinstance(arg, bool | int | float):
+            constant[label] = ((), np.asarray(arg))
+        elif isinstance(arg, Tensor) and not any(
+            arg.shape == v.shape and torch.equal(arg.cpu(), v) for v in pair.values.values()
+        ):
+            first = (pair.plate,) if pair.is_data(arg) else ()
+            rest = tuple(f"{label}_dim_{i}" for i in range(arg.dim() - len(first)))
+            constant[label] = (first + rest, _array(arg))
+    return {"observed_data": observed, "constant_data": constant}
+
+
+def _arguments(pair: Pair) -> list[str]:
+    """Names of the positional arguments."""
+    fallback = [f"arg_{i}" for i in range(len(pair.args))]
+    try:
+        bound = inspect.signature(pair.model).bind(*pair.args)
+    except (TypeError, ValueError):
+        return fallback
+    named = list(bound.signature.parameters)
+    star = [p.kind is p.VAR_POSITIONAL for p in bound.signature.parameters.values()]
+    return fallback if any(star) else named[: len(pair.args)]
+
+
+def _assemble(groups: Mapping[str, dict[str, _Variable]], coords: dict[str, Any]) -> Any:
+    import xarray
+
+    sizes: dict[str, int] = {}
+    for variables in groups.values():
+        for name, (dims, array) in variables.items():
+            for dim, size in zip(dims, array.shape, strict=True):
+                if dim == "draw":
+                    continue
+                if dim in variables:
+                    raise ValueError(f"dimension {dim!r} bears the name of a variable")
+                if sizes.setdefault(dim, size) != size:
+                    raise ValueError(
+                        f"dimension {dim!r} is {size} long in {name!r} and {sizes[dim]} elsewhere"
+                    )
+    for dim, labels in coords.items():
+        if dim not in sizes:
+            raise ValueError(f"coords names {dim!r}, which is no dimension: {sorted(sizes)}")
+        if len(labels) != sizes[dim]:
+            raise ValueError(f"coords of {dim!r} has {len(labels)} labels for {sizes[dim]}")
+    data = {}
+    for group, variables in groups.items():
+        used = {d: n for dims, a in variables.values() for d, n in zip(dims, a.shape, strict=True)}
+        labels = {d: np.asarray(coords.get(d, np.arange(n))) for d, n in used.items()}
+        data[group] = xarray.Dataset(variables, coords=labels)
+    return tree(data, {"inference_library": "pyro", "creation_library": "ppl-vae"})
+
+
+def _array(value: Tensor) -> np.ndarray:
+    value = value.detach().cpu()
+    return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
+
+
+def _label(name: str) -> str:
+    """A site's name without the slash, which netCDF and xarray keep for groups."""
+    return name.replace("/", ".")

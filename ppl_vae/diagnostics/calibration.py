@@ -1,0 +1,277 @@
+"""Simulation-based calibration of the amortised posterior, and coverage of its intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.diagnostics.pair import Pair, seeded
+from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.evaluation.programs import Data, Program
+
+__all__ = ["Calibration", "Coverage", "coverage", "sbc"]
+
+_JOINT = "log_joint"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Coverage of central credible intervals.
+
+    Attributes:
+        levels: nominal levels, (m,).
+        observed: share of simulations whose truth is inside, for each latent, (m, *event).
+        error: standard error of `observed` if the guide were exact, (m,).
+        simulations: number of simulations.
+    """
+
+    levels: np.ndarray
+    observed: dict[str, np.ndarray]
+    error: np.ndarray
+    simulations: int
+
+    def summary(self) -> dict[str, float]:
+        """Figures for a table: coverage averaged over each latent's components."""
+        return {
+            f"{name}@{level:g}": float(values[i].mean())
+            for name, values in self.observed.items()
+            for i, level in enumerate(self.levels)
+        }
+
+    def plot(self, ax: Any = None) -> Any:
+        """Observed against nominal coverage; returns the matplotlib axes."""
+        from ppl_vae.diagnostics.plots import plot_coverage
+
+        return plot_coverage(self, ax)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Result of simulation-based calibration.
+
+    Attributes:
+        ranks: rank of the true latent among the guide's draws, 0 to `draws`, for each latent,
+            (simulations, *event), ties broken at random. `log_joint` ranks log p(x, z).
+        uniform: the same as a number in (0, 1), uniform if the guide is exact.
+        p_values: of a Kolmogorov-Smirnov test of uniformity, for each latent, (*event).
+        contraction: 1 - (mean variance of the guide) / (variance of the true latents), (*event):
+            near 0 the guide says no more than the prior.
+        draws: number of draws L from the guide in each simulation.
+    """
+
+    ranks: dict[str, np.ndarray]
+    uniform: dict[str, np.ndarray]
+    p_values: dict[str, np.ndarray]
+    contraction: dict[str, np.ndarray]
+    draws: int
+
+    @property
+    def simulations(self) -> int:
+        return len(next(iter(self.ranks.values())))
+
+    @property
+    def p_value(self) -> float:
+        """The smallest p-value times the number of them (Bonferroni), at most 1."""
+        every = np.concatenate([np.ravel(p) for p in self.p_values.values()])
+        return float(min(1.0, every.min() * every.size))
+
+    def coverage(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> Coverage:
+        """Coverage of the central credible intervals, from the same simulations.
+
+        Raises:
+            ValueError: if a level is not between 0 and 1.
+        """
+        nominal = np.asarray(levels, dtype=float)
+        if nominal.ndim != 1 or not len(nominal) or not ((nominal > 0) & (nominal < 1)).all():
+            raise ValueError(f"levels must be numbers between 0 and 1, got {levels!r}")
+        inside = {
+            name: np.stack([(np.abs(u - 0.5) <= c / 2).mean(0) for c in nominal])
+            for name, u in self.uniform.items()
+            if name != _JOINT
+        }
+        error = np.sqrt(nominal * (1 - nominal) / self.simulations)
+        return Coverage(nominal, inside, error, self.simulations)
+
+    def summary(self) -> dict[str, float]:
+        """Figures for a table."""
+        worst = {f"p_{name}": float(np.min(p)) for name, p in self.p_values.items()}
+        mean = {f"contraction_{k}": float(np.mean(v)) for k, v in self.contraction.items()}
+        return {"p_value": self.p_value, **worst, **mean, "simulations": float(self.simulations)}
+
+    def plot(self, components: int = 6) -> Any:
+        """Rank histograms and ECDF differences; returns the matplotlib figure."""
+        from ppl_vae.diagnostics.plots import plot_sbc
+
+        return plot_sbc(self, components)
+
+
+def sbc(
+    model: Program,
+    guide: Program,
+    x: Data,
+    *,
+    simulations: int = 1000,
+    draws: int = 99,
+    seed: int | None = None,
+    plate: str | None = None,
+    arguments: Callable[[dict[str, Tensor]], tuple[Any, ...]] | None = None,
+    block: int = 8192,
+) -> Calibration:
+    r"""Simulation-based calibration of q(z given x).
+
+    Latents and data are drawn from the model, :math:`z^*, x^* \sim p(z) p(x \mid z)`, the guide
+    is run at :math:`x^*`, and the rank of :math:`z^*` among L of its draws is taken. If the guide
+    is the posterior everywhere the ranks are uniform. Ranks heaped at both ends mean a guide too
+    narrow, in the middle too wide, on one side biased.
+
+    A guide that ignores x and returns the prior has uniform ranks, too. Therefore the joint
+    density :math:`\log p(x^*, z)`, which depends on the data, is ranked as well.
+
+    Each datum of the plate is a simulation: the model runs on `x` with its observed sites
+    drawn, as often as `simulations` asks. Covariates among the arguments stay. Latents outside
+    the plate are drawn from the guide once for each run and held for both sides, so that the
+    local guide is judged given them.
+
+    Args:
+        model, guide: Pyro callables of the same arguments with a full vectorised data plate.
+        x: rows of data, or the tuple of the callables' arguments. What is observed in the model
+            is replaced by its draw.
+        simulations: how many.
+        draws: number of draws L from the guide in each.
+        seed: makes it repeatable and leaves the global generator alone.
+        plate: name of the data plate, where several plates could be it.
+        arguments: makes the arguments from the drawn observed sites, by name. Needed where no
+            argument is observed as it is, as in `obs=x.flatten(1)`.
+        block: how many draws times data are run at once.
+
+    Raises:
+        ValueError: if there is no data plate or no latent in it, if it is not seen which argument
+            is observed, or if a number is too small (10 simulations, 9 draws).
+
+    References:
+        Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration"
+        (2018), arXiv:1804.06788.
+        Modrák et al., "Simulation-based calibration checking for Bayesian computation: the choice
+        of test quantities shapes sensitivity" (2023), arXiv:2211.02383.
+    """
+    from scipy.stats import kstest  # type: ignore[import-untyped]
+
+    draw_count(simulations, 10, "simulations")
+    draw_count(draws, 9)
+    pair = Pair(model, guide, x, plate)
+    if not pair.locals:
+        raise ValueError(f"no latent site is in the data plate {pair.plate!r}")
+    rebuild = arguments or _replace(pair)
+    rounds = []
+    with seeded(seed):
+        pair.vectorise  # noqa: B018  tried once, before it is copied to every simulated data set
+        for _ in range(-(-simulations // pair.size)):
+            rounds.append(_round(pair, rebuild, draws, block))
+    tables = [
+        {k: np.concatenate([r[i][k] for r in rounds])[:simulations] for k in rounds[0][i]}
+        for i in range(4)
+    ]
+    ranks, uniform, truth, variance = tables
+    return Calibration(
+        ranks=ranks,
+        uniform=uniform,
+        p_values={
+            k: np.apply_along_axis(lambda v: kstest(v, "uniform").pvalue, 0, u)
+            for k, u in uniform.items()
+        },
+        contraction={
+            k: 1 - v.mean(0) / np.maximum(truth[k].var(0), 1e-300) for k, v in variance.items()
+        },
+        draws=draws,
+    )
+
+
+def coverage(
+    model: Program,
+    guide: Program,
+    x: Data,
+    *,
+    levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95),
+    simulations: int = 1000,
+    draws: int = 199,
+    **options: Any,
+) -> Coverage:
+    r"""Coverage of the guide's central credible intervals on data simulated from the model.
+
+    The interval of level c between order statistics of L draws, ends randomised so that an exact
+    guide covers with probability c whatever L is; plain quantiles of L draws cover less.
+
+    Args:
+        model, guide, x, simulations, draws, **options: as for `sbc`.
+        levels: nominal levels between 0 and 1.
+
+    Raises:
+        ValueError: as `sbc`, or if a level is not between 0 and 1.
+    """
+    result = sbc(model, guide, x, simulations=simulations, draws=draws, **options)
+    return result.coverage(levels)
+
+
+_Table = dict[str, np.ndarray]
+
+
+def _round(
+    pair: Pair, rebuild: Callable[[dict[str, Tensor]], tuple[Any, ...]], draws: int, block: int
+) -> tuple[_Table, _Table, _Table, _Table]:
+    pair = pair.holding(pair.shared())
+    made, observed = pair.simulate()
+    fresh = pair.replace(args=rebuild(observed))
+    truth = {k: made.values[k][0] for k in pair.locals}
+    truth[_JOINT] = pair.per_datum(made.log_p, pair.sites)[0]
+    below = {k: torch.zeros(v.shape) for k, v in truth.items()}
+    equal = {k: torch.zeros(v.shape) for k, v in truth.items()}
+    first = {k: torch.zeros(v.shape, dtype=torch.double) for k, v in truth.items()}
+    second = {k: v.clone() for k, v in first.items()}
+    for part in fresh.posterior(draws, block=block):
+        values = {k: part.values[k] for k in pair.locals}
+        values[_JOINT] = pair.per_datum(part.log_p, pair.sites)
+        for k, value in values.items():
+            below[k] += (value < truth[k]).sum(0)
+            equal[k] += (value == truth[k]).sum(0)
+            # Around the truth, so that squares of large numbers are not subtracted.
+            gap = value.double() - truth[k].double()
+            first[k] += gap.sum(0)
+            second[k] += gap.square().sum(0)
+    ranks, uniform, variance = {}, {}, {}
+    for k in truth:
+        rank = below[k] + torch.floor(torch.rand(truth[k].shape) * (equal[k] + 1))
+        ranks[k] = rank.long().numpy()
+        noise = torch.rand(rank.shape, dtype=torch.double)
+        uniform[k] = ((rank.double() + noise) / (draws + 1)).numpy()
+        if k != _JOINT:
+            variance[k] = ((second[k] - first[k].square() / draws) / (draws - 1)).numpy()
+    return ranks, uniform, {k: truth[k].double().numpy() for k in variance}, variance
+
+
+def _replace(pair: Pair) -> Callable[[dict[str, Tensor]], tuple[Any, ...]]:
+    """Puts drawn observed sites in the place of the arguments that hold the observed values."""
+    places: dict[int, str] = {}
+    for name in pair.observed:
+        raw = pair.raw[name]
+        found = [
+            i
+            for i, arg in enumerate(pair.args)
+            if isinstance(arg, Tensor) and arg.shape == raw.shape and torch.equal(arg, raw)
+        ]
+        if not found:
+            raise ValueError(
+                f"no argument is the observed value of {name!r} as it is: say with arguments= how "
+                "to make the arguments from the drawn observed sites"
+            )
+        places.update(dict.fromkeys(found, name))
+
+    def rebuild(drawn: dict[str, Tensor]) -> tuple[Any, ...]:
+        return tuple(
+            drawn[places[i]].reshape(arg.shape).to(arg.dtype) if i in places else arg
+            for i, arg in enumerate(pair.args)
+        )
+
+    return rebuild
