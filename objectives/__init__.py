@@ -12,6 +12,7 @@ from ppl_vae.objectives.costs import AbsoluteError, Euclidean, SquaredError
 from ppl_vae.objectives.cramer_wold import CramerWold
 from ppl_vae.objectives.divergence import Divergence
 from ppl_vae.objectives.energy import Energy
+from ppl_vae.objectives.f_divergence import Bound
 from ppl_vae.objectives.features import FourierMMD
 from ppl_vae.objectives.infovae import WAE, Autoencoder, BetaVAE, InfoVAE
 from ppl_vae.objectives.iwae import IWAE
@@ -32,6 +33,7 @@ from ppl_vae.objectives.sinkhorn import Sinkhorn
 from ppl_vae.objectives.sliced import SlicedWasserstein
 from ppl_vae.objectives.stein import Stein
 from ppl_vae.objectives.tcvae import TCVAE
+from ppl_vae.objectives.wgan import WassersteinGP
 
 __all__ = [
     "GECO",
@@ -47,6 +49,7 @@ __all__ = [
     "AggregatePosterior",
     "Autoencoder",
     "BetaVAE",
+    "Bound",
     "CapacityVAE",
     "Constraint",
     "CramerWold",
@@ -73,4 +76,5 @@ __all__ = [
     "SlicedWasserstein",
     "SquaredError",
     "Stein",
+    "WassersteinGP",
 ]

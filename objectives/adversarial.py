@@ -1,6 +1,7 @@
 """A learned critic between the aggregate posterior and the prior."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from ppl_vae.objectives.f_divergence import (
     KL,
     Bound,
     ChiSquared,
+    Critic,
     Hellinger,
     JensenShannon,
     ReverseKL,
@@ -141,7 +143,7 @@ class Adversarial(Divergence):
     def forward(self, q: AggregatePosterior) -> Tensor:
         draws = q.prior_draws(self.draws)
         held = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
-        on_codes, on_draws = self._logits(q, q.codes, draws, self._still(held))
+        on_codes, on_draws = self._logits(q, draws, self._still(held))
         value = self._bound(q, on_codes, on_draws)
         if self.non_saturating:
             exchanged = _mean(q, self.bound.on_prior(on_codes))
@@ -153,10 +155,12 @@ class Adversarial(Divergence):
         parameters: dict[str, Tensor] = dict(self.net.named_parameters())
         if not any(parameter.requires_grad for parameter in parameters.values()):
             return None
-        codes, draws = q.codes.detach(), q.prior_draws(self.draws).detach()
+        # Weights may be the guide's too, where it enumerates a site.
+        q = replace(q, codes=q.codes.detach(), weights=q.weights.detach())
+        draws = q.prior_draws(self.draws).detach()
         still = self._still(parameters)
-        logits = self._logits(q, codes, draws, self._call if q.moving else still)
-        penalty = self.bound.penalty(still, draws, codes, q.weights)
+        logits = self._logits(q, draws, self._call if q.moving else still)
+        penalty = self.bound.penalty(still, draws, q.codes, q.weights)
         loss = penalty - self._bound(q, *logits)
         return torch.where(q.weights.sum() > 0, loss, 0)
 
@@ -164,21 +168,17 @@ class Adversarial(Divergence):
         return self.bound.on_prior(on_draws).mean() - _mean(q, self.bound.on_codes(on_codes))
 
     def _logits(
-        self,
-        q: AggregatePosterior,
-        codes: Tensor,
-        draws: Tensor,
-        critic: Callable[[Tensor], Tensor],
+        self, q: AggregatePosterior, draws: Tensor, critic: Critic
     ) -> tuple[Tensor, Tensor]:
         # One batch of both: a batch-norm would hide a difference in mean and scale otherwise.
-        logits = critic(torch.cat([codes, draws]))
-        on_codes, on_draws = logits.split([len(codes), len(draws)])
+        logits = critic(torch.cat([q.codes, draws]))
+        on_codes, on_draws = logits.split([len(q), len(draws)])
         if self.log_prior:
-            on_codes = on_codes + _log_prior(q.prior, codes)
+            on_codes = on_codes + _log_prior(q.prior, q.codes)
             on_draws = on_draws + _log_prior(q.prior, draws)
         return on_codes, on_draws
 
-    def _still(self, parameters: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    def _still(self, parameters: dict[str, Tensor]) -> Critic:
         """The critic at given parameters, whose running statistics do not move."""
 
         def critic(points: Tensor) -> Tensor:

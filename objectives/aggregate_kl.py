@@ -143,7 +143,7 @@ def _population(q: AggregatePosterior, size: int | None) -> Tensor:
     if size is not None:
         told = weights.new_full((), size)
     else:
-        told = weights.sum() if q.size is None else q.size.to(weights)
+        told = weights.detach().sum() if q.size is None else q.size.to(weights)
     return torch.maximum(told, _data(q).clamp_min(1))
 
 
@@ -155,8 +155,9 @@ def _same_datum(q: AggregatePosterior) -> Tensor:
 
 def _data(q: AggregatePosterior) -> Tensor:
     """How many data have weight in the batch."""
-    of_datum = _same_datum(q) @ q.weights
-    return (q.weights / torch.where(of_datum > 0, of_datum, 1)).sum()
+    weights = q.weights.detach()
+    of_datum = _same_datum(q) @ weights
+    return (weights / torch.where(of_datum > 0, of_datum, 1)).sum()
 
 
 def _shares(q: AggregatePosterior, estimator: Estimator, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +177,13 @@ def _shares(q: AggregatePosterior, estimator: Estimator, size: Tensor) -> tuple[
         whole = mine * own + (1 - mine) * others / torch.where(rest > 0, rest, 1)
     # Where no row has weight the estimate counts for nothing, but must not be log 0.
     whole = torch.where(whole.sum(1, keepdim=True) > 0, whole, own)
-    return own.log(), whole.log()
+    return _log(own), _log(whole)
+
+
+def _log(shares: Tensor) -> Tensor:
+    # Weights carry a gradient where the guide enumerates a site, and at 0 the log's is infinite.
+    present = shares > 0
+    return torch.where(present, torch.where(present, shares, 1).log(), -torch.inf)
 
 
 def _marginal_log_densities(rows: Gaussians, codes: Tensor) -> Tensor:

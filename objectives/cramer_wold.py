@@ -129,7 +129,9 @@ def _beta_nodes(dim: int) -> Mixture:
         a, b = (dim - 3) / 2, -0.5  # of (1 - x)^a (1 + x)^b on [-1, 1]
         k = torch.arange(1, _NODES, dtype=torch.float64)
         c = 2 * k + a + b
-        diagonal = torch.cat([k.new_tensor([(b - a) / (a + b + 2)]), (b * b - a * a) / c / (c + 2)])
+        diagonal = torch.cat(
+            [k.new_tensor([(b - a) / (a + b + 2)]), (b * b - a * a) / c / (c + 2)]
+        )
         # The factor (k + a + b) / (c - 1) is 1 at k = 1, also where both vanish (dim 2).
         ratio = torch.where(k == 1, 1, (k + a + b) / torch.where(k == 1, 1, c - 1))
         beside = (4 * k * (k + a) * (k + b) * ratio / (c.square() * (c + 1))).sqrt()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae.objectives.plates import Rows, find_rows
-from ppl_vae.objectives.traces import PARTICLES, Site, Traces
+from ppl_vae.objectives.traces import Site, Traces
 
-__all__ = ["Dream", "Estimator", "check_estimator"]
+__all__ = ["Dream", "Estimator", "by_row", "check_estimator"]
 
 Estimator = Literal["auto", "reparameterised", "enumerate", "score", "relaxed"]
 
@@ -195,23 +195,39 @@ class Dream:
         return self.rows.weights(site, site["value"].detach()).reshape(-1)
 
     def _rest(self, site: Site) -> list[int]:
-        """The batch dimensions of a site that belong to other plates than the rows'."""
-        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
-        return sorted(f.dim for f in frames if f.dim not in self.rows.dims)
+        return _other_plates(site, self._front)
+
+    @property
+    def _front(self) -> list[int]:
+        rows = self.rows
+        return [*rows.dims] if rows.particle_dim is None else [rows.particle_dim, *rows.dims]
 
     def _stack(self, site: Site) -> Tensor:
         """A site's value by row, `(n, *other plates, *event)`; particles are rows here."""
-        fn, value = site["fn"], site["value"]
-        value = value.expand(fn.batch_shape + fn.event_shape)
-        event = len(fn.event_shape)
-        rows = self.rows
-        front = [*rows.dims] if rows.particle_dim is None else [rows.particle_dim, *rows.dims]
-        order = [value.dim() - event + dim for dim in [*front, *self._rest(site)]]
-        single = [i for i in range(value.dim() - event) if i not in order]
-        last = range(value.dim() - event, value.dim())
-        value = value.permute(*order, *last, *single)
-        value = value.reshape(value.shape[: value.dim() - len(single)])
-        return value.flatten(0, len(front) - 1)
+        return by_row(site, self._front).flatten(0, len(self._front) - 1)
+
+
+def by_row(site: Site, dims: Sequence[int]) -> Tensor:
+    """A site's value with some of its batch dimensions in front.
+
+    Args:
+        site: a sample site.
+        dims: the batch dimensions, negative.
+
+    Returns:
+        Tensor `(*dims, *other plates, *event)`: batch dimensions of no plate are dropped.
+    """
+    fn = site["fn"]
+    value = site["value"].expand(fn.batch_shape + fn.event_shape)
+    batch, whole = len(fn.batch_shape), range(value.dim())
+    order = [batch + dim for dim in [*dims, *_other_plates(site, dims)]]
+    single = [i for i in whole[:batch] if i not in order]
+    value = value.permute(*order, *whole[batch:], *single)
+    return value.reshape(value.shape[: len(whole) - len(single)])
+
+
+def _other_plates(site: Site, dims: Sequence[int]) -> list[int]:
+    return sorted(f.dim for f in site["cond_indep_stack"] if f.vectorized and f.dim not in dims)
 
 
 class _Unobserve(Messenger):

@@ -162,7 +162,7 @@ def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosteri
         mean = pool(now.mean, before.mean)
         if now.covariance is None or before.covariance is None:
             return Gaussians(mean)
-        return Gaussians(mean, pool(now.covariance, before.covariance))
+        return Gaussians(mean, pool(now.covariance, before.covariance), now.points)
 
     groups = None
     if q.groups is not None:

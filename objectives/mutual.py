@@ -85,7 +85,7 @@ class MutualAutoencoder(ConstrainedObjective):
     def __init__(
         self,
         information: Weight,
-        weight: Weight | Constraint = 10.0,
+        weight: Weight | Constraint = 1.0,
         auxiliary: nn.Module | None = None,
         *,
         estimator: Estimator = "auto",

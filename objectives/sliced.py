@@ -86,9 +86,7 @@ class SlicedWasserstein(Divergence):
 
     def forward(self, q: AggregatePosterior) -> Tensor:
         gaussian = self._gaussian(q)
-        theta = torch.randn(
-            self.directions, q.dim, dtype=q.codes.dtype, device=q.codes.device
-        )
+        theta = torch.randn(self.directions, q.dim, dtype=q.codes.dtype, device=q.codes.device)
         theta = theta / theta.norm(dim=1, keepdim=True)
         rows, order = (theta @ q.codes.T).sort(dim=1)
         steps = normalised(q.weights)[order]

@@ -1,0 +1,42 @@
+"""The README and the docs: their Python runs, their links and pictures are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ids = [page.name for page in PAGES]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_python_blocks_run(page: Path) -> None:
+    """Blocks of a page run one after the other; one without imports shows a fragment."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        if "import " in block:
+            exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
+            assert anchor in slugs, target
+
+
+def test_every_objective_is_in_the_docs() -> None:
+    from ppl_vae import objectives
+
+    text = "".join(page.read_text() for page in PAGES)
+    hidden = {"AggregatePosterior", "Bound", "Constraint", "Divergence", "Kernel", "Objective", "Schedule"}
+    for name in set(objectives.__all__) - hidden:
+        assert name in text, name
