@@ -1,5 +1,6 @@
 """A memory of past codes, for divergences that a small batch biases."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,9 +112,18 @@ class _Rows:
         every = (self.codes, self.weights, self.mean, self.covariance)
         return [tensor for tensor in every if tensor is not None]
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "_Rows":
+        mean, covariance = self.mean, self.covariance
+        return _Rows(
+            change(self.codes),
+            change(self.weights),
+            None if mean is None else change(mean),
+            None if covariance is None else change(covariance),
+        )
+
     def posterior(self, prior: Prior, name: str) -> AggregatePosterior:
         # Copies: the ring moves on before the backward pass that still reads these.
-        rows = _Rows(*(None if t is None else t.clone() for t in vars(self).values()))
+        rows = self.each(Tensor.clone)
         conditional = None if rows.mean is None else Gaussians(rows.mean, rows.covariance)
         return AggregatePosterior(
             rows.codes, prior, rows.weights, name=name, conditional_of=lambda: conditional
@@ -132,7 +142,7 @@ class _Queue:
         # Places not filled yet have weight zero; they hold codes of the first batch, so that what
         # looks at codes and not at weights (a median distance) sees nothing foreign.
         index = torch.arange(size, device=rows.codes.device) % len(rows.codes)
-        ring = _Rows(*(None if t is None else t[index] for t in vars(rows).values()))
+        ring = rows.each(lambda tensor: tensor[index])
         ring.weights = torch.zeros_like(ring.weights)
         return cls(ring)
 

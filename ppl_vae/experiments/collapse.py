@@ -54,6 +54,7 @@ def train(
     )
     objective = InfoVAE(MMD(**estimator), scale=scale)
     fit(vae.model, vae.guide, data.train, objective, epochs=epochs, seed=seed, progress=False)
+    assert data.test is not None
     codes = [posterior_codes(vae.model, vae.guide, x) for x in (data.train, data.test)]
     probe = linear_probe(codes[0].mean, data.train_labels, codes[1].mean, data.test_labels)
     return {

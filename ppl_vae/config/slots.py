@@ -1,0 +1,174 @@
+"""What an annotation admits in a configuration: plain values, named classes, or both."""
+
+import inspect
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pyro.optim import PyroOptim
+from torch import nn
+
+from ppl_vae.dataset import Dataset
+from ppl_vae.objectives import Kernel
+
+__all__ = ["Slot", "read_slot"]
+
+_PLAIN: dict[object, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+
+# Callables that are parts of their own kind.
+_NO_FUNCTIONS = (nn.Module, PyroOptim, Dataset, Kernel)
+
+
+@dataclass
+class Slot:
+    """One place in a configuration.
+
+    Attributes:
+        plain: the plain types it admits.
+        words: the words it admits.
+        classes: classes an instance of whose subclass it admits.
+        factories: classes of which it admits a factory, with the number of arguments that is
+            called with.
+        functions: numbers of arguments of the functions it admits, -1 for any; none of the
+            library's classes is taken for a function of any arguments.
+        items: what the items of a list are; several for a tuple's, in order.
+        values: what the values of a mapping are.
+    """
+
+    plain: set[object] = field(default_factory=set)
+    words: list[Any] = field(default_factory=list)
+    classes: list[type] = field(default_factory=list)
+    factories: list[tuple[type, int]] = field(default_factory=list)
+    functions: list[int] = field(default_factory=list)
+    items: list["Slot"] = field(default_factory=list)
+    values: list["Slot"] = field(default_factory=list)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a class may be named here, itself or in what it holds."""
+        return bool(self.classes or self.factories or self.functions) or any(
+            inner.is_part for inner in (*self.items, *self.values)
+        )
+
+    def item(self, index: int) -> "Slot":
+        """What stands at a place of a list."""
+        return self.items[min(index, len(self.items) - 1)] if self.items else Slot()
+
+    @property
+    def value(self) -> "Slot":
+        """What a value of a mapping is."""
+        return self.values[0] if self.values else Slot()
+
+    @property
+    def text(self) -> bool:
+        """Whether any text is admitted."""
+        return str in self.plain
+
+    def admits(self, cls: type) -> bool:
+        """Whether the library's class `cls` fits here."""
+        if any(issubclass(cls, base) and cls is not base for base in self.classes):
+            return True
+        if any(_makes(cls, base) for base, _ in self.factories):
+            return True
+        return any(_is_function(cls, count) for count in self.functions)
+
+    def is_factory(self, cls: type) -> bool:
+        """Whether what is wanted of `cls` is a factory and not an instance."""
+        return any(issubclass(cls, base) for base, _ in self.factories) and not any(
+            issubclass(cls, base) for base in self.classes
+        )
+
+    def given(self, cls: type) -> int:
+        """How many of the first settings of `cls` the factory's caller gives."""
+        if not self.is_factory(cls):
+            return 0
+        return next(count for base, count in self.factories if issubclass(cls, base))
+
+    def parsed(self, text: str) -> Any:
+        """What a text stands for: itself where text is admitted, else as YAML reads it."""
+        import yaml
+
+        if text in self.words:
+            return text
+        if self.text and not (text == "null" and type(None) in self.plain):
+            return text
+        for number in (int, float):
+            # YAML 1.1 does not take 1e-3 for a number
+            if number in self.plain or float in self.plain:
+                try:
+                    return number(text)
+                except ValueError:
+                    continue
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+
+    def described(self, names: Iterable[str] = ()) -> str:
+        """What is admitted, in words."""
+        found = [what for plain, what in _PLAIN.items() if plain in self.plain]
+        found += ["one of " + ", ".join(map(repr, self.words))] if self.words else []
+        found += ["a list"] if self.items else []
+        found += [" or ".join(sorted(names))] if names else []
+        found += ["a mapping"] if self.values else []
+        return " or ".join(found) or "a value it takes"
+
+
+def read_slot(annotation: Any) -> Slot:
+    """Reads an annotation."""
+    slot = Slot()
+    _read(annotation, slot)
+    return slot
+
+
+def _read(annotation: Any, slot: Slot) -> None:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for arg in args:
+            _read(arg, slot)
+    elif origin is Annotated:
+        _read(args[0], slot)
+    elif origin is Literal:
+        slot.words += args
+    elif origin is Callable or annotation is Callable:
+        given, made = args if args else (..., Any)
+        count = len(given) if isinstance(given, list) else -1
+        if inspect.isclass(made) and (made is nn.Module or made.__module__.startswith("ppl_vae.")):
+            slot.factories.append((made, count))
+        else:
+            slot.functions.append(count)
+    elif annotation in _PLAIN:
+        slot.plain.add(annotation)
+    elif origin is not None and issubclass(origin, Mapping):
+        slot.values.append(read_slot(args[1]))
+    elif origin is not None and issubclass(origin, Collection):
+        slot.items += [read_slot(arg) for arg in args if arg is not ...]
+    elif annotation in (list, tuple, set, Sequence):
+        slot.items.append(Slot())
+    elif annotation in (dict, Mapping):
+        slot.values.append(Slot())
+    elif inspect.isclass(annotation):
+        # whatever class it is: a parser would import what is named here
+        slot.classes.append(annotation)
+
+
+def _makes(cls: type, base: type) -> bool:
+    if base is nn.Module:  # any network is one: bodies alone are made from two shapes
+        return issubclass(cls, base) and cls.__module__.startswith("ppl_vae.bodies")
+    return issubclass(cls, base) and cls is not base
+
+
+def _is_function(cls: type, count: int) -> bool:
+    """Whether instances of `cls` are plain functions of so many arguments."""
+    # asked of the bases, as every class has its metaclass's
+    call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
+    if call is None or issubclass(cls, _NO_FUNCTIONS):
+        return False
+    return count == len(inspect.signature(call).parameters) - 1

@@ -1,0 +1,172 @@
+"""One experiment from data to weights, and the schema of its configuration."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+
+from ppl_vae import weights
+from ppl_vae.config.options import nested
+from ppl_vae.config.schema import Schema
+from ppl_vae.dataset import Dataset
+from ppl_vae.guides import Encoder, MeanFieldNormal
+from ppl_vae.inference import fit, pick_device
+from ppl_vae.likelihoods import Bernoulli, Likelihood
+from ppl_vae.objectives import Objective
+from ppl_vae.optim import Adam
+from ppl_vae.priors import Prior, StandardNormal
+from ppl_vae.run import History, Run
+from ppl_vae.vae import VAE
+
+__all__ = ["Experiment", "build", "load"]
+
+
+class Experiment:
+    r"""A VAE, the data it is for and how it is trained.
+
+    The command line and configuration files take the same names: `ppl-vae fit` builds one of
+    these. The weights start from `seed`, so an experiment made twice is the same twice.
+
+    Args:
+        data: the data set.
+        objective: the loss.
+        dim: dimension d of the latent code.
+        prior: factory of p(z), called with d; or with the encoder, if its first argument is of
+            that name.
+        likelihood: factory of p(x | z), called with d and the shape of x.
+        encoder: factory of q(z | x), called with the shape of x and d.
+        optimizer: the optimiser; Adam at a learning rate of 1e-3 by default.
+        epochs: passes through the training rows.
+        batch_size: rows to a step.
+        critic_steps: further steps of the objective's own parameters before each step.
+        seed: of the starting weights and all that is drawn in training.
+        device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
+
+    Raises:
+        ValueError: if the parts do not fit together.
+
+    Example:
+        >>> from ppl_vae.data import Digits
+        >>> from ppl_vae.objectives import MMD, InfoVAE
+        >>> experiment = Experiment(Digits(), InfoVAE(MMD(), scale=64.0), dim=2, epochs=3)
+        >>> history = experiment.fit()
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        objective: Objective,
+        dim: int = 10,
+        prior: Callable[[Any], Prior] = StandardNormal,
+        likelihood: Callable[[int, torch.Size], Likelihood] = Bernoulli,
+        encoder: Callable[[torch.Size, int], Encoder] = MeanFieldNormal,
+        optimizer: PyroOptim | None = None,
+        epochs: int = 100,
+        batch_size: int = 128,
+        critic_steps: int = 0,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.data, self.objective = data, objective
+        self.optimizer = Adam() if optimizer is None else optimizer
+        self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
+        self.seed, self.device = seed, device
+        pyro.set_rng_seed(seed)
+        q = encoder(data.size, dim)
+        self.vae = VAE(_prior(prior, q, dim), likelihood(dim, data.size), q)
+
+    def fit(
+        self,
+        out: str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        config: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+    ) -> History:
+        """Trains; with a folder `out`, evaluates and draws the run's pictures too.
+
+        Args:
+            out: folder for the run.
+            overwrite: replace a run that is there.
+            config: what the folder's `config.yaml` shall say, see `ppl_vae.fit`.
+            progress: show a bar; None does on a terminal.
+
+        Returns:
+            The `History` of the training.
+        """
+        history = fit(
+            self.vae.model,
+            self.vae.guide,
+            self.data,
+            self.objective,
+            self.optimizer,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            device=self.device,
+            critic_steps=self.critic_steps,
+            out=out,
+            overwrite=overwrite,
+            config=config,
+            progress=progress,
+        )
+        if out is not None:
+            from ppl_vae.report import evaluate
+
+            evaluate(Run(out), self)
+        return history
+
+
+def build(schema: Schema, settings: Mapping[str, Any]) -> Experiment:
+    """The experiment that parsed settings describe, its weights started by their seed."""
+    # an objective may hold networks of its own, made before the experiment sets the seed
+    pyro.set_rng_seed(settings["seed"])
+    experiment: Experiment = schema.build(settings)
+    return experiment
+
+
+def load(
+    run: Run | str | Path,
+    trust: bool = False,
+    device: str = "auto",
+    data: Sequence[tuple[str, str]] = (),
+) -> Experiment:
+    """The trained experiment of a run that `ppl-vae fit` made.
+
+    Its configuration is resolved again and its weights are read; nothing is unpickled.
+
+    Args:
+        run: the run or its folder.
+        trust: allow classes from outside the library, which are imported.
+        device: where to put the model; auto takes a GPU if there is one.
+        data: settings to put over the run's own, as dotted names with values.
+
+    Raises:
+        ValueError: if the folder's configuration is no experiment's, names a class from outside
+            the library, or its weights do not fit.
+        FileNotFoundError: if there is no run, or it has no weights.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    schema, config = Schema(Experiment, trust), run.config
+    if not isinstance(config.get("data"), Mapping):
+        raise ValueError(
+            f"{str(run.path)!r} was not made by ppl-vae fit: load its weights from Python"
+        )
+    settings = schema.merge({}, config)
+    for key, value in sorted(data, key=lambda option: option[0].count(".")):
+        settings = schema.merge(settings, nested(key, value))
+    tensors = run.load_weights()
+    experiment = build(schema, schema.parse(settings))
+    vae = experiment.vae
+    weights.load(tensors, vae.model, vae.guide, experiment.objective)
+    vae.to(pick_device(device))
+    return experiment
+
+
+def _prior(factory: Callable[[Any], Prior], encoder: Encoder, dim: int) -> Prior:
+    first = next(iter(inspect.signature(factory).parameters), None)
+    return factory(encoder if first == "encoder" else dim)

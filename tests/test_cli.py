@@ -1,0 +1,486 @@
+"""The command line: what it does, and the one line it says when it cannot."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ppl_vae.cli import main
+from ppl_vae.experiment import load
+from ppl_vae.run import Run
+
+QUICK = [
+    *("--data", "gaussian_mixture", "--data.n", "60", "--likelihood", "normal"),
+    *("--dim", "2", "--epochs", "1"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module on the path that leaves a mark when it is imported."""
+    mark = tmp_path / "mark"
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "evil.py").write_text(
+        f"""open({str(mark)!r}, "w").close()
+from ppl_vae.data import GaussianMixture
+
+class Mixture(GaussianMixture):
+    def __init__(self, n: int = 50):
+        super().__init__(n=n)
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    return mark
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["fit", *QUICK, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path) -> Run:
+    """A finished run in the folder `run`."""
+    shutil.copytree(finished, "run")
+    return Run("run")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a refused command says; nothing may be written."""
+    before = sorted(Path().rglob("*"))
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("ppl-vae: ")
+    assert "Traceback" not in lines[0]
+    assert sorted(Path().rglob("*")) == before
+    return lines[0]
+
+
+def test_fit_evaluate_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *QUICK, "--out", "run", "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("reconstruction", "rate", "mmd", "log_det", "probe", "run"):
+        assert name in shown
+    run = Run("run")
+    assert run.config["seed"] == 3
+    assert run.config["likelihood"]["class_path"] == "ppl_vae.likelihoods.Normal"
+    summary = run.summary
+    (run.path / "summary.json").unlink()
+    assert main(["evaluate", "run"]) == 0
+    assert capsys.readouterr().out == shown
+    assert run.summary == summary
+    assert main(["sample", "run", "--n", "7", "--out", "seven.npy", "--seed", "1"]) == 0
+    assert np.load("seven.npy").shape == (7, 2)
+
+
+def test_the_documented_command(mnist_root: Path) -> None:
+    code = main(
+        ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--data.limit", "256",
+         "--objective.divergence", "MMD", "--objective.scale", "784", "--epochs", "1"]
+    )  # fmt: skip
+    assert code == 0
+    run = Run("runs/mnist-1")
+    assert run.config["objective"]["class_path"] == "ppl_vae.objectives.InfoVAE"
+    assert run.config["objective"]["init_args"]["scale"] == 784
+    divergence = run.config["objective"]["init_args"]["divergence"]
+    assert divergence["class_path"] == "ppl_vae.objectives.MMD"
+
+
+@pytest.mark.slow
+def test_two_epochs_of_mnist(mnist_root: Path) -> None:
+    code = main(
+        ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--objective.divergence", "MMD",
+         "--objective.scale", "784", "--epochs", "2", "--out", "run"]
+    )  # fmt: skip
+    assert code == 0
+    run = Run("run")
+    assert run.history["step"] == [469, 938]
+    losses = run.history["validation/reconstruction"]
+    assert losses[1] < losses[0]
+    assert losses[1] < 130
+    assert run.summary["rows"] == 10000
+    assert run.summary["probe"] > 0.8
+    assert run.summary["rate"] > 5
+
+
+def test_a_seed_repeats_a_run_bit_for_bit() -> None:
+    files = ("metrics.jsonl", "weights.safetensors", "summary.json", "samples.png", "config.yaml")
+    for out, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        assert main(["fit", *QUICK, "--seed", seed, "--out", out]) == 0
+    for name in files:
+        assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+        assert Path("a", name).read_bytes() != Path("c", name).read_bytes()
+
+
+def test_file_flags_and_python_are_one_schema() -> None:
+    Path("run.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {"class_path": "GaussianMixture", "init_args": {"n": 100}},
+                "likelihood": {"class_path": "normal", "init_args": {"scale": 0.5}},
+                "objective": {"divergence": {"kernel": {"class_path": "imq"}}, "scale": "1e1"},
+                "optimizer": {"lr": 0.01},
+                "dim": 2,
+                "epochs": 1,
+            }
+        )
+    )
+    assert main(["fit", "--config", "run.yaml", "--dim", "3", "--out", "file"]) == 0
+    flags = ["--data", "gaussianmixture", "--data.n", "100", "--likelihood=NORMAL", "--dim=3"]
+    flags += ["--likelihood.scale", "0.5", "--objective.divergence.kernel", "IMQ", "--epochs", "1"]
+    flags += ["--objective.scale", "1e1", "--optimizer.lr", "1e-2"]
+    assert main(["fit", *flags, "--out", "flags"]) == 0
+    assert Run("file").config == Run("flags").config
+    assert Run("file").history.rows == Run("flags").history.rows
+    # what a run says of itself makes it again
+    assert main(["fit", "--config", "file/config.yaml", "--out", "again"]) == 0
+    assert Run("again").history.rows == Run("file").history.rows
+    assert main(["fit", "--config", "again/config.yaml", "--data.n", "60", "--out", "more"]) == 0
+    assert Run("more").config["data"]["init_args"]["n"] == 60
+
+
+def test_nested_parts_by_flags() -> None:
+    assert (
+        main(
+            ["fit", "--data", "binarized", "--data.data", "digits", "--data.dynamic", "false",
+             "--encoder.body", "mlp", "--encoder.body.hidden", "[8]", "--likelihood.body.hidden",
+             "[8, 9]", "--epochs", "1", "--out", "run", "--objective", "betavae",
+             "--objective.beta", "2"]
+        )
+        == 0
+    )  # fmt: skip
+    experiment = load("run")
+    widths = [m.out_features for m in experiment.vae.likelihood.modules() if hasattr(m, "weight")]
+    assert widths == [8, 9, 64]
+    assert set(experiment.data.train.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        # an unknown class
+        (["--data", "nope"], ["data", "'nope'", "Digits", "MNIST"]),
+        (["--objective", "InfoVEA"], ["did you mean InfoVAE?"]),
+        (["--objective.divergence.kernel", "rfb"], ["objective.divergence.kernel", "RBF"]),
+        (["--objective", "MMD"], ["objective", "'MMD'", "InfoVAE"]),
+        # a misspelt key
+        (["--objectiv.scale", "3"], ["objectiv", "did you mean objective?"]),
+        (["--objective.scael", "3"], ["objective.scael", "did you mean scale?"]),
+        (["--likelihood.dim", "3"], ["likelihood.dim"]),
+        (["--overwite"], ["--overwite needs a value"]),
+        (["runs/x"], ["'runs/x' is not an option"]),
+        # a value of the wrong type
+        (["--dim", "ten"], ["dim", "'ten'", "an integer"]),
+        (["--dim", "2.5"], ["dim", "2.5", "an integer"]),
+        (["--dim"], ["--dim needs a value"]),
+        (["--objective.scale", "large"], ["objective.scale", "'large'", "a number"]),
+        (["--objective.divergence.prior", "x"], ["objective.divergence.prior", "'closed'"]),
+        (["--objective.divergence.kernel.bandwidth", "x"], ["kernel"]),
+        (["--data.seed", "{a: 1}"], ["data.seed", "an integer"]),
+        # values out of range
+        (["--epochs", "0"], ["epochs must be at least 1"]),
+        (["--batch_size", "0"], ["batch_size must be at least 1"]),
+        (["--dim", "0"], ["at least 1"]),
+        (["--objective.scale", "-1"], ["add up to less than 1"]),
+        (["--device", "warp"], ["device 'warp'"]),
+        (["--critic_steps", "2"], ["critic_steps=2", "no parameters"]),
+        (["--data.held_out", "2"], ["held_out must lie between 0 and 1"]),
+        # a missing data folder or file
+        (["--data", "mnist", "--data.root", "nowhere"], ["no MNIST in 'nowhere'", "download"]),
+        (["--data", "arrays", "--data.path", "no.npy"], ["no data file 'no.npy'"]),
+        (["--data", "arrays"], ["data.path is required"]),
+        (["--config", "no.yaml"], ["no configuration file 'no.yaml'"]),
+        # images of the wrong shape
+        (["--likelihood.body", "dcgan", "--data", "twopoints"], ["DCGAN", "(1,)", "MLP"]),
+        # a likelihood whose support excludes the data
+        (["--data", "gaussian_mixture"], ["Bernoulli", "excludes the data"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    words: list[str], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "fit", *words)
+    for part in said:
+        assert part in line
+
+
+def test_bad_files_are_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+    hurt = rows.copy()
+    hurt[7, 0, 2, 3] = np.nan
+    np.savez(tmp_path / "nan.npz", train=hurt, test=rows)
+    np.savez(tmp_path / "shapes.npz", train=rows, test=rows[..., :7])
+    np.savez(tmp_path / "flat.npz", train=rows.ravel(), test=rows.ravel())
+    np.savez(tmp_path / "high.npz", train=rows * 2, test=rows)
+    (tmp_path / "junk.npz").write_text("junk")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    (tmp_path / "tag.yaml").write_text("data: !!python/object/apply:os.getcwd []")
+    (tmp_path / "list.yaml").write_text("- 1")
+
+    def arrays(name: str) -> str:
+        return refused(capsys, "fit", "--data", "arrays", "--data.path", str(tmp_path / name))
+
+    assert "train[7, 0, 2, 3] is nan" in arrays("nan.npz")
+    assert "(1, 8, 7) where training rows have (1, 8, 8)" in arrays("shapes.npz")
+    assert "reshape" in arrays("flat.npz")
+    assert "excludes the data" in arrays("high.npz")
+    assert "not a NumPy file" in arrays("junk.npz")
+    for name in ("bad.yaml", "tag.yaml"):
+        assert "is not YAML" in refused(capsys, "fit", "--config", str(tmp_path / name))
+    assert "mapping" in refused(capsys, "fit", "--config", str(tmp_path / "list.yaml"))
+
+
+def test_a_run_is_not_overwritten_unasked(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("run/weights.safetensors").read_bytes()
+    assert "already holds a run" in refused(capsys, "fit", *QUICK, "--out", "run", "--seed", "1")
+    assert Path("run/weights.safetensors").read_bytes() == before
+    assert main(["fit", *QUICK, "--out", "run", "--seed", "1", "--overwrite"]) == 0
+    assert Path("run/weights.safetensors").read_bytes() != before
+
+
+def test_bad_input_leaves_the_run_that_was_to_be_overwritten(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, "fit", "--data", "two_points", "--out", "run", "--overwrite")
+    assert run.config["data"]["class_path"].endswith("GaussianMixture")
+
+
+CALLS = [
+    ["--data", "evil.Mixture"],
+    ["--data=evil.Mixture"],
+    ["--data.class_path", "evil.Mixture"],
+    ["--data", '{"class_path": "evil.Mixture"}'],
+    ["--data", "{class_path: evil.Mixture, init_args: {}}"],
+    ["--data", "binarized", "--data.data", "evil.Mixture"],
+    ["--data", "{class_path: binarized, init_args: {data: {class_path: evil.Mixture}}}"],
+    ["--data", "binarized", "--data.init_args.data.class_path", "evil.Mixture"],
+    ["--data.help", "evil.Mixture"],
+    ["--prior", "evil.Mixture"],
+    ["--encoder.body", "evil.Mixture"],
+    ["--objective.scale", "evil.Mixture"],
+    ["--objective.given", "evil.Mixture"],
+    ["--objective.sites", "{z: [evil.Mixture, 1]}"],
+    ["--objective.sites", "{z: {class_path: evil.Mixture}}"],
+    ["--objective.divergence.kernel", "evil.Mixture"],
+    ["--optimizer", "evil.Mixture"],
+    ["--device", "{class_path: evil.Mixture}"],
+    ["--seed", "{class_path: evil.Mixture}"],
+    ["--objective.plate", "{class_path: evil.Mixture}"],
+    ["--data", "ppl_vae.data.np.load"],
+    ["--data", "ppl_vae..evil.Mixture"],
+]
+
+
+@pytest.mark.parametrize("words", CALLS, ids=" ".join)
+def test_classes_from_outside_are_not_imported(
+    words: list[str], evil: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, "fit", *words)
+    assert not evil.exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data": "evil.Mixture"},
+        {"data": {"class_path": "evil.Mixture"}},
+        {
+            "data": {
+                "class_path": "Binarized",
+                "init_args": {"data": {"class_path": "evil.Mixture"}},
+            }
+        },
+        {"data": {"data": "evil.Mixture", "class_path": "Binarized"}},
+        {"objective": {"init_args": {"divergence": {"class_path": "evil.Mixture"}}}},
+        {"dim": {"class_path": "evil.Mixture"}},
+        {"evil": {"class_path": "evil.Mixture"}},
+    ],
+)
+def test_files_do_not_import_classes_from_outside(
+    settings: dict[str, object], evil: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    refused(capsys, "fit", "--config", str(tmp_path / "run.yaml"))
+    assert not evil.exists()
+
+
+def test_trust_lets_them_pass_and_runs_ask_again(
+    evil: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "evil.Mixture", "--data.n", "40", *QUICK[4:]]
+    assert main(["fit", *words, "--trust", "--out", "run"]) == 0
+    assert evil.exists()
+    assert Run("run").config["data"]["init_args"] == {"n": 40}
+    evil.unlink()
+    del sys.modules["evil"]
+    capsys.readouterr()
+    for command in ("evaluate", "sample"):
+        assert "--trust" in refused(capsys, command, "run")
+    assert not evil.exists()
+    assert main(["evaluate", "run", "--trust"]) == 0
+    assert evil.exists()
+
+
+def test_trusted_classes_must_fit(evil: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "fit", "--prior", "evil.Mixture", "--trust")
+    assert "prior: evil.Mixture is not" in line
+    assert "no class 'evil.No'" in refused(capsys, "fit", "--data", "evil.No", "--trust")
+    assert "no class 'absent.X'" in refused(capsys, "fit", "--data", "absent.X", "--trust")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "nowhere"], "holds no run"),
+        (["evaluate"], "run"),
+        (["evaluate", "run", "--seed", "x"], "--seed"),
+        (["sample", "run", "--n", "0"], "at least 1"),
+        (["sample", "run", "--out", "x.gif"], ".png or .npy"),
+        (["sample", "run", "--out", "no/x.png"], "no folder 'no'"),
+        (["sample", "run", "--bogus", "1"], "--bogus"),
+        (["evaluate", "run", "--data", "digits"], "other"),
+        (["bogus"], "no command 'bogus'"),
+    ],
+)
+def test_bad_requests_of_a_run(
+    words: list[str], said: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, *words)
+
+
+def test_damaged_runs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = Path("run/weights.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    assert "safetensors" in refused(capsys, "evaluate", "run")
+    weights.unlink()
+    assert "no weights" in refused(capsys, "evaluate", "run")
+    weights.write_bytes(whole)
+    config = run.config
+    Path("run/config.yaml").write_text(yaml.safe_dump(config | {"dim": 3}))
+    assert "another model" in refused(capsys, "evaluate", "run")
+    Path("run/config.yaml").write_text("epochs: 1")
+    assert "not made by ppl-vae fit" in refused(capsys, "evaluate", "run")
+
+
+def test_a_nan_in_training_ends_with_code_1_and_keeps_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--optimizer", "sgd", "--optimizer.lr", "1e30", "--out", "run"]
+    assert main(["fit", *QUICK, *words]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("ppl-vae: step ")
+    values = Run("run").load_weights()
+    assert all(np.isfinite(value.numpy()).all() for value in values.values())
+
+
+def test_data_that_have_moved() -> None:
+    np.save("a.npy", np.random.default_rng(0).random((40, 3)))
+    words = ["--data", "arrays", "--data.path", "a.npy", "--epochs", "1", "--out", "run"]
+    assert main(["fit", *words]) == 0
+    Path("a.npy").rename("b.npy")
+    assert main(["evaluate", "run"]) == 2
+    assert main(["evaluate", "run", "--data.path", "b.npy"]) == 0
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "sample", "demo"])
+def test_help_has_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: ppl-vae {command}")
+    assert "efault" in shown
+    assert "seed" in shown
+
+
+def test_help_of_fit_says_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-h"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("--data CLASS", "MNIST", "InfoVAE(divergence=MMD, scale=64)", "Default: 128."):
+        assert word in " ".join(shown.split())
+    # each option says something of itself
+    lines = shown.splitlines()
+    heads = [k for k, line in enumerate(lines) if line.startswith("  --")]
+    assert all(len(lines[k + 1].strip().split()) > 2 for k in heads)
+
+
+def test_help_of_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--objective.help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--objective.scale NUMBER" in shown
+    assert "nats per datum" in shown
+    assert "Default: 64." in shown
+    assert main(["fit", "--objective.divergence.kernel.help", "multiscale"]) == 0
+    assert "--objective.divergence.kernel.scales" in capsys.readouterr().out
+    assert main(["fit", "--data", "mnist", "--data.help"]) == 0
+    assert "--data.download" in capsys.readouterr().out
+    refused(capsys, "fit", "--data.help", "nope")
+    assert not list(Path().iterdir())
+
+
+def test_general_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for command in ("fit", "evaluate", "sample", "demo"):
+        assert f"  {command} " in shown
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.count(".") == 2
+
+
+def test_demo_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--seeds", "[0, 1]", "--epochs", "1", "--dim", "2"]
+    assert main(["demo", *words]) == 0
+    shown = capsys.readouterr().out
+    for word in ("probe", "rate", "log-det/d", "median"):
+        assert word in shown
+    assert Path("runs/demo/table.txt").read_text() in shown
+    summaries = [json.loads(Path(f"runs/demo/seed-{k}/summary.json").read_text()) for k in (0, 1)]
+    assert summaries[0] != summaries[1]
+    # a second time it replaces its own runs
+    assert main(["demo", *words]) == 0
+    assert main(["demo", *words, "--overwrite=false"]) == 2
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ppl_vae"]
+    root = Path(__file__).parents[1]
+    bad = subprocess.run(
+        [*words, "fit", "--objective.scael", "3"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env={"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.startswith("ppl-vae: objective.scael")
+    assert bad.stderr.count("\n") == 1
+
+
+def test_importing_the_library_is_quick(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    code = """
+import sys, ppl_vae, ppl_vae.inference, ppl_vae.vae, ppl_vae.data
+heavy = "torchvision sklearn matplotlib jsonargparse arviz tensorboard".split()
+print([name for name in heavy if name in sys.modules])
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=tmp_path, env={"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert shown.stdout.strip() == "[]"
