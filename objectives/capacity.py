@@ -38,6 +38,7 @@ class CapacityVAE(ConstrainedObjective):
         disentangling in beta-VAE, arXiv:1804.03599.
 
     Example:
+        >>> from ppl_vae.objectives import CapacityVAE, Linear
         >>> objective = CapacityVAE(Linear(0.0, 25.0, over=0.8))
     """
 

@@ -17,7 +17,7 @@ class Divergence(nn.Module, ABC):
     """
 
     reads_past = False
-    """Whether `forward` pairs the batch with `q.past` itself; `Memory` pools the rows for others."""
+    """Whether `forward` pairs the batch with `q.past`; for others `Memory` pools the rows."""
 
     @abstractmethod
     def forward(self, q: AggregatePosterior) -> Tensor:

@@ -201,8 +201,8 @@ class MMD(Divergence):
         gaussian = q.prior.gaussian
         if gaussian is None and self.prior == "closed":
             raise ValueError(
-                f"{self._name} prior='closed' needs a Gaussian prior, which sites {q.name!r} do not have: "
-                "use prior='sampled' or 'auto'"
+                f"{self._name} prior='closed' needs a Gaussian prior, which sites {q.name!r} do "
+                "not have: use prior='sampled' or 'auto'"
             )
         return gaussian
 
@@ -213,8 +213,8 @@ class MMD(Divergence):
         rows = q.conditional
         if rows is None and self.noise == "integrated":
             raise ValueError(
-                f"{self._name} noise='integrated' needs a guide that is Gaussian given the data, which "
-                f"sites {q.name!r} do not have: use noise='sampled' or 'auto'"
+                f"{self._name} noise='integrated' needs a guide that is Gaussian given the data, "
+                f"which sites {q.name!r} do not have: use noise='sampled' or 'auto'"
             )
         return points if rows is None else rows
 

@@ -37,6 +37,6 @@ def test_every_objective_is_in_the_docs() -> None:
     from ppl_vae import objectives
 
     text = "".join(page.read_text() for page in PAGES)
-    hidden = {"AggregatePosterior", "Bound", "Constraint", "Divergence", "Kernel", "Objective", "Schedule"}
-    for name in set(objectives.__all__) - hidden:
+    bases = {"Bound", "Constraint", "Divergence", "Kernel", "Objective", "Schedule"}
+    for name in set(objectives.__all__) - bases:
         assert name in text, name

@@ -1,0 +1,193 @@
+"""Annealed importance sampling, a check of the likelihood that trusts the guide less."""
+
+import math
+from typing import Literal
+
+import torch
+from pyro.ops.integrator import velocity_verlet
+from torch import Tensor
+
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.pair import Pair, Terms
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating, is_real
+
+__all__ = ["annealed_nll"]
+
+Values = dict[str, Tensor]
+
+
+def annealed_nll(
+    model: Program,
+    guide: Program,
+    x: Data,
+    chains: int = 16,
+    temperatures: int = 100,
+    leapfrog: int = 5,
+    start: Literal["guide", "prior"] = "guide",
+    step_size: float = 0.2,
+    plate: str | None = None,
+) -> Estimate:
+    r"""The negative log-likelihood by annealed importance sampling, in nats per datum.
+
+    Each chain starts at a draw of $\pi_0$ (the guide or the prior) and goes through the densities
+    $\pi_0^{1 - \beta_t} p(x, z)^{\beta_t}$, $\beta_t = t / T$, with one Hamiltonian Monte Carlo
+    step at each; its weight is $\log w = \sum_t (\beta_t - \beta_{t-1}) [\log p(x, z_{t-1}) -
+    \log \pi_0(z_{t-1})]$. $E w = p(x)$ whatever the mixing, so the value is an upper bound of the
+    NLL in expectation, as in `nll`, and tight much sooner where the guide fits badly.
+
+    The steps use Pyro's leapfrog integrator for all data and chains at once and are accepted row
+    by row (Pyro's HMC kernel would accept or refuse all of them together). Step sizes are set per
+    datum and temperature in a first run, towards acceptance .65, and held in the second, which
+    keeps the weights unbiased. The cost is 2 T (leapfrog + 2) runs of the model with gradients on
+    n times `chains` rows at once: meant for a handful of data.
+
+    Args:
+        model: the generative program.
+        guide: the encoder program.
+        x: rows of data, or the tuple of the programs' positional arguments.
+        chains: per datum; their weights are averaged inside the logarithm.
+        temperatures: T.
+        leapfrog: steps of the integrator per transition.
+        start: where chains begin. The guide needs a density; the prior asks nothing of it.
+        step_size: where the search for step sizes begins.
+        plate: the data plate's name, where the pair leaves a choice.
+
+    Raises:
+        ValueError: for latents that are not real-valued, or a start at a guide without density.
+
+    References:
+        Neal (2001), Annealed importance sampling, Statistics and Computing 11.
+        Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis of decoder-based
+        generative models, arXiv:1611.04273.
+    """
+    check_positive(chains=chains, temperatures=temperatures, leapfrog=leapfrog)
+    if start not in ("guide", "prior"):
+        raise ValueError(f"start is {start!r}: use 'guide' or 'prior'")
+    if chains < 2:
+        raise ValueError("chains is 1: 2 or more are needed for an error")
+    pair = Pair(model, guide, x, plate)
+    pair.require_observed()
+    if pair.guide_sites != pair.latents or (start == "guide" and pair.deterministic):
+        raise ValueError(
+            "annealing from the guide needs the density of its latents, and this guide has "
+            "auxiliary or deterministic sites: use start='prior' or another guide"
+        )
+    with evaluating(model, guide):
+        sampler = _Annealing(pair, chains, temperatures, leapfrog, start)
+        steps, _, _ = sampler.run(torch.tensor(step_size), adapt=True)
+        _, log_w, accepted = sampler.run(steps, adapt=False)
+    log_sum = log_w.logsumexp(1)
+    size = torch.exp(2 * log_sum - (2 * log_w).logsumexp(1))
+    variance = ((chains / size - 1) / (chains - 1)).clamp_min(0)
+    rows = math.log(chains) - log_sum
+    note = f"{chains} chains of {temperatures} steps from the {start}, acceptance {accepted:.2f}"
+    return Estimate(
+        value=float(rows.mean()),
+        standard_error=float(variance.sum().sqrt()) / len(rows),
+        data_error=float(rows.std()) / math.sqrt(len(rows)) if len(rows) > 1 else None,
+        bound="upper",
+        note=note + (f", {pair.note}" if pair.note else ""),
+    )
+
+
+class _Annealing:
+    def __init__(self, pair: Pair, chains: int, temperatures: int, leapfrog: int, start: str):
+        self.pair, self.chains, self.leapfrog = pair, chains, leapfrog
+        self.temperatures = temperatures
+        self.from_guide = start == "guide"
+        self.rows = pair.take(slice(None), chains)
+        self.proposal = pair.run_guide(self.rows)
+        for site in self.proposal.latent_nodes:
+            if not is_real(site["fn"]):
+                raise ValueError(
+                    f"latent {site['name']!r} is not real-valued: annealing moves real vectors"
+                )
+
+    def run(self, step_sizes: Tensor, adapt: bool) -> tuple[Tensor, Tensor, float]:
+        """Step sizes `(T, n)`, log-weights `(n, chains)` and the mean acceptance."""
+        n = len(self.pair)
+        values = self.start()
+        step_sizes = step_sizes.to(next(iter(values.values())))
+        log_w: Tensor | float = 0.0
+        used, accepted = [], 0.0
+        step = step_sizes.expand(n) if adapt else step_sizes[0]
+        for t in range(self.temperatures):
+            base, joint = self.scores(values)
+            log_w = log_w + (joint - base).double() / self.temperatures
+            step = step if adapt else step_sizes[t]
+            used.append(step)
+            values, probability = self.move(values, (t + 1) / self.temperatures, step)
+            mean = probability.view(n, self.chains).mean(1)
+            accepted += float(mean.mean()) / self.temperatures
+            if adapt:
+                step = step.to(mean) * torch.exp(0.3 * (mean - 0.65))
+        assert isinstance(log_w, Tensor)
+        return torch.stack(used), log_w.view(n, self.chains), accepted
+
+    def start(self) -> Values:
+        nodes = (
+            self.pair.run_guide(self.rows).guide.nodes
+            if self.from_guide
+            else self.pair.trace_model(self.rows, None, prior_only=True).nodes
+        )
+        return {name: nodes[name]["value"].detach().clone() for name in self.pair.latents}
+
+    def scores(self, values: Values) -> tuple[Tensor, Tensor]:
+        """log pi_0(z) and log p(x, z) by row."""
+        guide = self.proposal.guide.copy()
+        for name, value in values.items():
+            guide.nodes[name] = {**guide.nodes[name], "value": value}
+        if self.from_guide and not self.pair.independent:
+            guide = self.pair.trace_guide(self.rows, guide)
+        terms = Terms(self.pair, guide, self.pair.trace_model(self.rows, guide))
+        prior = terms.log_prior
+        return terms.log_q if self.from_guide else prior, prior + terms.log_likelihood
+
+    def move(self, values: Values, beta: float, step: Tensor) -> tuple[Values, Tensor]:
+        """One Hamiltonian step at inverse temperature beta, and its acceptance by row."""
+        last: list[Tensor] = []
+
+        def energy_of(z: Values) -> Tensor:
+            base, joint = self.scores(z)
+            return -(1 - beta) * base - beta * joint
+
+        momenta = {name: torch.randn_like(v) for name, v in values.items()}
+        sizes = step.repeat_interleave(self.chains)
+        # One step size per row, laid along the row axis of each site; the integrator takes a
+        # single one, so space is rescaled by it instead: q = z / step.
+        by_site = {name: self.along(name, sizes) for name in values}
+
+        def potential(q: Values) -> Tensor:
+            end = energy_of({name: v * by_site[name] for name, v in q.items()})
+            last.append(end.detach())
+            return end.sum()
+
+        energy = energy_of(values)
+        scaled = {name: v / by_site[name] for name, v in values.items()}
+        with torch.enable_grad():
+            q, r, _, _ = velocity_verlet(
+                scaled, momenta, potential, lambda r: r, 1.0, self.leapfrog
+            )
+        change = last[-1] + self.kinetic(r) - energy - self.kinetic(momenta)
+        probability = torch.exp(-change).nan_to_num(0.0).clamp(max=1)
+        keep = torch.rand_like(probability) < probability
+        moved = {
+            name: torch.where(
+                self.along(name, keep), q[name].detach() * by_site[name], values[name]
+            )
+            for name in values
+        }
+        return moved, probability
+
+    def kinetic(self, momenta: Values) -> Tensor:
+        squares = [
+            self.pair.flatten(self.proposal.guide.nodes[name], r).square().sum(1) / 2
+            for name, r in momenta.items()
+        ]
+        return torch.stack(squares).sum(0)
+
+    def along(self, name: str, by_row: Tensor) -> Tensor:
+        """Numbers by row, shaped to broadcast against the site's value."""
+        site = self.proposal.guide.nodes[name]
+        trailing = site["fn"].event_dim - self.pair.dim_of(site) - 1
+        return by_row.reshape(-1, *(1,) * trailing)

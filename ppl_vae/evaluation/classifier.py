@@ -1,0 +1,235 @@
+"""A classifier that the library trains on the data itself, and what it says of samples."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.samples import draws
+
+__all__ = ["Classifier", "class_divergence", "train_classifier"]
+
+
+class Classifier(nn.Module):
+    """A small convolutional net for images, or a perceptron for anything else.
+
+    Args:
+        size: the shape of one datum.
+        classes: how many.
+
+    Attributes:
+        accuracy: on test data, set by `train_classifier`.
+        num_features: the width of `features`.
+    """
+
+    num_features = 128
+
+    def __init__(self, size: torch.Size, classes: int):
+        super().__init__()
+        self.size, self.classes = torch.Size(size), classes
+        self.accuracy: Estimate | None = None
+        image = len(size) in (2, 3) and min(size[-2:]) >= 4
+        self.channels = (1 if len(size) == 2 else size[0]) if image else 0
+        if image:
+            h, w = size[-2] // 4, size[-1] // 4
+            self.body = nn.Sequential(
+                nn.Conv2d(self.channels, 16, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(16, 32, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(32 * h * w, self.num_features),
+                nn.ReLU(),
+            )
+        else:
+            self.body = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(math.prod(size), 256),
+                nn.ReLU(),
+                nn.Linear(256, self.num_features),
+                nn.ReLU(),
+            )
+        self.head = nn.Linear(self.num_features, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer, `(n, num_features)`."""
+        shape = (self.channels, *self.size[-2:]) if self.channels else self.size
+        return self.body(x.reshape(-1, *shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(n, classes)` of data `(n, *size)`."""
+        return self.head(self.features(x))
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, block: int = 1024) -> Tensor:
+        """Class indices `(n,)`."""
+        return torch.cat([self(rows).argmax(1) for rows in x.split(block)])
+
+
+def train_classifier(
+    train: Tensor,
+    train_labels: Tensor | None,
+    test: Tensor,
+    test_labels: Tensor | None,
+    cache: str | Path | None = None,
+    steps: int = 1500,
+    batch: int = 128,
+    seed: int = 0,
+) -> Classifier:
+    """Trains a classifier on labelled data, or takes the one trained on the same data before.
+
+    It is used by `class_divergence` and as the feature network of `fid` and `kid`. Its test
+    accuracy is in `accuracy`: a divergence below the classifier's own errors means nothing.
+    The caller's random state is left as it was.
+
+    Args:
+        train: `(n, *size)`.
+        train_labels: `(n,)` class indices.
+        test: `(m, *size)`.
+        test_labels: `(m,)`.
+        cache: a folder to keep the weights in (safetensors), under a name made of the data, the
+            labels and the settings.
+        steps: of Adam at learning rate 1e-3.
+        batch: rows per step.
+        seed: of the weights and batches.
+
+    Raises:
+        ValueError: for labels that are missing or do not match.
+    """
+    if train_labels is None or test_labels is None:
+        raise ValueError("a classifier needs labels: these data have none")
+    if len(train) != len(train_labels) or len(test) != len(test_labels):
+        raise ValueError("a classifier needs one label for each datum")
+    check_positive(steps=steps, batch=batch)
+    net_size, classes = train.shape[1:], int(train_labels.max()) + 1
+    settings = {"steps": steps, "batch": batch, "seed": seed}
+    path = None if cache is None else Path(cache) / _name(train, train_labels, test, settings)
+    devices = [train.device] if train.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        net = Classifier(net_size, classes).to(train.device)
+        if path is None or not _load(net, path):
+            _fit(net, train, train_labels, steps, batch)
+            net.eval()
+            net.accuracy = _accuracy(net, test, test_labels)
+            if path is not None:
+                _save(net, path)
+    return net.eval().requires_grad_(False)
+
+
+def class_divergence(
+    model: Program,
+    guide: Program,
+    x: Data,
+    classifier: nn.Module,
+    labels: Tensor | None = None,
+    num_samples: int = 10_000,
+    block: int = 1024,
+    plate: str | None = None,
+) -> Estimate:
+    r"""How far the classes of generated data are from those of the data, in nats.
+
+    $$\mathrm{KL}(\hat p \,\|\, \pi) = \sum_c \hat p_c \log \frac{\hat p_c}{\pi_c}$$
+
+    with $\hat p$ the classifier's histogram over samples from the model and $\pi$ the labels'
+    (uniform without labels). The plug-in value is too large by about (C - 1) / 2m for C classes
+    and m samples, which the note gives; the standard error has the second order too, so that it
+    is not too small at $\hat p = \pi$ (there it is up to half too large, with two classes).
+
+    Args:
+        model: the generative program.
+        guide: the encoder program.
+        x: rows of data; see `generate`.
+        classifier: from `train_classifier`, or any module with logits `(n, C)` of data.
+        labels: `(n,)`, whose frequencies are the reference.
+        num_samples: m.
+        block: samples held at once.
+        plate: the data plate's name, where the pair leaves a choice.
+
+    References:
+        Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, figure 3 C.
+    """
+    check_positive(num_samples=num_samples, block=block)
+    pair = Pair(model, guide, x, plate)
+    found = []
+    with evaluating(model, guide, classifier):
+        for images in draws(pair, model, num_samples, block=block):
+            logits = classifier(images)
+            found.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
+    counts = torch.stack(found).sum(0).double()
+    classes = len(counts)
+    share = counts / num_samples
+    reference = torch.full_like(share, 1 / classes)
+    if labels is not None:
+        reference = torch.bincount(labels, minlength=classes).to(share) / len(labels)
+    ratio = torch.where(share > 0, torch.log(share / reference), 0.0)
+    value = float((share * ratio).sum())
+    bias = (classes - 1) / (2 * num_samples)
+    # At equality the histogram's own noise gives the spread of log-ratios (C - 1) / m.
+    spread = float((share * ratio.square()).sum()) - value**2
+    variance = max(spread - 2 * bias, 0.0) / num_samples + bias / num_samples
+    error = math.sqrt(variance)
+    note = f"{num_samples} samples, bias about {bias:.1g}"
+    accuracy = getattr(classifier, "accuracy", None)
+    if isinstance(accuracy, Estimate):
+        note += f", classifier right on {accuracy.value:.4f} of the test data"
+    return Estimate(value, error, error, note=note)
+
+
+def _fit(net: Classifier, x: Tensor, labels: Tensor, steps: int, batch: int) -> None:
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    with torch.enable_grad():
+        for _ in range(steps):
+            rows = torch.randint(len(x), (min(batch, len(x)),), device=x.device)
+            loss = F.cross_entropy(net(x[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def _accuracy(net: Classifier, x: Tensor, labels: Tensor) -> Estimate:
+    right = float((net.predict(x) == labels).double().mean())
+    return Estimate(right, 0.0, math.sqrt(right * (1 - right) / len(x)))
+
+
+def _name(train: Tensor, labels: Tensor, test: Tensor, settings: dict[str, int]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for tensor in (train, labels, test):
+        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"classifier-{digest.hexdigest()[:16]}.safetensors"
+
+
+def _save(net: Classifier, path: Path) -> None:
+    assert net.accuracy is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = json.dumps([net.accuracy.value, net.accuracy.data_error])
+    # Written beside and renamed, so that a run cut short leaves no half file.
+    draft = path.with_suffix(f".{os.getpid()}")
+    save_file(net.state_dict(), draft, metadata={"accuracy": kept})
+    draft.replace(path)
+
+
+def _load(net: Classifier, path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            value, error = json.loads((file.metadata() or {})["accuracy"])
+            net.load_state_dict({key: file.get_tensor(key) for key in list(file.keys())})
+    except (SafetensorError, KeyError, ValueError, RuntimeError):
+        return False  # not ours, or of another version: trained anew and replaced
+    net.accuracy = Estimate(value, 0.0, error)
+    return True

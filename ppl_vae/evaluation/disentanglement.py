@@ -1,0 +1,272 @@
+"""How well single code dimensions stand for single factors of the data."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.svm import LinearSVC
+from torch import Tensor
+
+from ppl_vae.evaluation.codes import posterior_codes
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.programs import Program, check_positive
+from ppl_vae.factors import FactorData
+
+__all__ = ["dci", "disentanglement", "factor_vae_score", "mig", "sap"]
+
+Array = NDArray[Any]
+
+
+def disentanglement(
+    model: Program,
+    guide: Program,
+    data: FactorData,
+    num_data: int = 10_000,
+    seed: int = 0,
+    block: int = 1024,
+    plate: str | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Estimate]:
+    """All measures on posterior means of one sample of factor data.
+
+    Args:
+        model: the generative program.
+        guide: the encoder program.
+        data: for example `Sprites()`.
+        num_data: images for MIG, SAP and DCI.
+        seed: of the images and of the classifiers.
+        block: images held at once.
+        plate: the data plate's name, where the pair leaves a choice.
+        device: where the programs want their data.
+
+    Returns:
+        Under `"mig"`, `"sap"`, `"dci_disentanglement"`, `"dci_completeness"`,
+        `"dci_informativeness"` and `"factor_vae"`, all between 0 and 1 and better when larger.
+    """
+    check_positive(num_data=num_data, block=block)
+    generator = torch.Generator().manual_seed(seed)
+
+    def encode(x: Tensor) -> Tensor:
+        return posterior_codes(model, guide, x.to(device), plate=plate).mean.cpu()
+
+    codes, factors = [], []
+    for start in range(0, num_data, block):
+        x, f = data.sample(min(block, num_data - start), generator)
+        codes.append(encode(x))
+        factors.append(f)
+    mean, found = torch.cat(codes), torch.cat(factors)
+    return {
+        "mig": mig(mean, found),
+        "sap": sap(mean, found, seed=seed),
+        **{f"dci_{k}": v for k, v in dci(mean, found, seed=seed).items()},
+        "factor_vae": factor_vae_score(encode, data, seed=seed, block=block),
+    }
+
+
+def mig(codes: Tensor, factors: Tensor, bins: int = 20, groups: int = 10) -> Estimate:
+    r"""The mutual information gap.
+
+    $$\frac{1}{K} \sum_k \frac{I(z_{j_1}; v_k) - I(z_{j_2}; v_k)}{H(v_k)}$$
+
+    with $j_1, j_2$ the two code dimensions that tell most about factor k, by histogram of equal
+    bins. The histograms' bias, (bins - 1)(levels - 1) / 2n, is about the same in both. Factors
+    that do not vary are left out. The error is a jackknife over groups.
+
+    Args:
+        codes: `(n, d)`, d of 2 or more.
+        factors: indices `(n, K)`.
+        bins: of each code dimension.
+        groups: of the jackknife.
+
+    References:
+        Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
+        autoencoders, arXiv:1802.04942.
+    """
+    z, v = _checked(codes, factors)
+    binned = np.stack([np.digitize(c, np.histogram_bin_edges(c, bins)[1:-1]) for c in z.T], 1)
+
+    def gap(rows: Array) -> float:
+        total = []
+        for factor in v[rows].T:
+            found = [_information(column, factor) for column in binned[rows].T]
+            first, second = sorted(found)[-1:-3:-1]
+            entropy = _information(factor, factor)
+            if entropy > 0:
+                total.append((first - second) / entropy)
+        return float(np.mean(total))
+
+    part = np.arange(len(z)) % groups
+    left_out = np.array([gap(part != g) for g in range(groups)])
+    error = math.sqrt((groups - 1) / groups * float(((left_out - left_out.mean()) ** 2).sum()))
+    return Estimate(gap(np.ones(len(z), dtype=bool)), error, error)
+
+
+def sap(codes: Tensor, factors: Tensor, seed: int = 0) -> Estimate:
+    r"""The separated attribute predictability: the gap of the two best one-dimensional predictors.
+
+    For each factor and code dimension a linear support vector machine on that dimension alone is
+    fitted to half of the data and scored, by accuracy, on the rest.
+
+    Args:
+        codes: `(n, d)`, d of 2 or more.
+        factors: indices `(n, K)`.
+        seed: of the split and the machines.
+
+    References:
+        Kumar, Sattigeri and Balakrishnan (2018), Variational inference of disentangled latent
+        concepts from unlabeled observations, arXiv:1711.00848.
+    """
+    z, v = _checked(codes, factors)
+    train, test = _halves(len(z), seed)
+    scale = z[train].std(0)
+    z = z / np.where(scale > 0, scale, 1)
+    gaps = []
+    for factor in v.T:
+        right = []
+        for column in z.T:
+            machine = LinearSVC(C=0.01, class_weight="balanced", random_state=seed)
+            machine.fit(column[train, None], factor[train])
+            right.append(machine.predict(column[test, None]) == factor[test])
+        first, second = sorted(right, key=lambda r: float(r.mean()))[-1:-3:-1]
+        gaps.append(first.astype(float) - second.astype(float))
+    by_row = np.mean(gaps, 0)
+    error = float(by_row.std(ddof=1)) / math.sqrt(len(by_row))
+    return Estimate(float(by_row.mean()), error, error)
+
+
+def dci(
+    codes: Tensor, factors: Tensor, trees: int = 50, depth: int = 12, seed: int = 0
+) -> dict[str, Estimate]:
+    r"""Disentanglement, completeness and informativeness.
+
+    Random forests predict each factor from all codes; from their importances $R_{jk}$ (dimension
+    j for factor k), with entropies in base K and d,
+
+    $$D = \sum_j \rho_j (1 - H(R_{j\cdot})), \qquad C = \sum_k \rho_k (1 - H(R_{\cdot k})),$$
+
+    $\rho$ the share of all importance. Informativeness is the mean test accuracy. One run does
+    not tell the error of D and C.
+
+    Args:
+        codes: `(n, d)`, d of 2 or more.
+        factors: indices `(n, K)`.
+        trees: in each forest.
+        depth: of the trees, at most.
+        seed: of the split and the forests.
+
+    References:
+        Eastwood and Williams (2018), A framework for the quantitative evaluation of disentangled
+        representations, ICLR.
+    """
+    z, v = _checked(codes, factors)
+    train, test = _halves(len(z), seed)
+    importance, right = [], []
+    for factor in v.T:
+        # Trees that may always choose among all codes give their importance to the best one.
+        forest = RandomForestClassifier(
+            trees, max_depth=depth, max_features=None, random_state=seed
+        )
+        forest.fit(z[train], factor[train])
+        importance.append(forest.feature_importances_)
+        right.append((forest.predict(z[test]) == factor[test]).astype(float))
+    r = np.stack(importance, 1)
+    by_row = np.mean(right, 0)
+    error = float(by_row.std(ddof=1)) / math.sqrt(len(by_row))
+    return {
+        "disentanglement": Estimate(_concentration(r)),
+        "completeness": Estimate(_concentration(r.T)),
+        "informativeness": Estimate(float(by_row.mean()), error, error),
+    }
+
+
+def factor_vae_score(
+    encode: Callable[[Tensor], Tensor],
+    data: FactorData,
+    votes: int = 1000,
+    batch: int = 64,
+    seed: int = 0,
+    block: int = 1024,
+) -> Estimate:
+    """The accuracy of a majority vote for the factor that was held fixed.
+
+    A batch of images shares one factor, the others vary; the code dimension of least variance, in
+    units of its variance over all images, votes for that factor. Half of the votes set which
+    factor each dimension stands for, the other half score it. Dimensions of almost no variance
+    (below a thousandth of the largest) do not vote: they would always win.
+
+    Args:
+        encode: from images to codes `(n, d)`, posterior means by custom.
+        data: the factors and how to render them.
+        votes: how many batches.
+        batch: images in each.
+        seed: of the images.
+        block: images held at once.
+
+    References:
+        Kim and Mnih (2018), Disentangling by factorising, arXiv:1802.05983.
+    """
+    check_positive(votes=votes, batch=batch, block=block)
+    if votes < 2 or batch < 2:
+        raise ValueError("factor_vae_score needs 2 votes and 2 images a batch or more")
+    generator = torch.Generator().manual_seed(seed)
+    codes = encode(data.sample(max(1000, batch), generator)[0]).double().cpu()
+    spread = codes.var(0)
+    active = spread > 1e-3 * spread.max()
+    varying = [k for k, levels in enumerate(data.levels) if levels > 1]
+    table = torch.zeros(2, codes.shape[1], len(data.levels))
+    together = max(1, block // batch)
+    for start in range(0, votes, together):
+        count = min(together, votes - start)
+        fixed = torch.tensor(varying)[torch.randint(len(varying), (count,), generator=generator)]
+        factors = data.sample_factors(count * batch, generator).view(count, batch, -1)
+        picked = fixed[:, None, None].expand(-1, batch, 1)
+        first = factors[:, :1].expand(-1, batch, -1).gather(2, picked)
+        factors = factors.scatter(2, picked, first)
+        z = encode(data.render(factors.flatten(0, 1))).double().cpu()
+        ratio = z.view(count, batch, -1).var(1) / spread
+        votes_for = torch.where(active, ratio, math.inf).argmin(1)
+        for offset, (j, k) in enumerate(zip(votes_for, fixed, strict=True)):
+            table[(start + offset) % 2, j, k] += 1
+    chosen = table[0].argmax(1)
+    total = float(table[1].sum())
+    right = float(table[1][torch.arange(len(chosen)), chosen].sum()) / total
+    error = math.sqrt(right * (1 - right) / total)
+    return Estimate(right, error, error, note=f"{votes} votes, {int(active.sum())} active units")
+
+
+def _checked(codes: Tensor, factors: Tensor) -> tuple[Array, Array]:
+    if codes.dim() != 2 or factors.dim() != 2 or len(codes) != len(factors):
+        raise ValueError(
+            f"codes {tuple(codes.shape)} and factors {tuple(factors.shape)}: (n, d) and (n, K) "
+            "are needed"
+        )
+    if codes.shape[1] < 2:
+        raise ValueError("a gap between code dimensions needs two of them or more")
+    return codes.detach().double().cpu().numpy(), factors.cpu().numpy()
+
+
+def _halves(n: int, seed: int) -> tuple[Array, Array]:
+    order = np.random.default_rng(seed).permutation(n)
+    return order[: n // 2], order[n // 2 :]
+
+
+def _information(a: Array, b: Array) -> float:
+    """Mutual information of two columns of small integers, in nats."""
+    joint = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(joint, (a, b), 1 / len(a))
+    product = joint.sum(1, keepdims=True) * joint.sum(0)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / product[seen])).sum())
+
+
+def _concentration(importance: Array) -> float:
+    """One less the entropy of each row, weighted by the row's share of all importance."""
+    rows = importance.sum(1)
+    share = importance / np.where(rows > 0, rows, 1)[:, None]
+    logs = np.log(np.where(share > 0, share, 1))
+    entropy = -(share * logs).sum(1) / math.log(max(importance.shape[1], 2))
+    return float(((1 - entropy) * rows).sum() / rows.sum())

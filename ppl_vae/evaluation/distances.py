@@ -1,0 +1,138 @@
+"""Fréchet and kernel distances between features of real and generated images."""
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.evaluation.classifier import Classifier
+from ppl_vae.evaluation.estimate import Estimate
+
+__all__ = ["fid", "kid"]
+
+Features = nn.Module | Callable[[Tensor], Tensor]
+
+
+class _Network(nn.Module):
+    """What torchmetrics wants of a feature network: a module with `num_features`."""
+
+    def __init__(self, network: Features, images: Tensor):
+        super().__init__()
+        self.inner = network
+        with torch.no_grad():
+            self.num_features = self(images[:2]).shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        net = self.inner
+        found = net.features(images) if isinstance(net, Classifier) else net(images)
+        if found.dim() != 2:
+            raise ValueError(
+                f"the feature network gives {tuple(found.shape)}: (n, features) is needed"
+            )
+        return found
+
+
+def fid(real: Tensor, generated: Tensor, network: Features, block: int = 512) -> Estimate:
+    r"""The Fréchet distance of Gaussians fitted to features, squared feature units.
+
+    $$\lVert \mu - \mu' \rVert^2 + \mathrm{tr}(\Sigma + \Sigma' - 2 (\Sigma \Sigma')^{1/2})$$
+
+    It is biased upward, the more so the fewer images and the more features; compare values of
+    equal numbers of images and the same network only. One run does not tell its error.
+
+    Args:
+        real: images `(n, *size)`, of any shape the network reads.
+        generated: images `(m, *size)`.
+        network: a module or function from images to `(n, features)`, or a `Classifier`, whose
+            last hidden layer is taken. The usual FID is that of Inception-v3 features; a network
+            of your own gives numbers comparable among themselves.
+        block: images held at once.
+
+    Raises:
+        ImportError: without torchmetrics (`pip install ppl-vae[metrics]`).
+        ValueError: for fewer than two images on a side.
+
+    References:
+        Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter (2017), GANs trained by a two
+        time-scale update rule, arXiv:1706.08500.
+    """
+    metric = _metric("fid", real, generated, network, block)
+    note = f"{len(real)} real and {len(generated)} generated images, biased upward"
+    return Estimate(float(metric.compute()), note=note)
+
+
+def kid(
+    real: Tensor,
+    generated: Tensor,
+    network: Features,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    block: int = 512,
+) -> Estimate:
+    r"""The squared MMD of features under the kernel $(f^T f' / F + 1)^3$, unbiased.
+
+    The mean over random subsets of the images; the standard error is their spread over the root
+    of the number of subsets that are disjoint.
+
+    Args:
+        real: images `(n, *size)`.
+        generated: images `(m, *size)`.
+        network: see `fid`.
+        subsets: how many subsets.
+        subset_size: images of each kind in a subset.
+        block: images held at once.
+
+    Raises:
+        ImportError: without torchmetrics (`pip install ppl-vae[metrics]`).
+        ValueError: for fewer images than `subset_size`.
+
+    References:
+        Bińkowski, Sutherland, Arbel and Gretton (2018), Demystifying MMD GANs, arXiv:1801.01401.
+    """
+    smallest = min(len(real), len(generated))
+    if smallest < subset_size:
+        raise ValueError(
+            f"subset_size is {subset_size}, but there are {len(real)} real and {len(generated)} "
+            "generated images"
+        )
+    metric = _metric(
+        "kid",
+        real,
+        generated,
+        network,
+        block,
+        subsets=subsets,
+        subset_size=subset_size,
+    )
+    mean, spread = metric.compute()
+    # Subsets of one pool overlap: only so many of them are news.
+    disjoint = min(subsets, smallest // subset_size)
+    error = float(spread) / disjoint**0.5
+    return Estimate(float(mean), error, error, note=f"{subsets} subsets of {subset_size}")
+
+
+def _metric(
+    name: str, real: Tensor, generated: Tensor, network: Features, block: int, **options: Any
+) -> Any:
+    if min(len(real), len(generated)) < 2:
+        raise ValueError("feature distances need two images or more on each side")
+    try:
+        # By module: the package lists these two only beside its own Inception network.
+        metrics = import_module(f"torchmetrics.image.{name}")
+    except ImportError:
+        raise ImportError(
+            "FID and KID need torchmetrics: pip install 'ppl-vae[metrics]'"
+        ) from None
+    kind = {"fid": "FrechetInceptionDistance", "kid": "KernelInceptionDistance"}[name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*save all extracted features.*")
+        metric = getattr(metrics, kind)(feature=_Network(network, real), **options)
+    metric = metric.to(real.device)
+    with torch.no_grad():
+        for images, is_real in ((real, True), (generated, False)):
+            for batch in images.split(block):
+                metric.update(batch, real=is_real)
+    return metric

@@ -1,0 +1,95 @@
+"""What an evaluation returns: a number, its errors, and which way it may be wrong."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+__all__ = ["Estimate"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its errors.
+
+    Attributes:
+        value: the estimate.
+        standard_error: the Monte Carlo error for these very data; 0 for a closed form, None where
+            one run does not tell it.
+        data_error: the error as an estimate for the population that the rows were drawn from,
+            Monte Carlo error included; None where it has no meaning.
+        bound: `"lower"` or `"upper"` if the expectation lies on that side of the quantity named,
+            None if it is unbiased or the sign of the bias is not known.
+        note: what a reader must know: the estimator, its bias, what it is conditional on.
+    """
+
+    value: float
+    standard_error: float | None = None
+    data_error: float | None = None
+    bound: Literal["lower", "upper"] | None = None
+    note: str = ""
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        error = self.data_error if self.data_error is not None else self.standard_error
+        sign = {None: "", "lower": ">= ", "upper": "<= "}[self.bound]
+        return f"{sign}{self.value:.4g}" + ("" if error is None else f" +- {error:.2g}")
+
+    def as_dict(self) -> dict[str, float | str | None]:
+        """The fields as plain values for JSON; a number that is not finite becomes None."""
+
+        def plain(number: float | None) -> float | None:
+            return number if number is not None and math.isfinite(number) else None
+
+        return {
+            "value": plain(self.value),
+            "standard_error": plain(self.standard_error),
+            "data_error": plain(self.data_error),
+            "bound": self.bound,
+            "note": self.note,
+        }
+
+
+def mean_over_rows(
+    values: Tensor,
+    bound: Literal["lower", "upper"] | None = None,
+    note: str = "",
+    sign: int = 1,
+) -> Estimate:
+    r"""The mean over data of a quantity that has k Monte Carlo draws per datum.
+
+    Args:
+        values: `(n, k)`. The Monte Carlo error is $\sqrt{\sum_i s_i^2 / k} / n$ with $s_i$ the
+            spread of row i; with k = 1 it cannot be told from the spread between rows, which is
+            then given in its place and is too large.
+        bound: passed on.
+        note: passed on.
+        sign: -1 to report minus the mean.
+    """
+    values = values.double()
+    n, k = values.shape
+    rows = values.mean(1)
+    # Constant columns are copies of a closed form.
+    exact = k == 1 or bool((values == values[:, :1]).all())
+    spread = float(rows.std()) / math.sqrt(n) if n > 1 else math.nan
+    if exact:
+        monte_carlo = 0.0 if k > 1 else spread
+    else:
+        monte_carlo = float(values.var(1).sum().div(k).sqrt()) / n
+    return Estimate(
+        value=sign * float(rows.mean()),
+        standard_error=monte_carlo,
+        data_error=None if n < 2 else spread,
+        bound=bound,
+        note=note,
+    )
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """The mean of `(n,)` independent values, with the error of a mean in both places."""
+    values = values.double()
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(float(values.mean()), error, error)

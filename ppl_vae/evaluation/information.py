@@ -1,0 +1,251 @@
+"""Mutual information of data and codes, and the parts of the ELBO's rate."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppl_vae.evaluation.estimate import Estimate, mean_of
+from ppl_vae.evaluation.matching import fixed_prior
+from ppl_vae.evaluation.mixture import Mixture, univariate
+from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
+
+__all__ = ["MutualInformation", "Surgery", "mutual_information", "surgery"]
+
+CAPPED = 0.98
+
+
+@dataclass(frozen=True)
+class MutualInformation:
+    """A sandwich of the mutual information I(x; z) in nats.
+
+    Attributes:
+        lower: the InfoVAE estimator; never above `log_m`.
+        upper: the smaller of the leave-one-out bound and the mean rate; its note says which.
+        log_m: the cap, log M.
+        capped: whether `lower` is within 2% of the cap, so that only the upper bound is news.
+    """
+
+    lower: Estimate
+    upper: Estimate
+    log_m: float
+    capped: bool
+
+    def __str__(self) -> str:
+        return f"{self.lower} {self.upper}" + (" (capped)" if self.capped else "")
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """The rate and its parts, each a mean over data in nats; see `surgery`.
+
+    Attributes:
+        rate: the mean of log q(z|x) - log p(z).
+        mutual_information: of log q(z|x) - log q(z).
+        marginal_kl: of log q(z) - log p(z).
+        total_correlation: of log q(z) - sum_j log q(z_j); None where q(z|x) has no marginals.
+        dimension_wise: of sum_j log q(z_j) - log p(z_j); None where p or q has no marginals.
+        per_dimension: the terms of `dimension_wise`, `(d,)`.
+    """
+
+    rate: Estimate
+    mutual_information: Estimate
+    marginal_kl: Estimate
+    total_correlation: Estimate | None
+    dimension_wise: Estimate | None
+    per_dimension: Tensor | None
+
+
+def mutual_information(
+    model: Program,
+    guide: Program,
+    x: Data,
+    num_data: int | None = None,
+    block: int = 1024,
+    plate: str | None = None,
+) -> MutualInformation:
+    r"""Bounds the mutual information of x and z under the guide from both sides.
+
+    With one $z_i \sim q(z | x_i)$ for each of M data,
+
+    $$\hat I = \frac{1}{M} \sum_i \log \frac{q(z_i | x_i)}{\frac{1}{M} \sum_j q(z_i | x_j)}
+      \le \log M, \qquad
+      \hat I^+ = \frac{1}{M} \sum_i \log
+      \frac{q(z_i | x_i)}{\frac{1}{M - 1} \sum_{j \ne i} q(z_i | x_j)}$$
+
+    with $E \hat I \le I \le E \hat I^+$ for the population that the data were drawn from. Both
+    biases fall as 1/M while I is well below log M; beyond it $\hat I$ sits at the cap whatever I
+    is. The mean rate $E\, \mathrm{KL}(q(z|x) \| p(z)) \ge I$ does not suffer from that, and the
+    smaller of the two upper bounds is returned. The error is that of a mean over data: what a
+    datum adds as a component, the mean over codes of its share of q(z), is 1 for all but the
+    error of q(z) itself.
+
+    Args:
+        model: the generative program.
+        guide: the encoder program.
+        x: rows of data, or the tuple of the programs' positional arguments.
+        num_data: M, drawn at random without replacement; all rows by default. M^2 densities are
+            computed.
+        block: rows and columns of the density matrix held at once.
+        plate: the data plate's name, where the pair leaves a choice.
+
+    Raises:
+        ValueError: for fewer data than M, a guide without density, or a prior that differs
+            between data.
+
+    References:
+        Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.
+        Poole, Ozair, van den Oord, Alemi and Tucker (2019), On variational bounds of mutual
+        information, arXiv:1905.06922.
+    """
+    check_positive(block=block)
+    pair = Pair(model, guide, x, plate)
+    m = len(pair) if num_data is None else num_data
+    if not 2 <= m <= len(pair):
+        raise ValueError(f"num_data is {m}: 2 to {len(pair)} of the data given are needed")
+    with evaluating(model, guide):
+        if m < len(pair):
+            pair.rows = pair.take(torch.randperm(len(pair)))
+            pair.rows = pair.take(slice(0, m))
+        fixed_prior(pair)
+        rates = torch.cat([pair.run(r, prior_only=True).kl for _, r in pair.blocks(block)])
+        mixture = Mixture(pair, block)
+        own, with_own, without = _row_sums(mixture)
+    lower = mean_of(own - with_own + math.log(m))
+    upper = mean_of(own - without + math.log(m - 1))
+    rate = mean_of(rates)
+    best, name = (upper, "leave one out") if upper.value <= rate.value else (rate, "rate")
+    capped = lower.value >= CAPPED * math.log(m)
+    note = f"InfoVAE estimator on {m} data" + (f", capped at log M = {math.log(m):.4g}" * capped)
+    extra = f", {pair.note}" if pair.note else ""
+    return MutualInformation(
+        Estimate(lower.value, lower.standard_error, lower.data_error, "lower", note + extra),
+        Estimate(best.value, best.standard_error, best.data_error, "upper", name + extra),
+        math.log(m),
+        capped,
+    )
+
+
+def surgery(
+    model: Program,
+    guide: Program,
+    x: Data,
+    block: int = 256,
+    plate: str | None = None,
+) -> Surgery:
+    r"""Splits the rate into information, total correlation and dimension-wise KL.
+
+    $$\frac{1}{N} \sum_n \mathrm{KL}(q(z|x_n) \| p(z)) = I_q(x; z)
+      + \mathrm{KL}\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big)
+      + \sum_j \mathrm{KL}(q(z_j) \| p(z_j)), \qquad q(z) = \frac{1}{N} \sum_n q(z|x_n)$$
+
+    for the empirical distribution of the N data given, with log q(z) and log q(z_j) over all of
+    them. Each term is the mean of its log-ratio at one draw per datum: unbiased for these data,
+    and the identity holds draw by draw. As estimates for the population, I is too low (it cannot
+    exceed log N) and the KL of the marginal too high. Cost N^2 d densities.
+
+    Args:
+        model: the generative program.
+        guide: the encoder program.
+        x: rows of data, or the tuple of the programs' positional arguments.
+        block: rows and columns of the density matrix held at once: a few times 8 d block^2 bytes.
+        plate: the data plate's name, where the pair leaves a choice.
+
+    Raises:
+        ValueError: for a guide without density, or a prior that differs between data.
+
+    References:
+        Hoffman and Johnson (2016), ELBO surgery, NIPS workshop on advances in approximate
+        Bayesian inference.
+        Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
+        autoencoders, arXiv:1802.04942.
+    """
+    check_positive(block=block)
+    pair = Pair(model, guide, x, plate)
+    with evaluating(model, guide):
+        sites = fixed_prior(pair)
+        mixture = Mixture(pair, block)
+        log_q = torch.cat([t.log_q for t in mixture.terms]).double()
+        log_p, factors = [], []
+        for index, terms in zip(mixture.slices, mixture.terms, strict=True):
+            rows = pair.take(index)
+            terms.model = pair.trace_model(rows, terms.guide, prior_only=True)
+            log_p.append(terms.log_prior.double())
+            factors.append(_prior_factors(pair, terms.model, terms.codes) if sites else None)
+        joint, single = _all_sums(mixture)
+    n = math.log(len(pair))
+    prior = torch.cat(log_p)
+    joint = joint - n
+    by_dim = None
+    if single is not None and all(f is not None for f in factors):
+        by_dim = single - n - torch.cat([f for f in factors if f is not None]).double()
+    note = f"for the empirical distribution of {len(pair)} data"
+    note += f", {pair.note}" if pair.note else ""
+
+    def fixed(values: Tensor) -> Estimate:
+        return replace(mean_of(values), data_error=None, note=note)
+
+    return Surgery(
+        rate=fixed(log_q - prior),
+        mutual_information=fixed(log_q - joint),
+        marginal_kl=fixed(joint - prior),
+        total_correlation=None if single is None else fixed(joint - (single - n).sum(1)),
+        dimension_wise=None if by_dim is None else fixed(by_dim.sum(1)),
+        per_dimension=None if by_dim is None else by_dim.mean(0),
+    )
+
+
+def _row_sums(mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+    """log q(z_i | x_i), and the log-sums over all data and over all but the own."""
+    own, full, others = [], [], []
+    blocks = range(len(mixture.slices))
+    for i in blocks:
+        total: Tensor | None = None
+        rest: Tensor | None = None
+        for j in blocks:
+            values = mixture.log_density(i, j)
+            total = _add(total, values.logsumexp(1))
+            if i == j:
+                own.append(values.diagonal().clone())
+                values.fill_diagonal_(-math.inf)
+            rest = _add(rest, values.logsumexp(1))
+        assert total is not None
+        assert rest is not None
+        full.append(total)
+        others.append(rest)
+    return torch.cat(own), torch.cat(full), torch.cat(others)
+
+
+def _add(total: Tensor | None, new: Tensor) -> Tensor:
+    return new if total is None else torch.logaddexp(total, new)
+
+
+def _all_sums(mixture: Mixture) -> tuple[Tensor, Tensor | None]:
+    joint, single = [], []
+    blocks = range(len(mixture.slices))
+    for i in blocks:
+        total: Tensor | None = None
+        by_dim: Tensor | None = None
+        for j in blocks:
+            total = _add(total, mixture.log_density(i, j).logsumexp(1))
+            values = mixture.marginal_log_density(i, j)
+            if values is not None:
+                by_dim = _add(by_dim, values.logsumexp(1).double())
+        assert total is not None
+        joint.append(total)
+        if by_dim is not None:
+            single.append(by_dim)
+    return torch.cat(joint).double(), torch.cat(single) if single else None
+
+
+def _prior_factors(pair: Pair, model: Trace, codes: Tensor) -> Tensor | None:
+    found = []
+    for name, columns in pair.slices.items():
+        fn = univariate(pair, model.nodes[name], marginal=False)
+        if fn is None:
+            return None
+        found.append(density(fn, codes[:, columns]))
+    return torch.cat(found, -1)

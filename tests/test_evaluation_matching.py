@@ -1,0 +1,163 @@
+"""The full-data MMD against closed forms, and its errors, memory and bad input."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from ppca import PPCA
+
+from ppl_vae import evaluation as ev
+from ppl_vae.objectives.kernels import IMQ, RBF, Laplacian, MultiScale, RationalQuadratic
+
+ROOT = Path(__file__).parents[1]
+
+
+def standard(dim, **options):
+    return dist.Normal(torch.zeros(dim, **options), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("kernel", [RBF(), IMQ(), Laplacian(), RationalQuadratic(), MultiScale()])
+def test_equals_the_double_sum(kernel, double):
+    z, y = torch.randn(37, 3) * 0.7 + 0.3, torch.randn(23, 3)
+    found = ev.mmd(z, y, kernel, block=10)
+    length = kernel.squared_length(3, z, y)
+
+    def k(a, b):
+        return kernel((a[:, None] - b).square().sum(-1), length)
+
+    zz, yy, zy = k(z, z), k(y, y), k(z, y)
+    u = (zz.sum() - zz.trace()) / (37 * 36) + (yy.sum() - yy.trace()) / (23 * 22) - 2 * zy.mean()
+    v = zz.mean() + yy.mean() - 2 * zy.mean()
+    # The Laplacian's floor makes its k(0) 1 - 1e-6.
+    assert found.u.value == pytest.approx(float(u), abs=1e-9)
+    assert found.v.value == pytest.approx(float(v), abs=1e-6)
+    assert found.v.bound == "upper"
+    assert found.u.bound is None
+
+
+@pytest.mark.parametrize("kernel", [RBF(), IMQ(), Laplacian(), MultiScale()])
+def test_closed_prior_agrees_with_many_draws(kernel, double):
+    z = torch.randn(300, 2) * 0.5 + 0.4
+    tril = torch.tensor([[1.0, 0.0], [0.6, 0.5]])
+    for prior in (standard(2), dist.MultivariateNormal(torch.ones(2), scale_tril=tril)):
+        closed = ev.mmd(z, prior, kernel).u
+        draws = prior.sample((3000,))
+        sampled = ev.mmd(z, draws, kernel).u
+        # The codes are the same: only the draws' part of the error counts.
+        reverse = ev.mmd(draws, z, kernel).u
+        assert sampled.value == pytest.approx(reverse.value)
+        assert abs(closed.value - sampled.value) < 4.5 * sampled.standard_error
+        assert abs(closed.value - sampled.value) < 0.15 * abs(closed.value)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize("closed", [True, False])
+def test_unbiased_with_errors_that_hold_at_both_orders(shift, closed, double):
+    n, m, d, runs = 60, 90, 2, 400
+    pair = PPCA.make()
+    pair.shift[:] = shift
+    truth = pair.mmd(float(d))
+    mean, cov = pair.aggregate
+    aggregate = dist.MultivariateNormal(mean, cov)
+    u, v, error = [], [], []
+    for seed in range(runs):
+        pyro.set_rng_seed(seed)
+        prior = standard(d) if closed else standard(d).sample((m,))
+        found = ev.mmd(aggregate.sample((n,)), prior)
+        u.append(found.u.value)
+        v.append(found.v.value)
+        error.append(found.u.standard_error)
+    u, v, error = (torch.tensor(t) for t in (u, v, error))
+    spread = u.std()
+    assert abs(u.mean() - truth) < 4.5 * spread / runs**0.5
+    # The V-statistic fails the same test.
+    assert abs(v.mean() - truth) > 4.5 * spread / runs**0.5
+    # Truncating negative variances makes the error somewhat too large where q = p, never small.
+    ratio = float(error.square().mean().sqrt() / spread)
+    assert 0.85 < ratio < (1.5 if shift == 0 else 1.2)
+
+
+def test_of_a_pair(double):
+    pair = PPCA.make(noise=1.5).mean_field(0.4)
+    pair.shift[0] = 0.3
+    x = pair.sample(3000)
+    truth = pair.mmd(2.0)
+    closed = ev.full_mmd(pair.model, pair.guide, x, block=700)
+    assert "closed form" in closed.u.note
+    assert abs(closed.u.value - truth) < 4.5 * closed.u.standard_error < truth
+    sampled = ev.full_mmd(pair.model, pair.guide, x, draws=4000)
+    assert "4000 prior draws" in sampled.u.note
+    assert abs(sampled.u.value - truth) < 4.5 * sampled.u.standard_error
+    tutorial = ev.full_mmd(pair.model, pair.guide, x, kernel=RBF("median"), closed=False)
+    assert "3000 prior draws" in tutorial.u.note
+
+
+def test_prior_draws_of_a_chain_never_call_the_decoder(double):
+    calls = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(x.new_zeros(()), 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            calls.append(len(x))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(x / 3, (2 / 3) ** 0.5))
+            pyro.sample("z1", dist.Normal((x + z2) / 2, 0.5**0.5))
+
+    x = torch.randn(1500) * 3**0.5
+    found = ev.full_mmd(model, guide, x)
+    assert "draws" in found.u.note
+    assert abs(found.u.value) < 4.5 * found.u.standard_error
+    # Only the look at two rows ran to the end.
+    assert calls == [2]
+    with pytest.raises(ValueError, match="closed=True needs a prior of z2, z1"):
+        ev.full_mmd(model, guide, x, closed=True)
+
+
+def test_float32_far_from_the_origin():
+    z, y = torch.randn(2, 2000, 5)
+    near, far = ev.mmd(z, y).u.value, ev.mmd(z + 2048, y + 2048).u.value
+    assert far == pytest.approx(near, abs=1e-5)
+
+
+def test_bad_input():
+    z = torch.randn(10, 2)
+    for bad in (torch.randn(10, 3), torch.randn(1, 2), torch.randn(10)):
+        with pytest.raises(ValueError, match="prior draws of shape"):
+            ev.mmd(z, bad)
+    with pytest.raises(ValueError, match="codes of shape"):
+        ev.mmd(z[:1], standard(2))
+    with pytest.raises(ValueError, match="block is 0"):
+        ev.mmd(z, z, block=0)
+
+
+def extra_memory(rows):
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "full_mmd.py"), "--rows", str(rows)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+    print(done.stdout)
+    return float(re.search(r"extra memory (\d+) MiB", done.stdout)[1])
+
+
+def test_memory_does_not_grow_with_the_pairs():
+    # One 12,000 x 12,000 float32 matrix is 549 MiB.
+    assert extra_memory(12_000) < 200
+
+
+@pytest.mark.slow
+def test_sixty_thousand_against_sixty_thousand_within_one_gib():
+    assert extra_memory(60_000) < 1024
