@@ -14,8 +14,9 @@ from ppl_vae.guides.deterministic import Deterministic
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.guides.flow import Flow
 from ppl_vae.guides.implicit import Implicit
+from ppl_vae.guides.ladder import Ladder
 from ppl_vae.guides.normal import FullCovarianceNormal, LowRankNormal, MeanFieldNormal
-from ppl_vae.guides.simplex import RelaxedCategorical
+from ppl_vae.guides.simplex import OneHotCategorical, RelaxedCategorical
 from ppl_vae.guides.sphere import VonMisesFisher
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Flow",
     "FullCovarianceNormal",
     "Implicit",
+    "Ladder",
     "LowRankNormal",
     "MeanFieldNormal",
+    "OneHotCategorical",
     "RelaxedCategorical",
     "UniformBox",
     "VonMisesFisher",

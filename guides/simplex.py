@@ -1,4 +1,4 @@
-"""Encoders onto the simplex."""
+"""Encoders onto the simplex, or onto its corners."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ppl_vae import distributions
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.guides.encoder import Encoder
 
-__all__ = ["RelaxedCategorical"]
+__all__ = ["OneHotCategorical", "RelaxedCategorical"]
 
 
 class RelaxedCategorical(Encoder):
@@ -46,3 +46,29 @@ class RelaxedCategorical(Encoder):
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         logits = self.features(x)
         return distributions.RelaxedOneHotCategorical(self.temperature, logits=logits)
+
+
+class OneHotCategorical(Encoder):
+    r"""One-hot encoder: each x is of one of d classes.
+
+    .. math:: q(y = e_k \mid x) = \operatorname{softmax}(\ell(x))_k
+
+    A draw passes no gradient. A guide that samples it with `infer={"enumerate": "parallel"}` sums
+    over the classes instead, as `SemiSupervisedVAE` does.
+
+    Args:
+        size: event shape of x.
+        dim: number of classes d, at least 2.
+        body: factory of the network, which returns the logits :math:`\ell`.
+
+    Raises:
+        ValueError: if there are fewer than 2 classes.
+    """
+
+    def __init__(self, size: Sequence[int], dim: int, body: Body = MLP) -> None:
+        if dim < 2:
+            raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
+        super().__init__(size, dim, body, outputs=dim)
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.OneHotCategorical(logits=self.features(x))

@@ -84,10 +84,7 @@ class _Distance(Kernel):
 
     def mixture(self, scales: Sequence[float] = (1.0,)) -> Mixture:
         weights, multipliers = _nodes()
-        return (
-            tuple(w / math.sqrt(s) for s in scales for w in weights),
-            tuple(m * s for s in scales for m in multipliers),
-        )
+        return weights * len(scales), tuple(m * s for s in scales for m in multipliers)
 
     def squared_length(self, dim: int, *codes: Tensor) -> Tensor | float:
         return float(dim)

@@ -18,8 +18,9 @@ class FourierMMD(MMD):
 
     with $\omega_r$ drawn afresh at each call from the kernel's spectral density, the mixture of
     normals $N(0, I / m_q h^2)$ over the nodes of `Kernel.mixture` (Bochner). A Gaussian row has
-    $\mathbb{E}\, e^{i \omega \cdot z_i} = e^{i \omega \cdot \mu_i - \omega^T \Sigma_i \omega / 2}$:
-    the prior's term and the encoder's noise are in closed form as in `MMD`.
+    $\mathbb{E}\, e^{i \omega \cdot z_i} = \exp(i \omega \cdot \mu_i -
+    \omega^T \Sigma_i \omega / 2)$: the prior's term and the encoder's noise are in closed form as
+    in `MMD`.
 
     * **Bias.** None, over rows and frequencies, but for the V-statistic, as `MMD`.
     * **Variance.** `MMD`'s, and $\mathrm{Var}_\omega(k(0) |\psi_q - \psi_p|^2) / R$ of the
@@ -45,8 +46,6 @@ class FourierMMD(MMD):
         Rahimi and Recht (2007), Random features for large-scale kernel machines, NeurIPS.
     """
 
-    reads_past = False
-
     def __init__(
         self,
         kernel: Kernel | None = None,
@@ -68,15 +67,23 @@ class FourierMMD(MMD):
         kernel, length = self._scaled_kernel(q, *([against.mean] if prior is None else []))
         omega = self._frequencies(kernel, length, q.codes)
         ours, theirs = _waves(rows, omega), _waves(against, omega)
-        mean_of_prior = theirs.mean(1)
-        if prior is None:
-            own = self._square(theirs, q.weights.new_ones(len(against)), None, False)
+        total, m = q.weights.sum(), len(against)
+        cross, pairs = ((q.weights[:, None] * ours).sum(1) * theirs.sum(1)).sum(0), total * m
+        if prior is not None:
+            own = theirs[:, 0].square().sum(0)
         else:
-            own = mean_of_prior.square().sum(0)
-        total = q.weights.sum()
-        mean = (q.weights[:, None] * ours).sum(1) / torch.where(total > 0, total, 1)
-        within = self._square(ours, q.weights, q.groups, rows.covariance is not None)
-        values = within - 2 * (mean * mean_of_prior).sum(0) + own
+            row = torch.arange(m, device=total.device) % len(q)
+            ones = q.weights.new_ones(m)
+            own = self._mean_square(theirs, ones, row if q.aligned else None, False)
+            if q.aligned:
+                weights = q.weights[row]
+                cross = cross - (weights[:, None] * ours[:, row] * theirs).sum((0, 1))
+                pairs = pairs - weights.sum()
+        before = None if q.past is None else _waves(self._conditional(q.past), omega)
+        within = self._mean_square(
+            ours, q.weights, q.groups, rows.covariance is not None, q.past, before
+        )
+        values = within - 2 * cross / torch.where(pairs > 0, pairs, 1) + own
         return torch.where(total > 0, kernel.at_zero * values.mean(), 0)
 
     def _over(self, shifts: int | None) -> str:
@@ -93,10 +100,16 @@ class FourierMMD(MMD):
         normal = torch.randn(self.features, like.shape[1], dtype=like.dtype, device=like.device)
         return normal / (multiplier[:, None] * length).sqrt()
 
-    def _square(
-        self, waves: Tensor, weights: Tensor, groups: Tensor | None, integrated: bool
+    def _mean_square(
+        self,
+        waves: Tensor,
+        weights: Tensor,
+        groups: Tensor | None,
+        integrated: bool,
+        past: AggregatePosterior | None = None,
+        before: Tensor | None = None,
     ) -> Tensor:
-        """|psi|^2 by frequency, from the pairs the statistic counts."""
+        """|psi|^2 by frequency, from the pairs the statistic counts; see `MMD` for the past."""
         if len(weights) < 2 and (self.statistic == "U" or integrated):
             raise ValueError(
                 f"{self._name} needs two rows or more for pairs: a larger batch, or "
@@ -111,6 +124,11 @@ class FourierMMD(MMD):
         elif self.statistic == "U" or integrated:
             values = values - weighted.square().sum((0, 1))
             total = total - weights.square().sum()
+        if past is not None and before is not None:
+            extra = (weighted.sum(1) * (past.weights[:, None] * before).sum(1)).sum(0)
+            pairs = weights.sum() * past.weights.sum()
+            values = values + 2 * extra - extra.detach()
+            total = total + 2 * pairs - pairs.detach()
         return values / torch.where(total > 0, total, 1)
 
 

@@ -119,6 +119,12 @@ class InfoVAE(Objective):
             loss = loss + self._particle(traces, terms)
         return self._finish(torch.as_tensor(loss), terms)
 
+    def compared(self, traces: Traces) -> list[str]:
+        if not _is_zero(1 - self.at_step(self.alpha)):
+            return traces.latent
+        picked = self._picked(local_sites(traces, self.plate))
+        return [name for name in traces.latent if name not in picked]
+
     def reconstruction(self, traces: Traces, name: str) -> Tensor:
         """What an observed site adds to the loss, in nats summed over data."""
         return -traces.log_prob(name)
@@ -136,9 +142,7 @@ class InfoVAE(Objective):
 
     def _rates(self, traces: Traces, terms: Terms) -> Tensor | float:
         local, inside = local_sites(traces, self.plate), data_sites(traces, self.plate)
-        picked = {
-            name for names, *_ in self.joints for name in (local if names is None else names)
-        }
+        picked = self._picked(local)
         terms.add_data(_data_weight(traces, local, self.plate))
         weight = 1 - self.at_step(self.alpha)
         loss: Tensor | float = 0.0
@@ -153,6 +157,10 @@ class InfoVAE(Objective):
             loss = loss + (weight * kl if name in picked else kl)
             terms.add(f"{kind}/{name}", kl)
         return loss
+
+    def _picked(self, local: Sequence[str]) -> set[str]:
+        """The sites that some divergence compares."""
+        return {name for names, *_ in self.joints for name in (local if names is None else names)}
 
     def _divergences(self, traces: Traces, terms: Terms) -> Tensor | float:
         loss: Tensor | float = 0.0

@@ -228,8 +228,8 @@ class _Joint:
         same = rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
         try:
             density = rows.cut(site["fn"].log_prob(same), value.dim() - event)
-        except NotImplementedError:  # draws alone, as of an implicit guide's VampPrior
-            return
+        except (NotImplementedError, ValueError):
+            return  # no density (an implicit guide's VampPrior), or not one at every draw
         if not torch.allclose(density, density[:, :1].expand_as(density), rtol=1e-4):
             raise ValueError(
                 f"the prior of site {name!r} varies along plate {self.rows.plates}, so comparing "

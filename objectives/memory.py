@@ -25,8 +25,9 @@ class Memory(Divergence):
       datum that is met again meets its own past, which biases by about 1/N over N data.
     * **Variance.** `MMD` and what is built on it pair each row of B with all of $B \cup Q$: the
       variance that comes from the partners falls by about $n / (n + M)$.
-    * **Cost.** $n (n + M)$ pairs where the divergence is `MMD`, `Energy` or `CramerWold`;
-      that of a batch of n + M rows for any other, whose gradient is then scaled row by row.
+    * **Cost.** $n (n + M)$ pairs where the divergence is `MMD`, `Energy` or `CramerWold`, M more
+      rows in `FourierMMD`; that of a batch of n + M rows, as many prior draws included, for any
+      other, whose gradient is then scaled row by row.
 
     The queue moves once a training step and holds still in `loss` and in evaluation; in eval mode
     the divergence sees the batch alone. It is not part of the state that is saved.
@@ -158,12 +159,11 @@ class _Queue:
 
 def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosterior:
     """The rows of both; a row of the batch passes its gradient as if the batch were all rows."""
-    total = q.weights.sum()
+    total = q.weights.detach().sum()
     ratio = (total + past.weights.sum()) / torch.where(total > 0, total, 1)
 
     def pool(now: Tensor, before: Tensor) -> Tensor:
-        scaled = now.detach() + ratio * (now - now.detach())
-        return torch.cat([scaled, before])
+        return torch.cat([now.detach() + ratio * (now - now.detach()), before])
 
     def conditional() -> Gaussians | None:
         now, before = q.conditional, past.conditional
@@ -182,7 +182,7 @@ def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosteri
     return replace(
         q,
         codes=pool(q.codes, past.codes),
-        weights=torch.cat([q.weights, past.weights]),
+        weights=pool(q.weights, past.weights),
         groups=groups,
         conditional_of=conditional,
     )

@@ -167,10 +167,10 @@ class MMD(Divergence):
             weight = pairs.sum()
         total = (pairs * values).sum()
         if past is not None:
-            extra, pairs = self._against_past(kernel, length, rows, weights, shifts, past)
             # The mean over the batch paired with the batch and the past. Of two moving rows both
             # pass a gradient, of a pair with the past one of them: it counts twice.
-            total, weight = total + 2 * extra - extra.detach(), weight + pairs
+            extra = self._against_past(kernel, length, rows, weights, shifts, past)
+            total, weight = torch.stack([total, weight]) + 2 * extra - extra.detach()
         return total / torch.where(weight > 0, weight, 1)
 
     def _against_past(
@@ -181,8 +181,8 @@ class MMD(Divergence):
         weights: Tensor,
         shifts: int | None,
         past: AggregatePosterior,
-    ) -> tuple[Tensor, Tensor]:
-        """The sum of E k(z_i, z_j) over pairs of a row and a past row, and of their weights."""
+    ) -> Tensor:
+        """Sums over pairs of a row and a past row: of weight times E k, and of weight, `(2,)`."""
         n, m = len(rows), len(past)
         before = self._conditional(past)
         if shifts is None or shifts >= m:
@@ -193,7 +193,7 @@ class MMD(Divergence):
             other = (torch.arange(n, device=weights.device) + by[:, None]) % m
             pairs = weights * past.weights[other] * (m / shifts)
             values = _pairwise(kernel, rows, before[other], length)
-        return (pairs * values).sum(), pairs.sum()
+        return torch.stack([(pairs * values).sum(), weights.sum() * past.weights.sum()])
 
     def _closed_prior(self, q: AggregatePosterior) -> Gaussians | None:
         if self.prior == "sampled":

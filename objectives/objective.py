@@ -153,6 +153,10 @@ class Objective(ELBO, nn.Module):
         """Whether queues, schedules and running statistics move at this call."""
         return self.training and torch.is_grad_enabled() and not self._evaluating
 
+    def compared(self, traces: Traces) -> list[str]:
+        """The latent sites whose densities under guide and model the loss holds together."""
+        return traces.latent
+
     def at_step(self, weight: Weight) -> Tensor | float:
         """A coefficient at this step."""
         return weight(self.step) if callable(weight) else weight

@@ -30,8 +30,8 @@ class SlicedWasserstein(Divergence):
       $\lVert \mu \rVert^2 / d + s^2 + 1 - 2 s \sum_i m_i b_i$, with $m_i$ the expected order
       statistics of n normals and $b_i$ the integral of the normal quantile over
       ((i-1)/n, i/n); against n draws, $m_i / n$ in place of $b_i$. At n = 100 and q = p that is
-      .02 and .06 where the truth is 0: a batch as good as the prior itself is pulled apart
-      further. `Memory` lowers it.
+      .030 and .055 where the truth is 0, and least at s = .985 and .973: q shrinks. `Memory`
+      lowers it.
     * **Variance.** 1/L from L directions drawn afresh at each call, and about 1/n from the rows;
       quantiles take the part of the prior draws away. Encoder noise is sampled: start the encoder
       narrow.
@@ -130,10 +130,12 @@ def _at(values: Tensor, ends: Tensor, u: Tensor) -> Tensor:
 
 def _to_normal(rows: Tensor, steps: Tensor) -> Tensor:
     """W_2^2 of sorted rows `(L, n)` with steps to the standard normal, `(L,)`."""
-    ends = steps.cumsum(1).clamp(0, 1)
-    # The quantile function's integral from 0 to u is minus the density at its quantile.
-    density = torch.exp(-0.5 * torch.special.ndtri(ends).square()) / math.sqrt(2 * math.pi)
-    density = torch.cat([torch.zeros_like(density[:, :1]), density[:, :-1], density[:, :1] * 0], 1)
+    # The quantile function's integral from 0 to u is minus the density at its quantile. At 0 and
+    # 1 the quantile is infinite and would spoil the gradient of weights that have one.
+    tiny = torch.finfo(steps.dtype).eps
+    quantiles = torch.special.ndtri(steps.cumsum(1)[:, :-1].clamp(tiny, 1 - tiny))
+    density = torch.exp(-0.5 * quantiles.square()) / math.sqrt(2 * math.pi)
+    density = torch.nn.functional.pad(density, (1, 1))
     integrals = -density.diff(dim=1)
     return (steps * rows.square() - 2 * integrals * rows).sum(1) + 1
 

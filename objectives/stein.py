@@ -38,14 +38,17 @@ class Stein(Divergence):
       the value is negative about half the time when q = p. The V-statistic, the papers', keeps
       j = i: $\phi(z_i)$ gains $k(0) \nabla \log p(z_i) / n$, which pulls every code to the mode
       and shrinks q, the more the higher d; KSD^2 gains
-      $(k(0)\, \mathbb{E} \lVert \sigma \rVert^2 - 2 d\, k'(0)) / n$ less its own value over n.
+      $(k(0)\, \mathbb{E} \lVert \sigma \rVert^2 - 2 d\, k'(0)) / n$ less its own value over n
+      ($k'$ the derivative in $r^2$). On a fixed set of particles take V: with U nothing holds back
+      a particle that the others push away.
     * **Variance.** Of order 1/n where q differs from p and 1/n^2 at q = p. No prior draws are
       needed. Encoder noise is sampled: start the encoder narrow, or prefer `MMD`, which can
       integrate it, where the code collapses.
     * **Cost.** $n^2 d$, and one evaluation of the prior's score at the codes.
 
     The score is taken at detached codes, not through the guide, so that an autoregressive guide's
-    total derivative does not enter. A prior's own parameters get a gradient only where codes are
+    total derivative does not enter. Weights that have a gradient (a site the guide enumerates)
+    descend KSD^2 itself. A prior's own parameters get a gradient only where codes are
     compared in the prior's units (Normal and Laplace).
 
     Args:

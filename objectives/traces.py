@@ -24,12 +24,12 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ppl_vae.objectives.ancestral import Site, run_to_last
+
 __all__ = ["PARTICLES", "Site", "Traces", "run", "same"]
 
 PARTICLES = "num_particles_vectorized"
 """The name Pyro gives the plate over vectorised particles."""
-
-Site = dict[str, Any]
 
 
 def run(
@@ -295,57 +295,19 @@ class Traces:
         below the last picked site is not called and its batch-norm does not move.
         """
         values: dict[str, Callable[[Site], Tensor] | None] = dict.fromkeys(picked)
-        return _run_to_last(self._without(local), self.args, self.kwargs, values)
+        return run_to_last(self._without(local), self.args, self.kwargs, values)
 
     def at(
         self, local: Iterable[str], values: dict[str, Callable[[Site], Tensor]]
     ) -> dict[str, Site]:
         """The picked sites of the model run with values set site by site from their prior."""
-        return _run_to_last(self._without(local), self.args, self.kwargs, dict(values))
+        return run_to_last(self._without(local), self.args, self.kwargs, dict(values))
 
     def _without(self, local: Iterable[str]) -> Callable[..., Any]:
         kept = self.replayable.copy()
         for name in local:
             kept.nodes.pop(name, None)
         return poutine.replay(self.model, trace=kept)
-
-
-class _Stop(BaseException):
-    """Leaves the model; not an Exception, so that no handler of the model's own catches it."""
-
-
-class _ToLast(Messenger):
-    def __init__(self, values: dict[str, Callable[[Site], Tensor] | None]):
-        super().__init__()
-        self.values = values
-        self.sites: dict[str, Site] = {}
-
-    def _pyro_sample(self, msg: Site) -> None:
-        value = self.values.get(msg["name"])
-        if value is not None:
-            msg["value"] = value(msg)
-            msg["done"] = True
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        if msg["name"] in self.values:
-            self.sites[msg["name"]] = msg.copy()
-            if len(self.sites) == len(self.values):
-                raise _Stop
-
-
-def _run_to_last(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    values: dict[str, Callable[[Site], Tensor] | None],
-) -> dict[str, Site]:
-    messenger = _ToLast(values)
-    try:
-        with messenger:
-            model(*args, **kwargs)
-    except _Stop:
-        pass
-    return messenger.sites
 
 
 def _check_match(name: str, model: Site, guide: Site) -> None:

@@ -10,10 +10,24 @@ __version__ = "0.1.0"
 
 _HOME = {
     "VAE": "ppl_vae.vae",
+    "ConditionalVAE": "ppl_vae.conditional",
+    "Experiment": "ppl_vae.experiment",
+    "HierarchicalVAE": "ppl_vae.hierarchical",
+    "SemiSupervisedVAE": "ppl_vae.semisupervised",
     "fit": "ppl_vae.inference",
+    "load": "ppl_vae.experiment",
 }
 
-__all__ = ["VAE", "__version__", "fit"]
+__all__ = [
+    "VAE",
+    "ConditionalVAE",
+    "Experiment",
+    "HierarchicalVAE",
+    "SemiSupervisedVAE",
+    "__version__",
+    "fit",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from ppl_vae.checks import NotFinite, check_support
+from ppl_vae.compatibility import check_compatible
 from ppl_vae.dataset import Dataset, check_finite, splits
 from ppl_vae.objectives import Objective
 from ppl_vae.run import History, Run
@@ -124,6 +125,11 @@ def fit(
     first = tuple(part[:batch_size] for part in rows.epoch())
     params = stored((model, guide), *first)
     check_support(model, guide, first, rows.train[0])
+    steps = len(splits(len(rows.train[0]), batch_size))
+    if isinstance(objective, Objective):
+        # an objective counts every call in training, the critic's among them
+        objective.plan(int(objective.step) + epochs * steps * (1 + critic_steps))
+    check_compatible(model, guide, objective, first)
     weights = Weights(model, guide, objective, params)
     run = None
     if out is not None:
@@ -139,10 +145,6 @@ def fit(
     training = Training(model, guide, objective, optimizer, weights, critic_steps, own)
 
     history = History()
-    steps = len(splits(len(rows.train[0]), batch_size))
-    if isinstance(objective, Objective):
-        # an objective counts every call in training, the critic's among them
-        objective.plan(int(objective.step) + epochs * steps * (1 + critic_steps))
     with _bar(epochs * steps, progress) as bar, _board(run, tensorboard) as board:
         for epoch in range(1, epochs + 1):
             try:

@@ -8,7 +8,7 @@ from ppl_vae.likelihoods import Likelihood
 from ppl_vae.priors import Prior
 from ppl_vae.registration import register
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "part_name"]
 
 
 class VAE(nn.Module):
@@ -47,12 +47,13 @@ class VAE(nn.Module):
         for part in (likelihood, encoder):
             if part.dim != prior.dim:
                 raise ValueError(
-                    f"{_name(prior)} is over {prior.dim} dimensions, {_name(part)} over {part.dim}"
+                    f"{part_name(prior)} is over {prior.dim} dimensions, "
+                    f"{part_name(part)} over {part.dim}"
                 )
         if likelihood.size != encoder.size:
             raise ValueError(
-                f"{_name(likelihood)} is over x of shape {tuple(likelihood.size)}, "
-                f"{_name(encoder)} reads {tuple(encoder.size)}"
+                f"{part_name(likelihood)} is over x of shape {tuple(likelihood.size)}, "
+                f"{part_name(encoder)} reads {tuple(encoder.size)}"
             )
 
     def model(self, x: Tensor) -> Tensor:
@@ -69,5 +70,6 @@ class VAE(nn.Module):
             return pyro.sample("z", self.encoder(x))
 
 
-def _name(module: nn.Module) -> str:
+def part_name(module: nn.Module) -> str:
+    """The name of a part of a pair, for messages."""
     return type(module).__name__

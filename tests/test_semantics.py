@@ -605,8 +605,8 @@ def test_refusals() -> None:
             pyro.sample("x", dist.Normal(k[:, None], 1.0).to_event(1), obs=x)
 
     refuse(discrete, model_only(discrete), "'k' of the guide, Bernoulli, is not reparameterised")
-    enumerated = pyro.infer.config_enumerate(model_only(discrete))
-    refuse(discrete, enumerated, "site 'k' is enumerated")
+    enumerated = pyro.infer.config_enumerate(model_only(discrete), "sequential")
+    refuse(discrete, enumerated, "'k' of the guide is enumerated in a way that")
     refuse(poutine.scale(model, scale=2.0), guide, "'z' has another scale in the model than")
     masked = poutine.mask(model, mask=torch.arange(N) < 3)
     refuse(masked, guide, "'z' has another mask in the model than")
