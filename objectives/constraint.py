@@ -209,7 +209,12 @@ def pieces(
         else:
             rest = rest + kl
     for name in traces.auxiliary:
-        rest = rest + traces.entropy(name)
+        entropy = traces.entropy(name)
+        if traces.standing_on(name) & set(picked):
+            rate = rate + entropy
+            terms.add(f"rate/{name}", entropy)
+        else:
+            rest = rest + entropy
     return Pieces(reconstruction, rate, rest, data, picked)
 
 

@@ -1,17 +1,18 @@
 """The InfoVAE family: the per-sample KL weighed against an aggregate-posterior divergence."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent, Normal, Unit
 from torch import Tensor, nn
 
 from ppl_vae.objectives.costs import Cost, SquaredError
 from ppl_vae.objectives.divergence import Divergence
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
-from ppl_vae.objectives.plates import data_sites, find_rows, local_sites
+from ppl_vae.objectives.plates import check_sites, data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import Traces
 
 __all__ = ["WAE", "Autoencoder", "BetaVAE", "InfoVAE"]
@@ -135,14 +136,15 @@ class InfoVAE(Objective):
             term = self.reconstruction(traces, name)
             terms.add(f"reconstruction/{name}", term)
             loss = loss + term
-        for name in traces.auxiliary:
-            loss = loss + traces.entropy(name)
         loss = loss + self._rates(traces, terms)
         return loss + self._divergences(traces, terms)
 
     def _rates(self, traces: Traces, terms: Terms) -> Tensor | float:
         local, inside = local_sites(traces, self.plate), data_sites(traces, self.plate)
         picked = self._picked(local)
+        weighs = not _is_zero(self.at_step(self.alpha))
+        if weighs or self.plate is not None or any(names for names, *_ in self.joints):
+            check_sites(traces, sorted(picked, key=[*traces.latent, *picked].index), self.plate)
         terms.add_data(_data_weight(traces, local, self.plate))
         weight = 1 - self.at_step(self.alpha)
         loss: Tensor | float = 0.0
@@ -156,6 +158,19 @@ class InfoVAE(Objective):
             kl = traces.kl(name)
             loss = loss + (weight * kl if name in picked else kl)
             terms.add(f"{kind}/{name}", kl)
+        for name in traces.auxiliary:
+            on = traces.standing_on(name) if weighs else set()
+            if on & picked and on - picked:
+                raise ValueError(
+                    f"auxiliary site {name!r} of the guide stands behind {sorted(on & picked)} "
+                    f"and {sorted(on - picked)}, whose KL have different weights: give each its "
+                    "own (AutoNormal does, a joint such as AutoMultivariateNormal does not)"
+                )
+            if on & picked and _is_zero(weight):
+                continue
+            entropy = traces.entropy(name)
+            loss = loss + (weight * entropy if on & picked else entropy)
+            terms.add(f"{'rate' if on & picked else 'auxiliary'}/{name}", entropy)
         return loss
 
     def _picked(self, local: Sequence[str]) -> set[str]:
@@ -221,7 +236,7 @@ class BetaVAE(InfoVAE):
     def __init__(self, beta: Weight = 1.0, **elbo: Any):
         if not callable(beta) and beta < 0:
             raise ValueError(f"beta={beta} must not be negative")
-        alpha: Weight = _one_minus(beta) if callable(beta) else 1 - beta
+        alpha: Weight = _OneMinus(beta) if callable(beta) else 1 - beta
         super().__init__(None, alpha=alpha, scale=beta, **elbo)
         self.beta = beta
 
@@ -269,11 +284,19 @@ class WAE(InfoVAE):
         self.cost = SquaredError() if cost is None else cost
 
     def reconstruction(self, traces: Traces, name: str) -> Tensor:
+        if isinstance(traces.model_sites[name]["fn"], Unit):
+            return super().reconstruction(traces, name)  # a pyro.factor has no mean
         return traces.cost(name, self.cost)
 
 
-def _one_minus(weight: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda step: 1 - weight(step)
+@dataclass
+class _OneMinus:
+    """A class and not a closure, so that copies of an objective have copies of its schedule."""
+
+    weight: Callable[[Tensor], Tensor]
+
+    def __call__(self, step: Tensor) -> Tensor:
+        return 1 - self.weight(step)
 
 
 def _is_zero(coefficient: Tensor | float) -> bool:

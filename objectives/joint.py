@@ -10,7 +10,6 @@ rows whose priors differ. Other priors are compared as they are, against ancestr
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from pyro.distributions import Independent, Laplace, Normal, Uniform
@@ -26,7 +25,7 @@ from ppl_vae.objectives.aggregate import (
     moments,
 )
 from ppl_vae.objectives.plates import Rows, data_sites, find_rows, local_sites
-from ppl_vae.objectives.traces import Site, Traces
+from ppl_vae.objectives.traces import Site, Traces, depends
 
 __all__ = ["aggregate_posteriors"]
 
@@ -71,6 +70,7 @@ class _Joint:
     rows: Rows
     given: Callable[..., Tensor] | None
     runs: list[Tensor] = field(default_factory=list)
+    checked: bool = False
 
     def posteriors(self, moving: bool) -> list[AggregatePosterior]:
         codes = self.codes(self.traces.guide_sites, self.traces.model_sites, self.rows)
@@ -164,19 +164,23 @@ class _Joint:
         return mean, rows.unflatten(-1, mean.shape[-1:] * 2) if is_full else rows
 
     def _is_leaf(self, name: str) -> bool:
-        """Whether no other picked site's guide or prior is a function of this site's draw."""
+        """Whether nothing else of the comparison is a function of this site's draw: no other
+        picked site's guide or prior, and no enumerated site's probability."""
         others = [other for other in self.picked if other != name]
-        if not others:
+        order = list(self.traces.guide_sites)
+        below = any(order.index(other) > order.index(name) for other in self.traces.enumerated)
+        chances = [self.rows.probability] if below and self.rows.probability is not None else []
+        if not others and not chances:
             return True
         value = self.traces.guide_sites[name]["value"]
         if not value.requires_grad:
             return False
-        reached = [self.traces.guide_sites[other]["value"] for other in others]
+        reached = chances + [self.traces.guide_sites[other]["value"] for other in others]
         for other in others:
             standard = _location_scale(self.traces.model_sites[other]["fn"])
             if standard is not None:
                 reached += [standard.loc, standard.scale]
-        return not _depends(reached, value)
+        return not depends(reached, value)
 
     @property
     def is_shared(self) -> bool:
@@ -209,32 +213,50 @@ class _Joint:
     def draw(self, index: int) -> Tensor:
         """The index-th ancestral run, `(particles, n, d)`."""
         while len(self.runs) <= index:
+            self.refuse_varying()
             sites = self.traces.draw_prior(self.redrawn, self.picked)
-            if not self.runs and self.given is None:
-                self._refuse_varying(sites)
             self.runs.append(self.codes(sites, sites, self.rows.data))
         return self.runs[index]
 
-    def _refuse_varying(self, sites: dict[str, Site]) -> None:
-        # A site drawn first has no latent parent, so its prior can vary by covariates alone. One
-        # value's density in every row tells; reading it waits for the device.
-        name, rows = self.picked[0], self.rows.data
-        site = sites[name]
-        if not is_validation_enabled() or name != self.redrawn[0] or _location_scale(site["fn"]):
+    def refuse_varying(self) -> None:
+        """Refuses priors that vary along the rows other than through a row's latent parents.
+
+        The model is run with every latent of the first row's value in all rows: where a density
+        then differs between rows, it is by covariates. Reading it waits for the device, so this
+        belongs to validation.
+        """
+        if self.checked or self.given is not None or not is_validation_enabled():
             return
-        value = site["value"]
-        event = len(site["fn"].event_shape)
-        cut = rows.cut(value, value.dim() - event)
-        same = rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
-        try:
-            density = rows.cut(site["fn"].log_prob(same), value.dim() - event)
-        except (NotImplementedError, ValueError):
-            return  # no density (an implicit guide's VampPrior), or not one at every draw
-        if not torch.allclose(density, density[:, :1].expand_as(density), rtol=1e-4):
+        self.checked = True
+        free = [
+            n for n in self.picked if _location_scale(self.traces.model_sites[n]["fn"]) is None
+        ]
+        rows = self.rows.data
+        varies: list[str] = []
+
+        def first_row(site: Site) -> Tensor:
+            fn, event = site["fn"], len(site["fn"].event_shape)
+            value = fn.sample()
+            cut = rows.cut(value, value.dim() - event)
+            value = rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
+            if site["name"] in free:
+                try:
+                    density = rows.cut(fn.log_prob(value), value.dim() - event)
+                except (NotImplementedError, ValueError):
+                    return value  # no density (an implicit guide's VampPrior), or not everywhere
+                if not torch.allclose(density, density[:, :1].expand_as(density), rtol=1e-4):
+                    varies.append(site["name"])
+            return value
+
+        order = [n for n in self.traces.latent if n in self.redrawn]
+        upstream = order[: max(order.index(n) for n in self.picked) + 1]
+        with torch.no_grad(), torch.random.fork_rng():
+            self.traces.at(self.redrawn, dict.fromkeys(upstream, first_row))
+        if varies:
             raise ValueError(
-                f"the prior of site {name!r} varies along plate {self.rows.plates}, so comparing "
-                "marginals would not see a guide that is wrong in each row: pass given=, a "
-                "function of the model's arguments that returns the covariates (n, k)"
+                f"the prior of site {varies[0]!r} varies along plate {self.rows.plates}, so "
+                "comparing marginals would not see a guide that is wrong in each row: pass "
+                "given=, a function of the model's arguments that returns the covariates (n, k)"
             )
 
 
@@ -247,8 +269,9 @@ class _AncestralPrior(Prior):
 
     def sample(self, draws: int) -> Tensor:
         n = len(self.joint.rows.data)
-        runs = [self.joint.draw(i)[self.particle] for i in range(-(-draws // n))]
-        return torch.cat(runs)[:draws]
+        runs = torch.cat([self.joint.draw(i)[self.particle] for i in range(-(-draws // n))])
+        # With covariates a part of a run would have part of them: whole runs, so a few more.
+        return runs if self.joint.given is not None else runs[:draws]
 
     def log_prob(self, codes: Tensor) -> Tensor:
         # The model scores a batch's worth of codes at once; the last block is filled up.
@@ -261,6 +284,7 @@ class _AncestralPrior(Prior):
         joint, rows = self.joint, self.joint.rows.data
         if joint.given is not None:
             raise ValueError("given= leaves p(z, c) without a density: use a divergence of draws")
+        joint.refuse_varying()
         total: list[Tensor] = []
         start = 0
 
@@ -324,19 +348,3 @@ def _block_diagonal(blocks: list[tuple[Tensor, Tensor | None]]) -> Tensor:
 
 def _is_broadcast(tensor: Tensor, dim: int) -> bool:
     return tensor.dim() < -dim or tensor.stride(dim) == 0 or tensor.shape[dim] == 1
-
-
-def _depends(tensors: Sequence[Tensor], on: Tensor) -> bool:
-    """Whether autograd's graph of any of the tensors reaches `on`."""
-    goal: Any = on.grad_fn
-    stack = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        if node is goal or (goal is None and getattr(node, "variable", None) is on):
-            return True
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return False

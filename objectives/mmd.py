@@ -120,14 +120,21 @@ class MMD(Divergence):
         kernel, length = self._scaled_kernel(q, *([against.mean] if prior is None else []))
         within = self._within(kernel, length, rows, q.weights, q.groups, shifts, q.past)
         values = expected_kernel(kernel, rows, against, length)
-        cross = (normalised(cross_weights(q.weights, len(against), q.aligned)) * values).sum()
+        shared = q.weights.new_ones(len(against))
+        groups = None
+        if q.aligned:  # a draw stands for its row's datum, which may be masked
+            groups = torch.arange(len(against), device=shared.device) % len(q)
+            shared = q.weights.detach()[groups]
+        pairs = cross_weights(q.weights, len(against), q.aligned) * shared
+        cross = (normalised(pairs) * values).sum()
         if prior is None:
-            ones = q.weights.new_ones(len(against))
-            groups = torch.arange(len(against), device=ones.device) % len(q) if q.aligned else None
-            own = self._within(kernel, length, against, ones, groups)
+            own = self._within(kernel, length, against, shared, groups)
         else:
             own = expected_kernel(kernel, against, against, length).mean()
-        return torch.where(q.weights.sum() > 0, within - 2 * cross + own, 0)
+        # Without a pair, as with one row unmasked, there is attraction and no repulsion: no D.
+        alone = (self.statistic == "V" and rows.covariance is None) or q.past is not None
+        weight = q.weights.sum() if alone else pair_total(q.weights, q.groups)
+        return torch.where(weight > 0, within - 2 * cross + own, 0)
 
     def _scaled_kernel(self, q: AggregatePosterior, *draws: Tensor) -> tuple[Kernel, _Length]:
         """The kernel and its squared length-scale at these codes and prior draws."""

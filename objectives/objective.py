@@ -42,7 +42,10 @@ class Terms:
         self._data = self._data + (weight.detach() if isinstance(weight, Tensor) else weight)
 
     def per_datum(self, num_particles: int) -> dict[str, Tensor]:
-        sums = {name: total / self._data for name, total in self._sums.items()}
+        # With every row masked the sums are zero, and stay so.
+        data = torch.as_tensor(self._data)
+        data = torch.where(data > 0, data, 1)
+        sums = {name: total / data for name, total in self._sums.items()}
         return sums | {name: total / num_particles for name, total in self._own.items()}
 
 
@@ -159,7 +162,8 @@ class Objective(ELBO, nn.Module):
 
     def at_step(self, weight: Weight) -> Tensor | float:
         """A coefficient at this step."""
-        return weight(self.step) if callable(weight) else weight
+        # A copy: the step moves on in place before the backward pass.
+        return weight(self.step.clone()) if callable(weight) else weight
 
     def plan(self, total_steps: int) -> None:
         """Tells the objective's schedules how long the run is; `ppl_vae.fit` does it.

@@ -6,11 +6,12 @@ from math import prod
 from typing import Any
 
 import torch
+from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 
 from ppl_vae.objectives.traces import PARTICLES, Site, Traces, same
 
-__all__ = ["Rows", "data_sites", "find_rows", "local_sites"]
+__all__ = ["Rows", "check_sites", "data_sites", "find_rows", "local_sites"]
 
 
 @dataclass(frozen=True)
@@ -133,18 +134,26 @@ def data_sites(traces: Traces, plate: str | Sequence[str] | None) -> list[str]:
     plates = {n: {f.name for f in _frames(traces.guide_sites[n])} for n in traces.latent}
     if plate is not None:
         return [name for name, inside in plates.items() if inside >= set(_names(plate))]
-    data = {f.name for name in traces.observed for f in _frames(traces.model_sites[name])}
+    data = data_plates(traces)
     return [name for name, inside in plates.items() if data & inside]
 
 
-def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] | None) -> Rows:
-    """Finds the plate whose entries are the rows of the picked sites.
+def data_plates(traces: Traces) -> set[str]:
+    """The plates that hold all observed sites, of those that are in a plate at all."""
+    frames = [{f.name for f in _frames(traces.model_sites[name])} for name in traces.observed]
+    inside = [plates for plates in frames if plates]
+    return set.intersection(*inside) if inside else set()
+
+
+def check_sites(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] | None) -> None:
+    """Refuses names that nothing has, and sites of which it is not clear what their rows are.
 
     Raises:
-        ValueError: if there is none, several with none named, a sequential one, or sites of the
-            joint differ in plate, scale or mask; or depend on a site that is enumerated elsewhere
-            than once a row.
+        ValueError: see `find_rows`.
     """
+    if not picked and plate is not None:
+        plates = {n: [f.name for f in _frames(traces.guide_sites[n])] for n in traces.latent}
+        raise ValueError(f"no latent site is in plate {plate!r}; their plates are {plates}")
     if not picked:
         raise ValueError(
             "no latent site shares a plate with an observed site, so there are no rows to "
@@ -164,6 +173,27 @@ def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] 
                 f"site {name!r} is in no plate, so it has no rows: sample it under "
                 "`with pyro.plate('data', len(x)):` in model and guide"
             )
+    if plate is None:
+        data = data_plates(traces)
+        inside = [f.name for n in picked for f in _frames(traces.guide_sites[n])]
+        several = [name for name in dict.fromkeys(inside) if name in data]
+        if len(several) > 1:
+            raise ValueError(
+                f"sites {list(picked)} are in several plates, {several}: name the rows with "
+                f"plate={several[0]!r} (a joint over the other) or, where all are in each, "
+                f"plate={tuple(several)} (pooled)"
+            )
+
+
+def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] | None) -> Rows:
+    """Finds the plate whose entries are the rows of the picked sites.
+
+    Raises:
+        ValueError: if there is none, several with none named, a sequential one, or sites of the
+            joint differ in plate, scale or mask; or depend on a site that is enumerated elsewhere
+            than once a row.
+    """
+    check_sites(traces, picked, plate)
     by_site: dict[str, dict[str, Any]] = {
         n: {f.name: f for f in _frames(traces.guide_sites[n])} for n in picked
     }
@@ -180,6 +210,13 @@ def find_rows(traces: Traces, picked: Sequence[str], plate: str | Sequence[str] 
             f"plate={common[0]!r} (a joint over the other) or plate={tuple(common)} (pooled)"
         )
     _check_alike(traces, picked)
+    for name in picked:
+        for site in (traces.guide_sites[name], traces.model_sites[name]):
+            if _is_masked(site["fn"]):
+                raise ValueError(
+                    f"the distribution of site {name!r} has a mask of its own, which does not say "
+                    "which rows count: use `with poutine.mask(mask=...):` in model and guide"
+                )
     frames = by_site[picked[0]]
     particle = _particle_frame(traces.guide_sites[picked[0]])
     choices = _choices(traces, picked, chosen)
@@ -225,6 +262,12 @@ def _check_alike(traces: Traces, picked: Sequence[str]) -> None:
                     f"sites {picked[0]!r} and {name!r} of one joint differ in {key}: give each a "
                     "divergence of its own with sites={...}"
                 )
+
+
+def _is_masked(fn: Any) -> bool:
+    return isinstance(fn, MaskedDistribution) or (
+        isinstance(fn, Independent) and _is_masked(fn.base_dist)
+    )
 
 
 def _names(plate: str | Iterable[str]) -> tuple[str, ...]:

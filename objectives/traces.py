@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Rejector
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -169,6 +170,12 @@ class Traces:
                     f"site {name!r} of the guide is enumerated in a way that this objective does "
                     "not know: use infer={'enumerate': 'parallel'} without num_samples"
                 )
+            if isinstance(site["fn"], Rejector):
+                raise ValueError(
+                    f"site {name!r} of the guide, {type(site['fn']).__name__}, is drawn by "
+                    "rejection, whose gradient has a part that this objective leaves out: use the "
+                    "distribution itself, or pyro.infer.Trace_ELBO"
+                )
             if not site["fn"].has_rsample and name not in self.enumerated:
                 finite = site["fn"].has_enumerate_support
                 raise ValueError(
@@ -178,6 +185,16 @@ class Traces:
                     + "use a relaxation (RelaxedOneHotCategorical, RelaxedBernoulli) or "
                     "pyro.infer.TraceGraph_ELBO"
                 )
+
+    def standing_on(self, name: str) -> set[str]:
+        """Latent sites whose draw in the guide is a function of an auxiliary site's draw.
+
+        Where autograd has no record of it (a frozen guide), all of them.
+        """
+        value = self.guide_sites[name]["value"]
+        if not value.requires_grad:
+            return set(self.latent)
+        return {n for n in self.latent if depends([self.guide_sites[n]["value"]], value)}
 
     def log_prob(self, name: str) -> Tensor:
         """The scaled, masked log-density of a model site, summed, in nats."""
@@ -203,8 +220,10 @@ class Traces:
         site = self.guide_sites[name]
         parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
         parts = parts.scale_and_mask(site["scale"], site["mask"])
-        whole = name in self.enumerated
-        return self.expectation(parts.log_prob if whole else parts.entropy_term, site)
+        term = parts.log_prob if name in self.enumerated else parts.entropy_term
+        return self.expectation(
+            term if isinstance(term, Tensor) else site["value"].new_zeros(()), site
+        )
 
     def kl(self, name: str) -> Tensor:
         r"""The scaled, masked $\mathrm{KL}(q \Vert p)$ of a latent site, summed, in nats.
@@ -308,6 +327,22 @@ class Traces:
         for name in local:
             kept.nodes.pop(name, None)
         return poutine.replay(self.model, trace=kept)
+
+
+def depends(tensors: Sequence[Tensor], on: Tensor) -> bool:
+    """Whether autograd's graph of any of the tensors reaches `on`."""
+    goal: Any = on.grad_fn
+    stack = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if node is goal or (goal is None and getattr(node, "variable", None) is on):
+            return True
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return False
 
 
 def _check_match(name: str, model: Site, guide: Site) -> None:

@@ -152,6 +152,12 @@ def auto_globals() -> Pair:
     return Pair(_global_model, guide, (_x(),))
 
 
+def auto_local() -> Pair:
+    """A guide whose draw is a Delta of an auxiliary site that holds all of its density."""
+    pair = one_latent()
+    return Pair(pair.model, AutoNormal(pair.model), pair.args)
+
+
 def subsampled() -> Pair:
     def plate(x: Tensor) -> Any:
         return pyro.plate("data", len(x), subsample_size=4)
@@ -288,6 +294,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         chain_bottom_up,
         global_and_local,
         auto_globals,
+        auto_local,
         subsampled,
         plate_at_minus_two,
         nested_plates,

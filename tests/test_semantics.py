@@ -1,5 +1,6 @@
 """What design decides once: plates, sites, priors, refusals, and what is never evaluated."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -653,3 +654,166 @@ def test_nan_stops_before_the_optimiser_moves() -> None:
     with pytest.raises(FloatingPointError, match="term 'reconstruction/x' is nan at step"):
         svi.step(x)
     assert pyro.param("a") == 0.5
+
+
+# What a closer look found
+
+
+def test_auxiliary_sites_weigh_as_the_latents_on_them() -> None:
+    """AutoNormal's density is in an auxiliary site: alpha takes it with the rest of the KL."""
+    x = data()
+    auto = pyro.infer.autoguide.AutoNormal(model, init_scale=0.4)
+    auto(x)
+    loc = auto.median(x)["z"].detach()
+
+    def by_hand(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 0.4).to_event(1))
+
+    for beta in (0.0, 1.0, 4.0):
+        both = []
+        for encoder in (auto, by_hand):
+            objective = BetaVAE(beta)
+            losses = [objective.loss(model, encoder, x) for _ in range(400)]
+            both.append(torch.tensor(losses))
+        a, b = both
+        assert abs(a.mean() - b.mean()) < 4.5 * ((a.var() + b.var()) / 400) ** 0.5
+
+
+def test_an_auxiliary_site_behind_two_weights_is_refused() -> None:
+    pair = PAIRS["two_latents"]()
+    joint = pyro.infer.autoguide.AutoMultivariateNormal(pair.model)
+    with pytest.raises(ValueError, match=r"stands behind .* whose KL have different weights"):
+        BetaVAE(4.0, sites=["z1"]).differentiable_loss(pair.model, joint, *pair.args)
+    BetaVAE(4.0).differentiable_loss(pair.model, joint, *pair.args)
+
+
+@pytest.mark.parametrize("mmd", [MMD(), MMD(prior="sampled", noise="sampled")], ids=repr)
+def test_one_unmasked_row_has_no_divergence(mmd: MMD) -> None:
+    mask = torch.arange(N) == 3
+    objective = InfoVAE(mmd, scale=5.0)
+    objective.differentiable_loss(
+        poutine.mask(model, mask=mask), poutine.mask(guide, mask=mask), data()
+    )
+    assert objective.terms["divergence/z"] == 0
+
+
+def test_a_fully_masked_batch_is_zero() -> None:
+    none = torch.zeros(N, dtype=torch.bool)
+    objective = InfoVAE(MMD(), scale=5.0)
+    loss = objective.loss_and_grads(
+        poutine.mask(model, mask=none), poutine.mask(guide, mask=none), data()
+    )
+    assert loss == 0
+
+
+def test_what_an_enumerated_site_hangs_on_is_not_integrated() -> None:
+    """q(y | z) depends on z, the prior has them independent: only draws of z show it."""
+
+    def independent(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.zeros(len(x)))
+
+    def dependent(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0))
+            pyro.sample("y", dist.Bernoulli(logits=5 * z), infer={"enumerate": "parallel"})
+
+    objective = InfoVAE(MMD(RBF(1.0)), scale=2.0)
+    values = []
+    for _ in range(60):
+        objective.differentiable_loss(independent, dependent, torch.zeros(40))
+        values.append(objective.terms["divergence/z+y"])
+    seen = torch.stack(values)
+    assert seen.mean() > 4.5 * seen.std() / 60**0.5
+
+
+def test_given_with_a_mask_and_with_few_draws() -> None:
+    c = torch.linspace(0.5, 4.0, 60)[:, None]
+
+    def model(c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("z", dist.Gamma(c, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.zeros(len(c)))
+
+    mask = torch.arange(60) < 40
+    exact = model_only(model)
+    for mmd, wrap in [
+        (MMD(RBF(1.0)), lambda fn: poutine.mask(fn, mask=mask)),
+        (MMD(RBF(1.0), draws=20), lambda fn: fn),
+    ]:
+        objective = InfoVAE(mmd, scale=1.0, given=lambda c: c)
+        values = []
+        for _ in range(60):
+            objective.differentiable_loss(wrap(model), wrap(exact), c)
+            values.append(objective.terms["divergence/z"])
+        seen = torch.stack(values)
+        assert abs(seen.mean()) < 4.5 * seen.std() / 60**0.5
+
+
+def test_names_that_nothing_has_are_refused_without_a_divergence_too() -> None:
+    def no_plate(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(N, D), 1.0).to_event(2))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(2), obs=x)
+
+    for objective, pair, message in [
+        (BetaVAE(4.0, plate="batch"), (model, guide), "no latent site is in plate 'batch'"),
+        (BetaVAE(4.0, sites=["zz"]), (model, guide), "'zz' is no latent site"),
+        (Autoencoder(plate="batch"), (model, guide), "no latent site is in plate 'batch'"),
+        (BetaVAE(4.0), (no_plate, model_only(no_plate)), "shares a plate with an observed site"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            objective.differentiable_loss(*pair, data())
+
+
+def test_a_global_in_a_feature_plate_is_not_taken_for_local() -> None:
+    def features(x: Tensor) -> None:
+        with pyro.plate("features", D, dim=-1):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x), dim=-2):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(w * z, 1.0), obs=x)
+
+    encoder = model_only(features)
+    with pytest.raises(ValueError, match=r"several plates.*name the rows with plate="):
+        BetaVAE(4.0).differentiable_loss(features, encoder, data())
+    (q,) = shown(Pair(features, encoder, (data(),)), plate="data")
+    assert (q.name, q.codes.shape) == ("z", (N, D))
+
+
+def test_a_later_site_s_prior_may_not_vary_unseen() -> None:
+    c = torch.tensor([0.5, 4.0]).repeat(20)
+
+    def model(c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("a", dist.Normal(0.0, 1.0))
+            pyro.sample("z", dist.Gamma(c, 1.0))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.zeros(len(c)))
+
+    for options in ({}, {"sites": ["z"]}):
+        with pytest.raises(ValueError, match="prior of site 'z' varies along plate"):
+            InfoVAE(MMD(), scale=2.0, **options).differentiable_loss(model, model_only(model), c)
+
+
+def test_a_distribution_s_own_mask_is_refused() -> None:
+    def masked(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = dist.Normal(torch.zeros(D), 1.0).to_event(1).mask(torch.arange(len(x)) < 4)
+            pyro.sample("z", z)
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.zeros(len(x)))
+
+    refuse(masked, model_only(masked), "distribution of site 'z' has a mask of its own")
+
+
+def test_a_copy_of_a_scheduled_objective_has_its_own_schedule() -> None:
+    from ppl_vae.objectives import Linear
+
+    first = BetaVAE(Linear(over=0.5))
+    first.plan(100)
+    second = copy.deepcopy(first)
+    second.plan(1000)
+    assert float(second.alpha(torch.tensor(100))) == pytest.approx(0.8)  # type: ignore[operator]
+    assert float(first.alpha(torch.tensor(100))) == pytest.approx(0.0)  # type: ignore[operator]
