@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ppl_vae.objectives.costs import Cost
 from ppl_vae.objectives.objective import Objective, Terms, Weight
-from ppl_vae.objectives.plates import find_rows, local_sites
+from ppl_vae.objectives.plates import data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import Traces
 
 __all__ = ["ConstrainedObjective", "Constraint", "Dual", "Penalty", "Pieces", "pieces"]
@@ -104,7 +104,7 @@ class Penalty(Constraint):
 
 
 class Dual(Constraint):
-    r"""A Lagrange multiplier $\lambda$: the term $\lambda g$, of which $\lambda$ climbs the gradient.
+    r"""A Lagrange multiplier $\lambda$: the term $\lambda g$, whose gradient $\lambda$ climbs.
 
     Encoder and decoder descend while $\lambda$ ascends in the same backward pass, by the user's
     optimiser. $\lambda$ is signed for an equality and a softplus, so positive, for an upper bound.
@@ -165,7 +165,8 @@ class Pieces:
     Attributes:
         reconstruction: minus the observed sites' log-density (or their cost).
         rate: the KL of the picked local sites.
-        rest: the KL of all others, and the density of the guide's auxiliary sites.
+        rest: the KL of all others. The density of a guide's auxiliary site goes with the KL of
+            the sites that stand on it.
         data: the number of data the run stands for: the sum of row weights.
         sites: the picked sites.
     """
@@ -189,7 +190,7 @@ def pieces(
     Raises:
         ValueError: as `find_rows`.
     """
-    local = local_sites(traces, plate)
+    local, inside = local_sites(traces, plate), data_sites(traces, plate)
     picked = list(local if sites is None else sites)
     rows = find_rows(traces, picked, plate)
     site = traces.guide_sites[picked[0]]
@@ -203,16 +204,23 @@ def pieces(
         reconstruction = reconstruction + term
     for name in traces.latent:
         kl = traces.kl(name)
-        terms.add(f"{'rate' if name in local else 'global'}/{name}", kl)
+        terms.add(f"{'rate' if name in inside else 'global'}/{name}", kl)
         if name in picked:
             rate = rate + kl
         else:
             rest = rest + kl
     for name in traces.auxiliary:
         entropy = traces.entropy(name)
-        if traces.standing_on(name) & set(picked):
+        on = traces.standing_on(name)
+        if on & set(picked) and on - set(picked):
+            raise ValueError(
+                f"auxiliary site {name!r} of the guide stands behind {sorted(on & set(picked))} "
+                f"and {sorted(on - set(picked))}, of which only the former are held: give each its "
+                "own (AutoNormal does, a joint such as AutoMultivariateNormal does not)"
+            )
+        terms.add(f"{'rate' if on & set(picked) else 'auxiliary'}/{name}", entropy)
+        if on & set(picked):
             rate = rate + entropy
-            terms.add(f"rate/{name}", entropy)
         else:
             rest = rest + entropy
     return Pieces(reconstruction, rate, rest, data, picked)
@@ -257,7 +265,7 @@ class ConstrainedObjective(Objective):
 
     @abstractmethod
     def split(self, traces: Traces, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        """One particle's free loss, the quantity, both summed over data, and the number of data."""
+        """One particle's free loss and quantity, summed over data, and the number of data."""
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -268,7 +276,9 @@ class ConstrainedObjective(Objective):
         # The mean over particles first: the gap's noise is what the penalty is biased by.
         gap = quantity / torch.where(data > 0, data, 1) - self.at_step(self.target)
         terms.add_mean(f"constraint/{self.quantity}", gap * self.num_particles)
-        term = self.constraint(self.sign * gap, self.step, self.at_most, self.is_moving)
+        # A copy of the step, which moves on in place before the backward pass.
+        step = self.step.clone()
+        term = self.constraint(self.sign * gap, step, self.at_most, self.is_moving)
         return self._finish(free + data * term, terms)
 
 

@@ -121,8 +121,8 @@ class Dream:
             return "enumerate" if summable else "score"
         if estimator == "reparameterised" and rough:
             raise ValueError(
-                f"estimator='reparameterised': site {rough[0]!r}, {_kind(sites, rough[0])}, passes "
-                "no pathwise gradient; use 'score', or 'auto'"
+                f"estimator='reparameterised': site {rough[0]!r}, {_kind(sites, rough[0])}, "
+                "passes no pathwise gradient; use 'score', or 'auto'"
             )
         if estimator == "enumerate" and not summable:
             raise ValueError(

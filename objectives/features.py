@@ -6,6 +6,7 @@ from torch import Tensor
 from ppl_vae.objectives.aggregate import AggregatePosterior, Gaussians
 from ppl_vae.objectives.kernels import Kernel
 from ppl_vae.objectives.mmd import MMD, NoiseTerms, PriorTerms, Statistic, constant
+from ppl_vae.objectives.weighting import pair_total
 
 __all__ = ["FourierMMD"]
 
@@ -84,6 +85,8 @@ class FourierMMD(MMD):
             ours, q.weights, q.groups, rows.covariance is not None, q.past, before
         )
         values = within - 2 * cross / torch.where(pairs > 0, pairs, 1) + own
+        if self.statistic == "U" and q.past is None:
+            total = pair_total(q.weights, q.groups)
         return torch.where(total > 0, kernel.at_zero * values.mean(), 0)
 
     def _over(self, shifts: int | None) -> str:

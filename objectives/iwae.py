@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.objectives.objective import Objective, Terms
-from ppl_vae.objectives.plates import Rows, find_rows
+from ppl_vae.objectives.plates import Rows, check_sites, data_sites, find_rows
 from ppl_vae.objectives.traces import PARTICLES, Site, Traces
 
 __all__ = ["IWAE"]
@@ -197,21 +197,17 @@ class _Run:
             terms.add(f"rate/{name}", (self.scale * (self.guide[name] - log_prob)).sum())
 
     def _rows(self, latent: list[str], plate: str | Sequence[str] | None) -> Rows:
-        frames = {n: _plates(self.traces.guide_sites[n]) for n in latent}
-        data = {p for n in self.traces.observed for p in _plates(self.traces.model_sites[n])}
-        wanted = {plate} if isinstance(plate, str) else set(plate or ())
+        inside = data_sites(self.traces, plate)
         for name in latent:
-            if not (wanted <= frames[name] if wanted else data & frames[name]):
+            if inside and name not in inside:
                 raise ValueError(
                     f"latent site {name!r} is outside the data plate: the weights of all data hang "
                     "together through it, so they do not factor by datum and the bound does not "
                     "exist. Use InfoVAE(alpha=0), or condition the model on a value of it"
                 )
-        common = set.intersection(*frames.values()) if latent else set()
-        if plate is None and len(common) == 1:
-            (plate,) = common
-        # With the plate known one site tells the rows; masks may differ from site to site.
-        return find_rows(self.traces, latent if plate is None else latent[:1], plate)
+        check_sites(self.traces, latent, plate)
+        # One site tells the rows; masks, which stay inside a weight, may differ between sites.
+        return find_rows(self.traces, latent[:1], plate)
 
     def _is_inside(self, site: Site) -> bool:
         return set(self.rows.plates) <= _plates(site)
@@ -225,8 +221,8 @@ class _Run:
                 if not torch.allclose(scale, scales[0]):
                     raise ValueError(
                         f"site {site['name']!r} is scaled unlike {sites[0]['name']!r}, so a row's "
-                        "weight is no ratio of densities: scale whole rows, and do not subsample a "
-                        "plate inside them"
+                        "weight is no ratio of densities: scale whole rows, and do not subsample "
+                        "a plate inside them"
                     )
         return scales[0]
 

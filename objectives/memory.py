@@ -182,7 +182,28 @@ def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosteri
     return replace(
         q,
         codes=pool(q.codes, past.codes),
+        prior=_InBlocks(q.prior, len(q)),
         weights=pool(q.weights, past.weights),
         groups=groups,
         conditional_of=conditional,
     )
+
+
+class _InBlocks(Prior):
+    """A prior whose density is asked for as many rows at a time as the model's plate has."""
+
+    def __init__(self, prior: Prior, rows: int):
+        self.prior = prior
+        self.rows = rows
+
+    @property
+    def gaussian(self) -> Gaussians | None:
+        return self.prior.gaussian
+
+    def sample(self, draws: int) -> Tensor:
+        return self.prior.sample(draws)
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        whole = torch.arange(-(-len(codes) // self.rows) * self.rows, device=codes.device)
+        blocks = codes[whole % len(codes)].split(self.rows)
+        return torch.cat([self.prior.log_prob(block) for block in blocks])[: len(codes)]

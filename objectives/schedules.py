@@ -13,6 +13,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -69,7 +70,8 @@ class Schedule(ABC):
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps}: a run has one step or more")
         self.total = total_steps
-        if self.end > total_steps:
+        # Fractions that add up to 1 may come to a little more in steps.
+        if self.end > total_steps * (1 + 1e-9):
             last = float(self(torch.tensor(total_steps)))
             warnings.warn(
                 f"{self} takes {self.end:g} steps and the run ends after {total_steps}, at the "
@@ -219,7 +221,7 @@ class Piecewise(_Valued):
 
     def __post_init__(self) -> None:
         times = [time for time, _ in self.points]
-        if not times or any(a >= b for a, b in zip(times, times[1:], strict=False)):
+        if not times or any(a >= b for a, b in pairwise(times)):
             raise ValueError(f"{self}: give one point or more, in the order of time")
         if len({isinstance(time, int) for time in times if time != 0}) > 1:
             raise ValueError(f"{self}: give all times in steps or all as fractions of the run")
@@ -276,6 +278,6 @@ def _check(schedule: Schedule, name: str, length: Length, positive: bool = False
         raise ValueError(f"{schedule}: {name} must be {'above 0' if positive else '0 or more'}")
     if isinstance(length, float) and length > 1:
         raise ValueError(
-            f"{schedule}: {name}={length} is a float, so a fraction of the run, and above 1: write "
-            f"{round(length)} for steps"
+            f"{schedule}: {name}={length} is a float, so a fraction of the run, and above 1: "
+            f"write {round(length)} for steps"
         )

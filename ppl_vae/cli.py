@@ -80,10 +80,41 @@ def _usage() -> str:
 
 def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
+    from ppl_vae.experiment import build
+    from ppl_vae.run import Run
+
+    read = _configured(words)
+    if read is None:
+        return
+    schema, settings, switches, out = read
+    data = settings["data"]["class_path"].rpartition(".")[2].lower()
+    folder = Path(out) if out is not None else _free(data)
+    Run.check(folder, "overwrite" in switches)
+    experiment = build(schema, settings)
+    experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
+    _show(Run(folder).summary, folder)
+
+
+def show(words: list[str]) -> None:
+    """Prints the model that fit would train, with shapes; --out draws its graph."""
+    from ppl_vae.experiment import build
+    from ppl_vae.show import describe, draw
+
+    read = _configured(words)
+    if read is None:
+        return
+    schema, settings, _, out = read
+    experiment = build(schema, settings)
+    print(describe(experiment))
+    if out is not None:
+        print(draw(experiment, out))
+
+
+def _configured(words: list[str]) -> tuple[Any, dict[str, Any], set[str], str | None] | None:
+    """The schema, settings, switches and `--out` of a command line; None where help was asked."""
     from ppl_vae.config.options import nested, split_options
     from ppl_vae.config.schema import Schema
-    from ppl_vae.experiment import Experiment, build
-    from ppl_vae.run import Run
+    from ppl_vae.experiment import Experiment
 
     switches, options, rest = split_options(words, ("overwrite", "trust", "help"))
     if rest:
@@ -109,51 +140,26 @@ def fit(words: list[str]) -> None:
         for key, value in options:
             if key in helped:
                 print(describe_class(schema, settings, key.removesuffix(".help"), value))
-                return
+                return None
         print(describe_settings(schema, settings))
-        return
-
-    settings = schema.parse(settings)
-    data = settings["data"]["class_path"].rpartition(".")[2].lower()
-    folder = Path(out) if out is not None else _free(data)
-    Run.check(folder, "overwrite" in switches)
-    experiment = build(schema, settings)
-    experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
-    _show(Run(folder).summary, folder)
+        return None
+    return schema, schema.parse(settings), switches, out
 
 
 def evaluate(words: list[str]) -> None:
-    """Evaluates a run again: summary.json and the pictures."""
+    """Evaluates a run: its metrics with their errors, and the pictures."""
+    from ppl_vae.reporting.metrics import evaluate
+
     data, words = _data_options(words)
-    arguments = _parse(evaluate_run, words)
-    evaluate_run(**arguments, data=data)
+    evaluate(**_parse(evaluate, words), data=data)
 
 
-def evaluate_run(
-    run: str,
-    seed: int = 0,
-    device: str = "auto",
-    trust: bool = False,
-    data: Sequence[tuple[str, str]] = (),
-) -> None:
-    """Evaluates a run again: summary.json and the pictures.
+def report(words: list[str]) -> None:
+    """Writes one HTML page that shows runs side by side."""
+    from ppl_vae.reporting.webpage import report
 
-    `--data` and its settings (`--data.root`) may be given as for fit, for data that have moved or
-    for another data set of the same shape.
-
-    Args:
-        run: the run's folder.
-        seed: of the draws.
-        device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
-        trust: allow classes from outside ppl_vae in its configuration.
-    """
-    from ppl_vae.experiment import load
-    from ppl_vae.report import evaluate
-    from ppl_vae.run import Run
-
-    folder = Run(run)
-    experiment = load(folder, trust, device, data)
-    _show(evaluate(folder, experiment, seed), folder.path)
+    data, words = _data_options(words)
+    report(**_parse(report, words, many="runs"), data=data)
 
 
 def sample(words: list[str]) -> None:
@@ -216,15 +222,20 @@ def reproduce(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
+    "show": show,
     "evaluate": evaluate,
+    "report": report,
     "sample": sample,
     "demo": demo,
     "reproduce": reproduce,
 }
 
 
-def _parse(function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
-    """Options of plain types, read off a function's signature; `data` is read elsewhere."""
+def _parse(function: Callable[..., Any], words: list[str], many: str = "") -> dict[str, Any]:
+    """Options of plain types, read off a function's signature; `data` is read elsewhere.
+
+    The argument called `many` takes all words that belong to no option.
+    """
     from argparse import ArgumentError
 
     from jsonargparse import ArgumentParser
@@ -234,8 +245,10 @@ def _parse(function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
         description=(function.__doc__ or "").split("\n\n    Args:")[0],
         exit_on_error=False,
     )
-    parser.add_function_arguments(function, as_positional=True, skip={"data"})
-    words = [f"{w}=true" if w in ("--trust", "--overwrite") else w for w in words]
+    if many:
+        parser.add_argument(many, nargs="+", help="folders of runs")
+    parser.add_function_arguments(function, as_positional=True, skip={"data", many})
+    words = [f"{w}=true" if w in ("--trust", "--overwrite", "--quick") else w for w in words]
     try:
         return dict(parser.parse_args(words).as_dict())
     except (ArgumentError, TypeError) as error:

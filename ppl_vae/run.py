@@ -14,10 +14,14 @@ from torch import Tensor
 __all__ = ["History", "Run"]
 
 CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
-SUMMARY = "summary.json"
+SUMMARY, EVALUATION = "summary.json", "metrics.json"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
+DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
 # What a run writes, and so all that overwriting one may remove.
-_OWN = (CONFIG, METRICS, WEIGHTS, SUMMARY, *PICTURES, "tensorboard")
+_OWN = (
+    *(CONFIG, METRICS, WEIGHTS, SUMMARY, EVALUATION),
+    *(*PICTURES, *DIAGNOSTICS, "tensorboard"),
+)
 
 
 class History:

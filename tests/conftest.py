@@ -8,7 +8,6 @@ import pyro
 import pytest
 import torch
 
-
 # Tensors here are small: a thread a process is fastest, and leaves the cores to other processes.
 torch.set_num_threads(1)
 

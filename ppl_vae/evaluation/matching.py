@@ -241,7 +241,7 @@ def _sums(
         one = slice(i, min(i + block, n))
         for j in range(i if same else 0, m, block):
             two = slice(j, min(j + block, m))
-            values = kernel(left[one] @ right[two].T, length)
+            values = kernel((left[one] @ right[two].T).clamp_min_(0), length)
             if same and i == j:
                 values.fill_diagonal_(0)
             rows[one] += (values @ one_b[two])[:, 0]

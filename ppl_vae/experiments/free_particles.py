@@ -4,8 +4,9 @@
 deviation 1/2), under MMD with the tutorial's kernel exp(-r^2 / d^2) and the prior's terms in
 closed form. That kernel is nearly flat over the codes, so what a batch says of the covariance is
 small beside the V-statistic's bias, which shrinks the code, and beside the noise of the batch's
-mean, which spreads it under the unbiased U-statistic. The memory of the last 1,000 codes lowers
-both. Random features are unbiased too, and noisy as the U-statistic is.
+mean, which spreads it under the unbiased U-statistic. (While the step is constant the two nearly
+cancel under the V-statistic; as it falls, the bias stays.) The memory of the last 1,000 codes
+lowers both. Random features are unbiased too, and noisy as the U-statistic is.
 
 Each visit moves a code by the negative gradient times n d^2 / 2, constant for half of the 4,000
 steps and then falling to 0. Reported are log-det/d of the covariance of all codes, over n - 1, and

@@ -4,8 +4,9 @@
 kernel exp(-r^2 / 2d)) until they rest; reported is the log-determinant of their covariance, over
 n - 1, which is 0 for the prior itself. Adam with a step that falls to 0, 1,200 steps. The InfoVAE
 authors' published log reads -.09, -1.14, -3.5, -19.5 at d = 4, 16, 32, 64. (Their -854 at d = 128
-is of a singular matrix: 80 particles span 79 dimensions.) Without the term j = i, the U-statistic,
-nothing pulls a particle to the mode; the same run is printed beside.
+is of a singular matrix: 80 particles span 79 dimensions.) The U-statistic, printed beside, leaves
+out j = i; it is unbiased for codes drawn anew, but has no rest on a fixed set, where nothing holds
+a particle back that the others push away.
 """
 
 from pathlib import Path

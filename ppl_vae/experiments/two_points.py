@@ -4,7 +4,7 @@ Data {-1, 1}, one latent, a decoder of fixed standard deviation 0.2 and a q(z|x)
 be each point's half of the prior (a spline for each). While the decoder is still smooth, the ELBO
 gains more by pushing the two codes apart than their KL costs, so E z^2 under q(z) passes 2 before
 it comes back to the prior's 1; with MMD on q(z) it stays near 1 throughout. E z^2 is measured on
-40,000 draws every 25 steps. Adam at 5e-3 falling to 5e-5, batches of 128; MMD with lambda = 500.
+40,000 draws every 25 steps. Adam at 5e-3 falling to 1e-3, batches of 512; MMD with lambda = 2000.
 
 Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262 (the example of two data points).
 """
@@ -22,8 +22,10 @@ from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Objective
 
 __all__ = ["TwoPoints", "run", "train"]
 
-STEPS = {"ELBO": 3000, "MMD": 1500}
+STEPS = {"ELBO": 3000, "MMD": 2000}
 BINS = 16
+LR = 5e-3
+SCALE = 2000.0
 
 
 class TwoPoints(nn.Module):
@@ -64,15 +66,17 @@ class _Table(nn.Module):
         return [widths, heights, slopes + unit_slope, weights]
 
 
-def train(objective: Objective, steps: int, seed: int = 0) -> list[tuple[int, float]]:
-    """Trains the pair and returns E z^2 under q(z), by step."""
+def train(
+    objective: Objective, steps: int, seed: int = 0
+) -> tuple[list[tuple[int, float]], float]:
+    """Trains the pair and returns E z^2 under q(z) by step, and the last error of x."""
     pyro.set_rng_seed(seed)
     pair = TwoPoints()
     points = torch.tensor([[-1.0], [1.0]])
-    x, many = points.repeat(64, 1), points.repeat(20_000, 1)
+    x, many = points.repeat(256, 1), points.repeat(20_000, 1)
     loss = objective(pair.model, pair.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.01 ** (1 / steps))
+    optimizer = torch.optim.Adam(loss.parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.2 ** (1 / steps))
     found = []
     for step in range(steps + 1):
         if step % 25 == 0:
@@ -82,20 +86,22 @@ def train(objective: Objective, steps: int, seed: int = 0) -> list[tuple[int, fl
         loss(x).backward()
         optimizer.step()
         schedule.step()
-    return found
+    with torch.no_grad():
+        error = (pair.decoder(pair.encoder(many).sample()) - many).square().mean()
+    return found, float(error)
 
 
 def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
     """Trains both objectives; a row each with E z^2 at its highest, lowest and last."""
-    objectives = {"ELBO": BetaVAE(1.0), "MMD": InfoVAE(MMD(), scale=500.0)}
-    curves = {name: train(o, STEPS[name], seed) for name, o in objectives.items()}
-    rows = []
-    for name, curve in curves.items():
-        values = [value for _, value in curve]
-        rows.append([name, max(values), min(values), sum(values[-10:]) / 10])
+    objectives = {"ELBO": BetaVAE(1.0), "MMD": InfoVAE(MMD(), scale=SCALE)}
+    curves, rows = {}, []
+    for name, objective in objectives.items():
+        curves[name], error = train(objective, STEPS[name], seed)
+        values = [value for _, value in curves[name]]
+        rows.append([name, max(values), min(values), sum(values[-10:]) / 10, error])
     pictures = [] if out is None else [_draw(curves, out / "two_points.png")]
     return {
-        "columns": ["objective", "highest E z^2", "lowest", "last"],
+        "columns": ["objective", "highest E z^2", "lowest", "last", "squared error of x"],
         "rows": rows,
         "pictures": pictures,
     }
@@ -107,7 +113,7 @@ def _draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> Path:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.axhline(1.0, color="0.6", linewidth=1, linestyle="--")
-    axes.text(STEPS["ELBO"], 1.02, "prior", color="0.4", ha="right", va="bottom")
+    axes.text(STEPS["ELBO"], 0.97, "prior", color="0.4", ha="right", va="top")
     for (name, curve), colour in zip(curves.items(), ("#3f90da", "#bd1f01"), strict=True):
         steps, values = zip(*curve, strict=True)
         axes.plot(steps, values, color=colour, label=name)

@@ -1,0 +1,252 @@
+"""What a report shows of one run: its pictures, with the words that explain them."""
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+
+from ppl_vae.evaluation import Codes, posterior_codes
+from ppl_vae.evaluation.programs import is_real
+from ppl_vae.plots import is_image
+from ppl_vae.report import decode, draw
+from ppl_vae.reporting import charts
+from ppl_vae.run import Run
+
+if TYPE_CHECKING:
+    from ppl_vae.experiment import Experiment
+
+__all__ = ["SECTIONS", "Picture", "Section", "pictures"]
+
+
+class Picture(NamedTuple):
+    """One picture: a data URI with its text alternative, or the reason why there is none.
+
+    Attributes:
+        uri: the picture.
+        alt: its text alternative.
+        caption: words under it.
+        missing: why there is none.
+        kind: `"chart"`, `"pixels"`, or `"pixels ink"` for ink on paper.
+    """
+
+    uri: str = ""
+    alt: str = ""
+    caption: str = ""
+    missing: str = ""
+    kind: str = "chart"
+
+    @classmethod
+    def of(cls, svg: str, alt: str) -> "Picture":
+        """Of an SVG's text."""
+        return cls(_uri("svg+xml", charts.themed(svg).encode()), alt)
+
+    @classmethod
+    def tiled(
+        cls, rows: Sequence[Sequence[Tensor]], alt: str, caption: str = "", after: int = 1
+    ) -> "Picture":
+        """Of images, as `charts.grid` takes them."""
+        kind = "pixels ink" if rows[0][0].shape[1] == 1 else "pixels"
+        return cls(_uri("png", charts.grid(rows, after)), alt, caption, kind=kind)
+
+
+class Section(NamedTuple):
+    """One kind of picture.
+
+    Attributes:
+        key: of the pictures it holds.
+        title: its heading.
+        text: how to read it.
+        wide: whether its pictures need the page's whole width.
+    """
+
+    key: str
+    title: str
+    text: str
+    wide: bool = False
+
+
+SECTIONS = (
+    Section(
+        "reconstructions",
+        "Reconstructions",
+        "Data and the mean of p(x|z) at their posterior means; an image has its own below it.",
+    ),
+    Section("samples", "Samples", "Means of p(x|z) at draws of z from the prior."),
+    Section(
+        "interpolations",
+        "Interpolations",
+        "From one datum to another on a straight line between their posterior means, "
+        "the data at both ends.",
+    ),
+    Section(
+        "traversals",
+        "Latent traversals",
+        "One latent dimension at a time, from −3 to 3 standard deviations of the aggregate "
+        "posterior about its mean, the rest held at the code of one datum.",
+    ),
+    Section("codes", "Codes", "Posterior means of the data in the plane."),
+    Section(
+        "khat",
+        "Importance weights",
+        "Pareto k̂ of each datum: above the threshold the guide misses part of the posterior, "
+        "and importance sampling from it is not to be trusted.",
+    ),
+    Section(
+        "coverage",
+        "Coverage",
+        "Central intervals of q(z|x) on data simulated from the model: below the diagonal they "
+        "are too narrow.",
+    ),
+    Section(
+        "sbc",
+        "Calibration",
+        "Ranks of the true codes of simulated data among draws of q(z|x). Heaps at both ends: too "
+        "narrow; in the middle: too wide; on one side: biased.",
+        wide=True,
+    ),
+)
+
+
+def pictures(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Picture]:
+    """The pictures of one run, by the key of their section.
+
+    Args:
+        run: its folder, which has been evaluated.
+        experiment: the trained experiment it is of.
+        seed: of the samples.
+    """
+    shown = _Shown(experiment, seed)
+    found = {}
+    for key, make in _DRAWN.items():
+        try:
+            found[key] = make(shown)
+        except (ValueError, NotImplementedError) as error:
+            found[key] = Picture(missing=str(error) or type(error).__name__)
+    for key, alt in _STORED.items():
+        path = run.path / f"{key}.svg"
+        if path.is_file():
+            found[key] = Picture.of(path.read_text(encoding="utf-8"), alt)
+        else:
+            found[key] = Picture(missing=f"the run's folder has no {path.name}")
+    return found
+
+
+class _Shown:
+    """The rows that pictures are of, and their codes."""
+
+    def __init__(self, experiment: "Experiment", seed: int) -> None:
+        data, vae = experiment.data, experiment.vae
+        self.vae, self.seed, self.classes = vae, seed, data.classes
+        x = data.train if data.test is None else data.test
+        self.labels = data.train_labels if data.test is None else data.test_labels
+        device = next(p.device for p in vae.parameters())
+        self.x = x[:4000].to(device)
+        self.image = is_image(x)
+        pyro.set_rng_seed(seed)
+        self.codes: Codes = posterior_codes(vae.model, vae.guide, self.x)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return decode(self.vae, codes)
+
+    def check_real(self) -> None:
+        """Refuses spaces in which a straight line leaves the prior's support."""
+        if not is_real(self.vae.prior()):
+            name = type(self.vae.prior).__name__
+            raise ValueError(f"codes under {name} are not free to move along straight lines")
+
+
+def _reconstructions(s: _Shown) -> Picture:
+    if not s.image:
+        rows = slice(0, 500)
+        both = {"data": s.x[rows], "model": s.decode(s.codes.mean[rows])}
+        return Picture.of(charts.points(both), "data and their reconstructions as points")
+    count = 10
+    blocks: list[list[Tensor]] = []
+    for start in range(0, min(len(s.x), 4 * count), count):
+        rows = slice(start, start + count)
+        if start and len(s.x[rows]) < count:
+            break
+        blocks += [[s.x[rows]], [s.decode(s.codes.mean[rows])]]
+    return Picture.tiled(blocks, "rows of data, each above its reconstruction", after=2)
+
+
+def _samples(s: _Shown) -> Picture:
+    if not s.image:
+        drawn = draw(s.vae, min(500, len(s.x)), s.seed)
+        both = {"data": s.x[:500], "model": drawn}
+        return Picture.of(charts.points(both), "data and samples of the model as points")
+    drawn = draw(s.vae, 80, s.seed)
+    return Picture.tiled([[block] for block in drawn.split(10)], "samples of the model in a grid")
+
+
+def _interpolations(s: _Shown) -> Picture:
+    s.check_real()
+    ends = [(a, b) for a, b in _pairs(s) if b < len(s.x)][:6]
+    if not ends:
+        raise ValueError("two data are needed to go from one to the other")
+    at = torch.linspace(0, 1, 9, device=s.x.device)[:, None]
+    mean = s.codes.mean
+    paths = [s.decode(mean[a] + at * (mean[b] - mean[a])) for a, b in ends]
+    alt = "ways between two data, one to a row"
+    if not s.image:
+        named = {f"{a} to {b}": path for (a, b), path in zip(ends, paths, strict=True)}
+        return Picture.of(charts.lines(named, every=False), alt)
+    rows = [
+        [s.x[a : a + 1], path, s.x[b : b + 1]] for (a, b), path in zip(ends, paths, strict=True)
+    ]
+    return Picture.tiled(rows, alt)
+
+
+def _pairs(s: _Shown) -> Iterator[tuple[int, int]]:
+    """Neighbouring rows of different classes, where classes are known."""
+    k = 0
+    while k + 1 < len(s.x):
+        if s.labels is None or s.labels[k] != s.labels[k + 1]:
+            yield k, k + 1
+            k += 1
+        k += 1
+
+
+def _traversals(s: _Shown) -> Picture:
+    s.check_real()
+    mean = s.codes.mean
+    middle = mean.mean(0)
+    spread = (mean.var(0) + s.codes.variance.mean(0)).sqrt()
+    order = mean.var(0).argsort(descending=True)[:10].tolist()
+    at = torch.linspace(-3, 3, 11, device=mean.device)
+    paths = {}
+    for j in order:
+        moved = mean[:1].repeat(len(at), 1)
+        moved[:, j] = middle[j] + at * spread[j]
+        paths[f"z{j + 1}"] = s.decode(moved)
+    alt = "the decoder's mean along single latent dimensions"
+    if not s.image:
+        return Picture.of(charts.lines(paths), alt)
+    caption = "Top to bottom, the most active first: " + ", ".join(paths)
+    return Picture.tiled([[path] for path in paths.values()], alt, caption)
+
+
+def _codes(s: _Shown) -> Picture:
+    drawn = charts.codes(s.codes.mean, s.labels, s.classes)
+    return Picture.of(drawn, "posterior means as points" + (", by class" * (s.labels is not None)))
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+_DRAWN: dict[str, Callable[[_Shown], Picture]] = {
+    "reconstructions": _reconstructions,
+    "samples": _samples,
+    "interpolations": _interpolations,
+    "traversals": _traversals,
+    "codes": _codes,
+}
+_STORED = {
+    "khat": "Pareto k-hat of the data in ascending order",
+    "coverage": "observed against nominal coverage",
+    "sbc": "rank histograms, and differences of their distribution from uniform",
+}

@@ -1,0 +1,227 @@
+"""The metrics of a run in groups: each group shares its draws and its conditions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from ppl_vae import evaluation as ev
+from ppl_vae.diagnostics import Calibration, ParetoK, pareto_k, sbc
+from ppl_vae.evaluation import Estimate
+from ppl_vae.plots import is_image
+from ppl_vae.report import draw
+
+if TYPE_CHECKING:
+    from ppl_vae.experiment import Experiment
+
+__all__ = ["COSTLY", "GROUPS", "Effort", "Subject"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is computed.
+
+    Attributes:
+        samples: draws of z for each datum in importance sampling, K.
+        rows: held-out data that importance sampling, k-hat, information and calibration take at
+            most, a random choice; the others take all.
+        simulations: of simulation-based calibration.
+        seed: of the draws.
+    """
+
+    samples: int = 1000
+    rows: int = 1000
+    simulations: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 25), ("rows", 2), ("simulations", 10)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
+
+    def quick(self) -> "Effort":
+        """The same, or less where it would take long."""
+        return replace(
+            self,
+            samples=min(self.samples, 100),
+            rows=min(self.rows, 200),
+            simulations=min(self.simulations, 200),
+        )
+
+
+class Subject:
+    """An experiment with what several metrics share."""
+
+    def __init__(self, experiment: "Experiment", effort: Effort) -> None:
+        data, vae = experiment.data, experiment.vae
+        self.data, self.vae, self.effort = data, vae, effort
+        self.pair = vae.model, vae.guide
+        self.device = next(p.device for p in vae.parameters())
+        self.x = (data.train if data.test is None else data.test).to(self.device)
+        self.khat: ParetoK | None = None
+        self.calibration: Calibration | None = None
+
+    @cached_property
+    def few(self) -> Tensor:
+        """At most `rows` of the data, the same ones whoever asks."""
+        if len(self.x) <= self.effort.rows:
+            return self.x
+        order = torch.randperm(
+            len(self.x), generator=torch.Generator().manual_seed(self.effort.seed)
+        )
+        return self.x[order[: self.effort.rows].to(self.device)]
+
+    @cached_property
+    def basics(self) -> tuple[dict[str, Estimate], ev.Codes, ev.Discrepancy]:
+        """Terms, codes and MMD, drawn in the order of `summary.json`."""
+        pyro.set_rng_seed(self.effort.seed)
+        terms = ev.elbo_terms(*self.pair, self.x)
+        codes = ev.posterior_codes(*self.pair, self.x)
+        return terms, codes, ev.full_mmd(*self.pair, self.x)
+
+
+Found = dict[str, Estimate]
+
+
+def _terms(s: Subject) -> Found:
+    return {name: s.basics[0][name] for name in ("elbo", "distortion", "rate")}
+
+
+def _mmd(s: Subject) -> Found:
+    return {"mmd_u": s.basics[2].u, "mmd_v": s.basics[2].v}
+
+
+def _codes(s: Subject) -> Found:
+    codes = s.basics[1]
+    units = ev.active_units(codes.mean)
+    note = f"of {len(units.variances)} dimensions"
+    return {"active_units": Estimate(units.count, note=note), "log_det": codes.log_det()}
+
+
+def _likelihood(s: Subject) -> Found:
+    return {"log_likelihood": _negated(ev.nll(*s.pair, s.few, s.effort.samples), len(s.few))}
+
+
+def _annealed(s: Subject) -> Found:
+    rows = s.few[:100]
+    return {"annealed_log_likelihood": _negated(ev.annealed_nll(*s.pair, rows), len(rows))}
+
+
+def _negated(cost: Estimate, rows: int) -> Estimate:
+    return replace(cost, value=-cost.value, bound="lower", note=f"{rows} data, {cost.note}")
+
+
+def _information(s: Subject) -> Found:
+    found = ev.mutual_information(*s.pair, s.few)
+    return {"information_lower": found.lower, "information_upper": found.upper}
+
+
+def _surgery(s: Subject) -> Found:
+    found = ev.surgery(*s.pair, s.few)
+    parts = ("mutual_information", "total_correlation", "dimension_wise", "marginal_kl")
+    return {
+        f"surgery/{part}": value
+        for part in parts
+        if isinstance(value := getattr(found, part), Estimate)
+    }
+
+
+def _probes(s: Subject) -> Found:
+    data = s.data
+    if data.train_labels is None:
+        raise ValueError("a probe needs labels, and these data have none")
+    if data.test is None or data.test_labels is None:
+        raise ValueError("a probe needs held-out rows with labels, and these data have none")
+    train = ev.posterior_codes(*s.pair, data.train.to(s.device)).mean
+    codes = train, data.train_labels, s.basics[1].mean, data.test_labels
+    few = min(1000, len(train))
+    return {
+        "probe_linear": ev.linear_probe(*codes),
+        "probe_knn": ev.knn_probe(*codes, neighbours=min(10, len(train))),
+        "probe_svm": ev.svm_probe(*codes, labels=few, seed=s.effort.seed),
+    }
+
+
+def _reconstruction(s: Subject) -> Found:
+    return {"reconstruction_error": ev.reconstruction_error(*s.pair, s.x)}
+
+
+def _sharpness(s: Subject) -> Found:
+    if not is_image(s.x):
+        raise ValueError("sharpness is of images, and these data are none")
+    drawn = draw(s.vae, min(len(s.x), s.effort.rows), s.effort.seed)
+    samples = ev.sharpness(drawn)
+    note = f"means of p(x|z) at {len(drawn)} draws of the prior"
+    return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.x)}
+
+
+def _classes(s: Subject) -> Found:
+    data = s.data
+    if data.train_labels is None or data.test is None or data.test_labels is None:
+        raise ValueError("a classifier needs held-out rows with labels, and these data have none")
+    training = data.train.to(s.device), data.train_labels.to(s.device)
+    net = ev.train_classifier(*training, s.x, data.test_labels.to(s.device), seed=s.effort.seed)
+    value = ev.class_divergence(*s.pair, s.x, net, labels=training[1])
+    return {"class_divergence": value}
+
+
+def _khat(s: Subject) -> Found:
+    s.khat = found = pareto_k(*s.pair, s.few, draws=s.effort.samples, seed=s.effort.seed)
+    present = int((~np.isnan(found.k)).sum())
+    share = found.usable
+    error = sqrt(share * (1 - share) / present)
+    note = f"{present} data, {found.draws} draws each, threshold {found.threshold:.2f}"
+    if found.exact.any():
+        note += f", {int(found.exact.sum())} of constant weights (exact)"
+    return {
+        "khat_usable": Estimate(share, None, error, note=note),
+        "khat_median": Estimate(float(np.nanmedian(found.k)), note=note),
+    }
+
+
+def _calibration(s: Subject) -> Found:
+    e = s.effort
+    rows = s.few[: e.simulations]
+    s.calibration = found = sbc(*s.pair, rows, simulations=e.simulations, draws=199, seed=e.seed)
+    simulated = f"{found.simulations} simulated data"
+    values = {"sbc/all": Estimate(found.p_value, note=f"smallest, Bonferroni, {simulated}")}
+    for name, p in found.p_values.items():
+        count = np.size(p)
+        note = f"smallest of {count}, Bonferroni" if count > 1 else "one test"
+        values[f"sbc/{name}"] = Estimate(min(1.0, float(np.min(p)) * count), note=note)
+    covered = found.coverage()
+    for i, level in enumerate(covered.levels):
+        inside = np.concatenate([v[i].ravel() for v in covered.observed.values()])
+        note = f"mean over {inside.size} coordinates, the error of one, {simulated}"
+        error = float(covered.error[i])
+        values[f"coverage/{100 * level:g}"] = Estimate(
+            float(inside.mean()), error, error, note=note
+        )
+    return values
+
+
+GROUPS: Mapping[str, Callable[[Subject], Found]] = {
+    "terms": _terms,
+    "likelihood": _likelihood,
+    "annealed": _annealed,
+    "information": _information,
+    "surgery": _surgery,
+    "codes": _codes,
+    "mmd": _mmd,
+    "probes": _probes,
+    "reconstruction": _reconstruction,
+    "sharpness": _sharpness,
+    "classes": _classes,
+    "khat": _khat,
+    "calibration": _calibration,
+}
+"""Metrics that are computed together, by the name they are asked for."""
+
+COSTLY = frozenset({"annealed", "classes"})
+"""Groups that are computed only when asked for by name."""

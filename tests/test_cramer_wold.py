@@ -1,0 +1,127 @@
+"""The Cramér-Wold distance against its definition and its closed form between Gaussians."""
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
+from scipy.special import hyp1f1
+from torch import Tensor
+
+from ppl_vae.objectives import AggregatePosterior, CramerWold
+from ppl_vae.objectives.cramer_wold import _Projected
+
+pytestmark = pytest.mark.usefixtures("double")
+
+GAMMA = 0.3
+
+
+def overlap(d: int, squared_shift: float, variance: float, gamma: float = GAMMA) -> float:
+    """E over directions of the inner product of the smoothed densities of two projections."""
+    total = variance + 2 * gamma
+    return float(hyp1f1(0.5, d / 2, -squared_shift / (2 * total))) / math.sqrt(2 * math.pi * total)
+
+
+def population(d: int, mu: float = MU) -> float:
+    return overlap(d, 0, 2 * V) - 2 * overlap(d, d * mu**2, V + 1) + overlap(d, 0, 2)
+
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "sampled": {"prior": "sampled", "noise": "sampled"},
+    "closed prior": {"prior": "closed", "noise": "sampled"},
+    "integrated": {"prior": "sampled", "noise": "integrated", "pairs": "all"},
+    "both": {"prior": "closed", "noise": "integrated", "pairs": "all"},
+    "shifts": {"prior": "closed", "noise": "integrated", "pairs": 5},
+}
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 40])
+@pytest.mark.parametrize("n", [2, 20])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_unbiased(estimator: str, n: int, d: int) -> None:
+    divergence = CramerWold(GAMMA, **ESTIMATORS[estimator])
+    values = estimates(divergence, n, d, repeats=300)
+    assert deviation(values, population(d)) < 4.5
+
+
+@pytest.mark.parametrize("prior", ["sampled", "closed"])
+def test_v_statistic_is_biased_as_stated(prior: Any) -> None:
+    n, d = 5, 3
+    values = estimates(CramerWold(GAMMA, prior, "sampled", "V"), n, d, repeats=1000)
+    peak = 1 / math.sqrt(4 * math.pi * GAMMA)
+    bias = (peak - overlap(d, 0, 2 * V)) / n
+    bias += (peak - overlap(d, 0, 2)) / n * (prior == "sampled")
+    assert deviation(values, population(d)) > 4.5
+    assert deviation(values, population(d) + bias) < 4.5
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_gradient_is_the_population_s(estimator: str) -> None:
+    found = slopes(CramerWold(GAMMA, **ESTIMATORS[estimator]), 10, 3, repeats=600)
+    assert deviation(found, derivative(lambda mu: population(3, mu))) < 4.5
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 10, 40, 200])
+def test_kernel_is_the_hypergeometric_function(d: int) -> None:
+    s = torch.cat([torch.zeros(1), torch.logspace(-3, 2, 50)])
+    exact = torch.tensor(hyp1f1(0.5, d / 2, -s.numpy()))
+    torch.testing.assert_close(_Projected(d)(2 * 0.7 * s, 0.7), exact, rtol=0, atol=1e-9)
+
+
+def test_definition_in_the_plane() -> None:
+    """Densities of smoothed projections, integrated over the line and over directions."""
+    z, y = torch.randn(4, 2), torch.randn(5, 2)
+    angles = (torch.arange(400) + 0.5) / 400 * math.pi
+    theta = torch.stack([angles.cos(), angles.sin()], 1)
+    grid = torch.linspace(-9, 9, 2001)
+
+    def density(points: Tensor) -> Tensor:
+        projected = (points @ theta.T)[..., None]
+        return dist.Normal(projected, math.sqrt(GAMMA)).log_prob(grid).exp().mean(0)
+
+    squares = (density(z) - density(y)).square().sum(-1) * (grid[1] - grid[0])
+    value = CramerWold(GAMMA, statistic="V")(AggregatePosterior.of(z, y))
+    torch.testing.assert_close(value, squares.mean(), rtol=1e-6, atol=0)
+
+
+def test_silverman_counts_rows_with_weight() -> None:
+    codes, prior = torch.randn(9, 2), torch.randn(12, 2)
+    keep = torch.tensor([0, 3, 4, 8])
+    weights = torch.zeros(9)
+    weights[keep] = 2.5
+    masked = CramerWold()(AggregatePosterior.of(codes, prior, weights=weights))
+    dropped = CramerWold()(AggregatePosterior.of(codes[keep], prior))
+    torch.testing.assert_close(masked, dropped)
+    fixed = CramerWold((4 / (3 * 4)) ** 0.4)(AggregatePosterior.of(codes[keep], prior))
+    torch.testing.assert_close(dropped, fixed)
+
+
+def test_all_rows_masked_is_zero() -> None:
+    q = AggregatePosterior.of(torch.randn(4, 2), standard(2), weights=torch.zeros(4))
+    assert CramerWold()(q) == 0
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_single_precision(integrated: bool) -> None:
+    means = rows(50, 10).base_dist.loc
+
+    def value(dtype: torch.dtype) -> Tensor:
+        torch.set_default_dtype(dtype)
+        q = dist.Normal(means.to(dtype), 0.5).to_event(1)
+        of = q if integrated else means.to(dtype)
+        return CramerWold(pairs="all")(AggregatePosterior.of(of, standard(10)))
+
+    single, double = value(torch.float32), value(torch.float64)
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(double.item(), abs=2e-6)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="CramerWold gamma='scott': use 'silverman'"):
+        CramerWold("scott")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="CramerWold gamma=0: it must be positive"):
+        CramerWold(0)
+    with pytest.raises(ValueError, match="CramerWold needs two rows or more"):
+        CramerWold()(AggregatePosterior.of(torch.randn(1, 2), standard(2)))

@@ -1,0 +1,126 @@
+"""The energy distance against its closed form between Gaussians."""
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
+from scipy.special import hyp1f1
+from torch import Tensor
+
+from ppl_vae.objectives import AggregatePosterior, Energy
+from ppl_vae.objectives.energy import _Distance
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def mean_distance(d: int, shift: float, variance: float) -> float:
+    """E |z - y| for z - y ~ N(shift, variance)^d: the mean of a noncentral chi."""
+    root = math.sqrt(2 * variance) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+    return root * float(hyp1f1(-0.5, d / 2, -d * shift**2 / (2 * variance)))
+
+
+def population(d: int, mu: float = MU) -> float:
+    within = mean_distance(d, 0, 2 * V) + mean_distance(d, 0, 2)
+    return 2 * mean_distance(d, mu, V + 1) - within
+
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "sampled": {"prior": "sampled", "noise": "sampled"},
+    "closed prior": {"prior": "closed", "noise": "sampled"},
+    "integrated": {"prior": "sampled", "noise": "integrated", "pairs": "all"},
+    "both": {"prior": "closed", "noise": "integrated", "pairs": "all"},
+    "shifts": {"prior": "closed", "noise": "integrated", "pairs": 5},
+}
+
+
+@pytest.mark.parametrize("d", [1, 2, 40])
+@pytest.mark.parametrize("n", [2, 20])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_unbiased(estimator: str, n: int, d: int) -> None:
+    values = estimates(Energy(**ESTIMATORS[estimator]), n, d, repeats=400)
+    assert deviation(values, population(d)) < 4.5
+
+
+@pytest.mark.parametrize("prior", ["sampled", "closed"])
+def test_v_statistic_is_biased_as_stated(prior: Any) -> None:
+    n, d = 5, 3
+    values = estimates(Energy(prior, "sampled", "V"), n, d, repeats=1000)
+    bias = mean_distance(d, 0, 2 * V) / n + mean_distance(d, 0, 2) / n * (prior == "sampled")
+    assert deviation(values, population(d)) > 4.5
+    assert deviation(values, population(d) + bias) < 4.5
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_gradient_is_the_population_s(estimator: str) -> None:
+    found = slopes(Energy(**ESTIMATORS[estimator]), 10, 3, repeats=600)
+    assert deviation(found, derivative(lambda mu: population(3, mu))) < 4.5
+
+
+def test_mixture_is_the_distance() -> None:
+    r = torch.cat([torch.zeros(1), torch.logspace(math.log10(0.02), 2, 200)])
+    weights, multipliers = (torch.tensor(v) for v in _Distance().mixture((1.0, 2.0)))
+    for half, scale in ((slice(0, len(weights) // 2), 1.0), (slice(len(weights) // 2, None), 2.0)):
+        exponents = -(r[:, None] ** 2) / (2 * multipliers[half])
+        mixed = (weights[half] * torch.expm1(exponents)).sum(-1)
+        torch.testing.assert_close(-mixed * math.sqrt(scale), r, rtol=1e-4, atol=0)
+
+
+def test_it_is_the_mean_distance_of_points() -> None:
+    z, y = torch.randn(6, 4), torch.randn(9, 4)
+
+    def mean(a: Tensor) -> Tensor:
+        return torch.pdist(a).mean()
+
+    expected = 2 * torch.cdist(z, y).mean() - mean(z) - mean(y)
+    torch.testing.assert_close(Energy()(AggregatePosterior.of(z, y)), expected)
+
+
+def test_gradient_stays_where_an_rbf_s_is_gone() -> None:
+    codes = (100 + torch.randn(10, 3)).requires_grad_()
+    value = Energy()(AggregatePosterior.of(codes, standard(3)))
+    (grad,) = torch.autograd.grad(value, codes)
+    total = grad.sum(0)
+    torch.testing.assert_close(total, torch.full((3,), 2 / math.sqrt(3)), rtol=1e-2, atol=0)
+
+
+def test_coinciding_rows_have_a_finite_gradient() -> None:
+    codes = torch.zeros(5, 2, requires_grad=True)
+    Energy()(AggregatePosterior.of(codes, torch.zeros(4, 2))).backward()
+    assert codes.grad is not None
+    assert codes.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_single_precision(integrated: bool) -> None:
+    means = rows(50, 10).base_dist.loc
+
+    def value(dtype: torch.dtype) -> Tensor:
+        torch.set_default_dtype(dtype)
+        q = dist.Normal(means.to(dtype), 0.5).to_event(1)
+        of = q if integrated else means.to(dtype)
+        return Energy(pairs="all")(AggregatePosterior.of(of, standard(10)))
+
+    single, double = value(torch.float32), value(torch.float64)
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(double.item(), abs=2e-4)
+
+
+def test_zero_weight_is_a_dropped_row() -> None:
+    codes, prior = torch.randn(8, 3), torch.randn(11, 3)
+    keep = torch.tensor([1, 2, 4, 5, 7])
+    weights = torch.zeros(8)
+    weights[keep] = 2.5
+    masked = Energy()(AggregatePosterior.of(codes, prior, weights=weights))
+    torch.testing.assert_close(masked, Energy()(AggregatePosterior.of(codes[keep], prior)))
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="Energy needs two rows or more"):
+        Energy()(AggregatePosterior.of(torch.randn(1, 2), standard(2)))
+    with pytest.raises(ValueError, match="Energy prior='exact': use one of auto"):
+        Energy(prior="exact")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Energy noise='integrated' needs a guide"):
+        Energy(noise="integrated")(AggregatePosterior.of(torch.randn(4, 2), standard(2)))
