@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae import plots
@@ -57,9 +58,9 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
 
 
 def decode(vae: VAE, codes: Tensor) -> Tensor:
-    """The mean of p(x | z) at codes `(n, d)`, `(n, *size)`."""
+    """The mean of p(x | z) at codes `(n, d)`, `(n, *size)`; a draw where it has no closed mean."""
     with torch.no_grad(), evaluating(vae):
-        return vae.likelihood(codes.to(_placed(vae))).mean
+        return _picture(vae.likelihood(codes.to(_placed(vae))))
 
 
 def draw(vae: VAE, n: int, seed: int = 0) -> Tensor:
@@ -74,7 +75,14 @@ def draw(vae: VAE, n: int, seed: int = 0) -> Tensor:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
     with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
         torch.manual_seed(seed)
-        return vae.likelihood(vae.prior().sample(torch.Size([n]))).mean
+        return _picture(vae.likelihood(vae.prior().sample(torch.Size([n]))))
+
+
+def _picture(fn: TorchDistribution) -> Tensor:
+    try:
+        return fn.mean
+    except NotImplementedError:  # an autoregressive likelihood
+        return fn.sample()
 
 
 def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Codes]:

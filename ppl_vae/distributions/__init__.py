@@ -4,6 +4,7 @@ from ppl_vae.distributions import kl as _kl  # noqa: F401  enters the registry
 from ppl_vae.distributions.flow import Flow, build_flow
 from ppl_vae.distributions.implicit import Implicit
 from ppl_vae.distributions.levels import Levels
+from ppl_vae.distributions.logistic import DiscretizedLogisticMixture
 from ppl_vae.distributions.mixture import DiagonalNormalMixture, Mixture
 from ppl_vae.distributions.simplex import RelaxedOneHotCategorical
 from ppl_vae.distributions.unit import Bernoulli, ContinuousBernoulli, Uniform
@@ -13,6 +14,7 @@ __all__ = [
     "Bernoulli",
     "ContinuousBernoulli",
     "DiagonalNormalMixture",
+    "DiscretizedLogisticMixture",
     "Flow",
     "Implicit",
     "Levels",

@@ -1,0 +1,351 @@
+"""Autoregressive likelihoods: causal, normalised, and sampled pixel by pixel without error."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ppl_vae.guides import MeanFieldNormal
+from ppl_vae.likelihoods import (
+    AutoregressiveLikelihood,
+    BinaryPixels,
+    CategoricalPixels,
+    LogisticPixels,
+    PixelCNN,
+    PixelCNNpp,
+    Pixels,
+)
+
+Factory = Callable[..., AutoregressiveLikelihood]
+
+small: Factory = partial(PixelCNN, width=8, depth=3, kernel=3, head=8)
+mapped: Factory = partial(PixelCNN, width=6, depth=3, kernel=5, first=5, head=8, maps=3)
+flat: Factory = partial(PixelCNNpp, width=6, depth=2, dropout=0.5)
+halved: Factory = partial(PixelCNNpp, width=6, depth=1, scales=2)
+quartered: Factory = partial(PixelCNNpp, width=5, depth=1, scales=3)
+
+NETWORKS = {
+    "PixelCNN": (small, (5, 6)),
+    "PixelCNN with maps": (mapped, (5, 6)),
+    "PixelCNNpp": (flat, (5, 6)),
+    "PixelCNNpp, 2 scales": (halved, (4, 6)),
+    "PixelCNNpp, 3 scales": (quartered, (8, 4)),
+}
+PIXELS = [BinaryPixels(), CategoricalPixels(5), LogisticPixels(3, levels=16)]
+
+
+@pytest.fixture(params=list(NETWORKS))
+def network(request: pytest.FixtureRequest) -> tuple[Factory, tuple[int, int]]:
+    return NETWORKS[request.param]
+
+
+def strengthen(net: nn.Module) -> None:
+    """Larger weights, with which outputs are far from constant."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2.0)
+
+
+def dependence(net: AutoregressiveLikelihood) -> Tensor:
+    """Which pixel's outputs depend on which pixel, by the Jacobian: (i, j, k, l)."""
+    x, z = torch.rand(1, net.channels, net.height, net.width), torch.randn(1, net.dim)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: net.outputs_at(x, z), x, vectorize=True
+    )
+    return (jacobian[0, :, :, :, 0] != 0).any(3).any(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_outputs_depend_on_exactly_the_earlier_pixels(
+    double: None, network: tuple[Factory, tuple[int, int]], channels: int
+) -> None:
+    factory, (height, width) = network
+    net = factory(2, (channels, height, width), pixels=LogisticPixels(2)).eval()
+    n = height * width
+    seen = dependence(net).reshape(n, n)
+    assert torch.equal(seen, torch.ones(n, n).tril(-1).bool())
+
+
+def test_a_shallow_network_sees_its_receptive_field_and_no_further(double: None) -> None:
+    """First layer: 1 row above, 3 columns, 1 pixel left; second: 1 row and 1 column more."""
+    net = PixelCNN(2, (5, 9), width=8, depth=2, kernel=3, first=3)
+    seen = dependence(net)[3, 4]
+    expected = torch.zeros(5, 9, dtype=torch.bool)
+    expected[1, 2:7] = expected[2, 2:7] = True
+    expected[3, 2:4] = True
+    assert torch.equal(seen, expected)
+
+
+def all_images(levels: int, size: tuple[int, ...]) -> Tensor:
+    values = (torch.arange(levels) / (levels - 1)).tolist()
+    return torch.tensor(list(itertools.product(values, repeat=math.prod(size)))).reshape(-1, *size)
+
+
+@pytest.mark.parametrize("factory", [small, mapped, flat])
+def test_log_prob_sums_to_one_over_all_binary_images_of_3x3(
+    double: None, factory: Factory
+) -> None:
+    net = factory(2, (3, 3), pixels=BinaryPixels()).eval()
+    strengthen(net)
+    x, z = all_images(2, (3, 3)), 3 * torch.randn(4, 2)
+    log_p = net(z).log_prob(x[:, None])
+    assert log_p.shape == (512, 4)
+    assert log_p.std() > 0.1
+    assert (log_p.exp().sum(0) - 1).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("factory", [small, halved])
+@pytest.mark.parametrize(
+    ("pixels", "levels", "size"),
+    [
+        (BinaryPixels(), 2, (2, 2, 2)),
+        (BinaryPixels(), 2, (3, 2, 2)),
+        (CategoricalPixels(4), 4, (2, 2)),
+        (CategoricalPixels(3), 3, (2, 2, 2)),
+        (LogisticPixels(2, levels=4), 4, (1, 2, 2)),
+        (LogisticPixels(2, levels=3), 3, (2, 2, 2)),
+    ],
+)
+def test_log_prob_sums_to_one_with_other_pixels_and_channels(
+    double: None, factory: Factory, pixels: Pixels, levels: int, size: tuple[int, ...]
+) -> None:
+    net = factory(2, size, pixels=pixels)
+    strengthen(net)
+    total = net(torch.randn(2)).log_prob(all_images(levels, size)).exp().sum()
+    assert (total - 1).abs() < 1e-10
+
+
+@dataclass(frozen=True)
+class Recording(Pixels):
+    """Pixels that keep what the network returned each time one was drawn."""
+
+    base: Pixels
+    seen: list[Tensor] = field(default_factory=list)
+
+    def outputs(self, channels: int) -> int:
+        return self.base.outputs(channels)
+
+    def noise(self, channels: int) -> int:
+        return self.base.noise(channels)
+
+    @property
+    def support(self) -> torch.distributions.constraints.Constraint:
+        return self.base.support
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.base.log_prob(y, x)
+
+    def draw(self, y: Tensor, noise: Tensor) -> Tensor:
+        self.seen.append(y)
+        return self.base.draw(y, noise)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("base", PIXELS, ids=lambda p: type(p).__name__)
+def test_cached_sampling_is_naive_sampling(
+    double: None, network: tuple[Factory, tuple[int, int]], base: Pixels, channels: int
+) -> None:
+    factory, size = network
+    pixels = Recording(base)
+    net = factory(3, (channels, *size), pixels=pixels)
+    strengthen(net)
+    z, noise = torch.randn(6, 3), net.noise(6)
+    cached = net.draw(z, noise)
+    logits = torch.stack(pixels.seen)
+    pixels.seen.clear()
+    naive = net.draw_naively(z, noise)
+    assert torch.equal(cached, naive)
+    assert (logits - torch.stack(pixels.seen)).abs().max() < 1e-5
+    assert logits.std() > 0.05
+    assert cached.std() > 0.05
+    # Teacher forcing on what was drawn sees the same outputs again.
+    forced = net.eval().outputs_at(cached, z).flatten(2).permute(2, 0, 1)
+    assert (logits - forced).abs().max() < 1e-5
+
+
+def flops(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("factory", [small, flat, quartered])
+def test_sampling_an_image_costs_one_pass(factory: Factory) -> None:
+    net = factory(3, (8, 8))
+    z, x = torch.randn(2, 3), torch.rand(2, 1, 8, 8)
+    one_pass = flops(lambda: net.outputs_at(x, z))
+    # Only the margins of rows are computed more than once.
+    assert flops(lambda: net.draw(z, net.noise(2))) < 1.05 * one_pass
+
+
+@pytest.mark.parametrize(
+    ("pixels", "levels", "size"),
+    [
+        (BinaryPixels(), 2, (2, 3)),
+        (BinaryPixels(), 2, (2, 1, 2)),
+        (CategoricalPixels(3), 3, (2, 2)),
+        (LogisticPixels(2, levels=4), 4, (1, 1, 2)),
+        (LogisticPixels(2, levels=3), 3, (2, 1, 2)),
+    ],
+)
+@pytest.mark.parametrize("factory", [small, flat])
+def test_samples_match_the_density(
+    factory: Factory, pixels: Pixels, levels: int, size: tuple[int, ...]
+) -> None:
+    net = factory(2, size, pixels=pixels).eval()
+    strengthen(net)
+    p, cells, n = net(torch.randn(2)), all_images(levels, size), 20_000
+    x = p.sample((n,))
+    index = ((x[:, None] - cells).abs().flatten(2).amax(2) < 1e-6).int().argmax(1)
+    counts = torch.bincount(index, minlength=len(cells)).double()
+    with torch.no_grad():
+        expected = n * p.log_prob(cells).exp().double()
+    common = expected > 5
+
+    def tail(expected: Tensor) -> float:
+        parts = torch.cat([expected[common], expected[~common].sum()[None]]) + 1e-9
+        seen = torch.cat([counts[common], counts[~common].sum()[None]])
+        statistic = ((seen - parts) ** 2 / parts)[parts > 1].sum()
+        return float(stats.chi2.sf(statistic.item(), int((parts > 1).sum()) - 1))
+
+    # 4.5 standard errors of a normal variable, as a tail probability.
+    assert tail(expected) > 6.8e-6
+    assert tail(n * torch.softmax(2 * (expected / n).log(), 0)) < 6.8e-6
+
+
+@pytest.mark.parametrize("pixels", PIXELS, ids=lambda p: type(p).__name__)
+def test_gradients_reach_everything(
+    network: tuple[Factory, tuple[int, int]], pixels: Pixels
+) -> None:
+    factory, size = network
+    net = factory(3, (3, *size), pixels=pixels)
+    z = torch.randn(4, 3).requires_grad_()
+    net(z).log_prob(net(z).sample()).sum().backward()
+    assert z.grad is not None
+    assert (z.grad != 0).all()
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("size", [(4, 6), (1, 4, 6), (3, 4, 6)])
+@pytest.mark.parametrize("factory", [small, halved])
+def test_distribution_shapes(factory: Factory, size: tuple[int, ...]) -> None:
+    net = factory(2, size, pixels=BinaryPixels())
+    p = net(torch.randn(5, 7, 2))
+    assert (p.batch_shape, p.event_shape, p.has_rsample) == ((5, 7), size, False)
+    x = p.sample()
+    assert x.shape == (5, 7, *size)
+    assert not x.requires_grad
+    assert p.support.check(x).all()
+    log_p = p.log_prob(x)
+    assert log_p.shape == (5, 7)
+    assert torch.allclose(p.log_prob(x[:1]).diag()[0], log_p[0, 0])
+    wide = p.expand(torch.Size([2, 5, 7]))
+    assert torch.allclose(wide.log_prob(x), log_p.expand(2, 5, 7))
+    assert wide.sample((3,)).shape == (3, 2, 5, 7, *size)
+    assert net(torch.randn(2)).sample().shape == size
+    # A code is paired with its own image, whatever the order of the batch.
+    assert torch.allclose(net(p.z.flip(0)).log_prob(x.flip(0)), log_p.flip(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("pixels", PIXELS, ids=lambda p: type(p).__name__)
+def test_data_outside_the_support_are_refused(pixels: Pixels) -> None:
+    with pytest.raises(ValueError, match="support"):
+        small(2, (4, 4), pixels=pixels)(torch.zeros(2)).log_prob(torch.full((4, 4), 0.37))
+
+
+def test_drawing_leaves_dropout_out_and_the_mode_as_it_was() -> None:
+    net = flat(2, (4, 4))
+    z, noise = torch.randn(3, 2), net.noise(3)
+    drawn = net.draw(z, noise)
+    assert net.training
+    assert torch.equal(drawn, net.eval().draw(z, noise))
+    assert not net.training
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Callable[[Tensor], None], Callable[[Tensor], None]]]:
+    net, encoder = small(2, (4, 4)), MeanFieldNormal((4, 4), 2)
+
+    def model(x: Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            prior = pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1)
+            pyro.sample("x", net(pyro.sample("z", prior)), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", encoder(x))
+
+    return iter([(model, guide)])
+
+
+def test_trains_in_svi(
+    pair: Iterator[tuple[Callable[[Tensor], None], Callable[[Tensor], None]]],
+) -> None:
+    model, guide = next(pair)
+    x = (torch.rand(64, 1, 1) < 0.5).float().expand(64, 4, 4)
+    for particles in (1, 3):
+        elbo = Trace_ELBO(num_particles=particles, vectorize_particles=True)
+        svi = SVI(model, guide, Adam({"lr": 1e-2}), elbo)
+        losses = [svi.step(x) / 64 for _ in range(40)]
+    # Every pixel but the first can be read off the one before.
+    assert losses[-1] < losses[0]
+    assert losses[-1] < 4.0
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs images"):
+        PixelCNN(2, (7,))
+    with pytest.raises(ValueError, match="odd"):
+        PixelCNN(2, (4, 4), kernel=4)
+    with pytest.raises(ValueError, match="depth"):
+        PixelCNN(2, (4, 4), depth=0)
+    with pytest.raises(ValueError, match="divisible by 4"):
+        PixelCNNpp(2, (6, 8), scales=3)
+    with pytest.raises(ValueError, match="shape"):
+        PixelCNN(2, (4, 4))(torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="at least 2"):
+        CategoricalPixels(1)
+
+
+@pytest.mark.slow
+def test_one_epoch_on_10_000_digits(mnist_root: Path) -> None:
+    """One epoch under the ELBO takes the importance-weighted NLL below 110 nats."""
+    from torchvision.datasets import MNIST
+
+    train, test = (
+        torch.bernoulli(MNIST(str(mnist_root), train=t, download=False).data[:n].float() / 255)
+        for t, n in ((True, 10_000), (False, 300))
+    )
+    net, encoder = PixelCNN(10, (28, 28)), MeanFieldNormal((28, 28), 10)
+    prior = pyro.distributions.Normal(torch.zeros(10), 1.0).to_event(1)
+    optimiser = torch.optim.Adam([*net.parameters(), *encoder.parameters()], lr=4e-3)
+
+    def log_weight(x: Tensor, draws: int) -> Tensor:
+        q = encoder(x)
+        z = q.rsample((draws,))
+        return net(z).log_prob(x) + prior.log_prob(z) - q.log_prob(z)
+
+    for x in train[torch.randperm(len(train))].split(32):
+        optimiser.zero_grad()
+        loss = -log_weight(x, 1).mean()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        bounds = [log_weight(x, 8).logsumexp(0) - math.log(8) for x in test.split(50)]
+    nll = -torch.cat(bounds)
+    assert nll.mean() + 4.5 * nll.std() / math.sqrt(len(nll)) < 110
