@@ -112,7 +112,8 @@ class Dual(Constraint):
     Args:
         initial: $\lambda$ at the start; above 0 for an upper bound.
         speed: how much faster than the optimiser's learning rate $\lambda$ moves: with Adam at a
-            learning rate of 1e-3, about `1e-3 * speed` a step.
+            learning rate of 1e-3, about `1e-3 * speed` a step. A multiplier that outruns the pair
+            overshoots: take less, or more damping, at learning rates of 1e-2 and above.
         damping: $\rho$ of an augmented Lagrangian, which acts on the pair by $\lambda + \rho g$
             in place of $\lambda$ and keeps the two from circling each other. It does not move the
             solution, where g is 0.
@@ -215,8 +216,8 @@ def pieces(
         if on & set(picked) and on - set(picked):
             raise ValueError(
                 f"auxiliary site {name!r} of the guide stands behind {sorted(on & set(picked))} "
-                f"and {sorted(on - set(picked))}, of which only the former are held: give each its "
-                "own (AutoNormal does, a joint such as AutoMultivariateNormal does not)"
+                f"and {sorted(on - set(picked))}, of which only the former are held: give each "
+                "its own (AutoNormal does, a joint such as AutoMultivariateNormal does not)"
             )
         terms.add(f"{'rate' if on & set(picked) else 'auxiliary'}/{name}", entropy)
         if on & set(picked):

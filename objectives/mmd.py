@@ -46,7 +46,8 @@ class MMD(Divergence):
     not clamped.
 
     Integrating over all pairs costs $n^2 d$ for each node of the kernel's mixture of Gaussians
-    (one for `RBF`); over R random cyclic shifts, each row against R others, $n R d$.
+    (one for `RBF`); over R random cyclic shifts, each row against R others, $n R d$. A sampled
+    prior is met by all rows either way, $n m d$ a node.
 
     Args:
         kernel: one of `RBF`, `IMQ`, `Laplacian`, `RationalQuadratic`, `MultiScale`.
@@ -119,14 +120,12 @@ class MMD(Divergence):
         against = Gaussians(q.prior_draws(self.draws)) if prior is None else prior
         kernel, length = self._scaled_kernel(q, *([against.mean] if prior is None else []))
         within = self._within(kernel, length, rows, q.weights, q.groups, shifts, q.past)
-        values = expected_kernel(kernel, rows, against, length)
-        shared = q.weights.new_ones(len(against))
-        groups = None
+        shared, groups = q.weights.new_ones(len(against)), None
         if q.aligned:  # a draw stands for its row's datum, which may be masked
             groups = torch.arange(len(against), device=shared.device) % len(q)
             shared = q.weights.detach()[groups]
         pairs = cross_weights(q.weights, len(against), q.aligned) * shared
-        cross = (normalised(pairs) * values).sum()
+        cross = (normalised(pairs) * expected_kernel(kernel, rows, against, length)).sum()
         if prior is None:
             own = self._within(kernel, length, against, shared, groups)
         else:
@@ -196,8 +195,7 @@ class MMD(Divergence):
             pairs = weights[:, None] * past.weights
             values = expected_kernel(kernel, rows, before, length)
         else:
-            by = torch.randperm(m, device=weights.device)[:shifts]
-            other = (torch.arange(n, device=weights.device) + by[:, None]) % m
+            other = _shifted(n, m, shifts, weights)
             pairs = weights * past.weights[other] * (m / shifts)
             values = _pairwise(kernel, rows, before[other], length)
         return torch.stack([(pairs * values).sum(), weights.sum() * past.weights.sum()])
@@ -253,6 +251,12 @@ class MMD(Divergence):
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+
+def _shifted(n: int, m: int, shifts: int, like: Tensor) -> Tensor:
+    """For each of n rows as many of m others, by random cyclic shifts, `(shifts, n)`."""
+    by = torch.randperm(m, device=like.device)[:shifts]
+    return (torch.arange(n, device=like.device) + by[:, None]) % m
 
 
 def expected_kernel(
