@@ -202,8 +202,8 @@ class _Run:
             if inside and name not in inside:
                 raise ValueError(
                     f"latent site {name!r} is outside the data plate: the weights of all data "
-                    "hang together through it, so they do not factor by datum and the bound does not "
-                    "exist. Use InfoVAE(alpha=0), or condition the model on a value of it"
+                    "hang together through it, so they do not factor by datum and the bound does "
+                    "not exist. Use InfoVAE(alpha=0), or condition the model on a value of it"
                 )
         check_sites(self.traces, latent, plate)
         # One site tells the rows; masks, which stay inside a weight, may differ between sites.

@@ -1,0 +1,92 @@
+"""The rate follows its capacity; a bound on the reconstruction is met at the least rate."""
+
+import math
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+from ppl_vae.experiments.capacity import HOLDS, MULTIPLIERS, LinearWorld, follow, meet, run
+from ppl_vae.objectives import BetaVAE, SquaredError
+
+
+@pytest.mark.parametrize("multiplier", [0.25, 1.0, 4.0])
+def test_the_best_encoder_is_where_the_lagrangian_is_flat(multiplier: float) -> None:
+    """What the experiment holds GECO against: no code's mean or variance lowers R + lambda D."""
+    world = LinearWorld()
+    signal = multiplier * world.weight / world.noise**2
+    variance = 1 / (1 + (signal * world.weight).sum(0))
+    mean = world.x @ signal * variance
+    reconstruction, rate = world.figures(mean, variance)
+    assert (reconstruction, rate) == world.best(multiplier)
+    least = rate + multiplier * reconstruction
+    for change in (-0.05, 0.05):
+        for k in range(3):
+            other = torch.ones(3, dtype=torch.float64)
+            other[k] += change
+            for moved in ((mean * other, variance), (mean, variance * other)):
+                d, r = world.figures(*moved)
+                assert r + multiplier * d > least
+    assert world.least_rate(reconstruction) == pytest.approx(rate, rel=1e-9)
+
+
+def test_figures_are_the_elbo_s_terms() -> None:
+    """Rate and reconstruction in nats per datum, the latter up to the noise of 400 draws."""
+    world = LinearWorld()
+    reconstruction, rate = world.found()
+    objective = BetaVAE(1.0)
+    draws = []
+    for seed in range(400):
+        pyro.set_rng_seed(seed)
+        objective.loss(world.model, world.guide, world.x)
+        draws.append(float(objective.terms["reconstruction/x"]))
+    assert float(objective.terms["rate/z"]) == pytest.approx(rate, rel=1e-9)
+    values = torch.tensor(draws)
+    error = float(values.std()) / math.sqrt(len(draws))
+    assert float(values.mean()) == pytest.approx(reconstruction, abs=4.5 * error)
+
+
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+def test_geco_meets_its_bound_at_the_least_rate(multiplier: float) -> None:
+    pyro.set_rng_seed(0)
+    world = LinearWorld()
+    tolerance, least = world.best(multiplier)
+    found = meet(world, tolerance)
+    reconstruction, rate = world.found()
+    assert reconstruction == pytest.approx(tolerance, abs=0.05)
+    assert found == pytest.approx(multiplier, rel=0.1)
+    assert 0 <= rate - world.least_rate(reconstruction) < 0.01
+    # along the curve the rate moves by the multiplier times the reconstruction's error
+    assert rate == pytest.approx(least, abs=0.05 * multiplier + 0.01)
+
+
+def test_geco_with_a_cost() -> None:
+    """r^2 is 2 s^2 (c - log p): the bound is 2 s^2 times as large, the multiplier 1 / (2 s^2)."""
+    pyro.set_rng_seed(0)
+    world = LinearWorld()
+    tolerance, _ = world.best(0.25)
+    constant = 0.5 * 6 * math.log(2 * math.pi * world.noise**2)
+    unit = 2 * world.noise**2
+    found = meet(world, unit * (tolerance - constant), cost=SquaredError())
+    reconstruction, rate = world.found()
+    assert reconstruction == pytest.approx(tolerance, abs=0.05)
+    assert found == pytest.approx(0.25 / unit, rel=0.1)
+    assert 0 <= rate - world.least_rate(reconstruction) < 0.01
+
+
+def test_the_rate_follows_its_capacity() -> None:
+    curve = follow(HOLDS["dual variable"](), steps=640, lr=3e-4)
+    assert [target for *_, target in curve[::128]] == pytest.approx([0, 6.25, 12.5, 18.75, 25])
+    assert max(abs(rate - target) for _, rate, target in curve[64:]) < 0.3
+
+
+@pytest.mark.slow
+def test_experiment(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    for what, figure, found, truth in result["rows"]:
+        if what.startswith("capacity"):
+            assert found < 0.3, what
+        else:
+            assert found == pytest.approx(truth, rel=0.1), (what, figure)
+    assert all(path.stat().st_size > 0 for path in result["pictures"])
