@@ -30,7 +30,8 @@ from ppl_vae.objectives import MMD, AggregatePosterior, BetaVAE
 from ppl_vae.objectives.aggregate_kl import Estimator, log_densities
 from ppl_vae.objectives.tcvae import TCVAE, _parts
 
-SUPPORTED = [name for name in PAIRS if not name.startswith("chain")]
+# Chains as one joint and points of an auxiliary site have no Gaussian density.
+SUPPORTED = [name for name in PAIRS if not name.startswith(("chain", "auto_local"))]
 PARTICLES: list[dict[str, Any]] = [
     {"num_particles": 1},
     {"num_particles": 3},
