@@ -38,10 +38,13 @@ def demo(
         scale: weight on the divergence, in nats per datum.
         overwrite: replace runs of an earlier demonstration in that folder.
     """
+    import torch
+
     from ppl_vae.config import Schema
     from ppl_vae.experiment import Experiment, build
     from ppl_vae.run import Run
 
+    torch.set_num_threads(1)  # tensors this small are slower on several
     schema = Schema(Experiment)
     folders = [Path(out, f"seed-{seed}") for seed in seeds]
     for folder in folders:

@@ -1,0 +1,88 @@
+"""The mutual auto-encoder's two experiments, to the figures of the claims."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from time import process_time
+
+import matplotlib.image
+import pytest
+import torch
+
+from ppl_vae.experiments import mutual_autoencoder as experiment
+from ppl_vae.experiments.mutual_autoencoder import CATEGORICAL, NORMAL, truth
+
+# Nets this small gain nothing from a second core, and CPU time then is what one core needs.
+
+
+@pytest.fixture(autouse=True)
+def _one_core() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_categorical(tmp_path: Path) -> None:
+    start = process_time()
+    models = experiment.categorical()
+    assert process_time() - start < 60
+    best = -math.log(10)
+    vae = truth(models.pop("VAE"))
+    assert vae["information"] < 0.05
+    assert vae["log_p"] == pytest.approx(best, abs=0.01)
+    for target, model in zip(CATEGORICAL, models.values(), strict=True):
+        found = truth(model)
+        assert found["information"] == pytest.approx(target, abs=0.05)
+        assert found["log_p"] == pytest.approx(best, abs=0.01)
+        assert found["log_p"] <= best + 1e-6
+    is_picture(experiment._draw_categorical(models, tmp_path / "5.png"))
+
+
+@pytest.mark.slow
+def test_normal(tmp_path: Path) -> None:
+    start = process_time()
+    models = experiment.normal()
+    assert process_time() - start < 60
+    best = -0.5 * math.log(2 * math.pi * math.e)
+    vae = truth(models.pop("VAE"))
+    assert vae["information"] < 0.05
+    assert vae["scale"] == pytest.approx(1.0, abs=0.03)
+    for target, model in zip(NORMAL, models.values(), strict=True):
+        found = truth(model)
+        assert found["information"] == pytest.approx(target, abs=0.1)
+        assert found["scale"] == pytest.approx(math.exp(-target), rel=0.1)
+        assert found["log_p"] == pytest.approx(best, abs=0.02)
+        assert found["log_p"] <= best + 1e-6
+    is_picture(experiment._draw_normal(models, tmp_path / "6.png"))
+
+
+def is_picture(path: Path) -> None:
+    picture = matplotlib.image.imread(path)
+    assert picture.shape[0] > 300
+    assert picture[..., :3].std() > 0.05
+
+
+def test_truth_of_known_models() -> None:
+    """The quadrature, on decoders whose information is known."""
+
+    class Known(torch.nn.Module):
+        def __init__(self, fn: object):
+            super().__init__()
+            self.likelihood = fn
+
+    def halves(z: torch.Tensor) -> object:
+        return experiment.dist.Categorical(logits=torch.cat([1e3 * z, -1e3 * z], -1))
+
+    found = truth(Known(halves))  # type: ignore[arg-type]
+    assert found["information"] == pytest.approx(math.log(2), abs=1e-3)
+    assert found["log_p"] == pytest.approx(-math.log(2), abs=1e-3)
+
+    def line(z: torch.Tensor) -> object:
+        return experiment.dist.Normal(0.8 * z, 0.6).to_event(1)
+
+    found = truth(Known(line))  # type: ignore[arg-type]
+    assert found["information"] == pytest.approx(-math.log(0.6), abs=1e-4)
+    assert found["log_p"] == pytest.approx(-0.5 * math.log(2 * math.pi * math.e), abs=1e-4)
+    assert found["scale"] == pytest.approx(0.6)
