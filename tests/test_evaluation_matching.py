@@ -161,3 +161,22 @@ def test_memory_does_not_grow_with_the_pairs():
 @pytest.mark.slow
 def test_sixty_thousand_against_sixty_thousand_within_one_gib():
     assert extra_memory(60_000) < 1024
+
+
+def test_a_prior_that_differs_through_a_chain_is_refused() -> None:
+    """p(z1 | z2, c): a guide wrong in every row has the right marginals."""
+
+    def model(c: torch.Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(3 * c + 0.1 * z2, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z1, 1.0).to_event(1), obs=torch.zeros_like(c))
+
+    def guide(c: torch.Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(len(c), 1), 1.0).to_event(1))
+            pyro.sample("z1", dist.Normal(-3 * c + 0.1 * z2, 1.0).to_event(1))
+
+    c = torch.tensor([-1.0, 1.0]).repeat(50)[:, None]
+    with pytest.raises(ValueError, match="prior of 'z1' differs between data"):
+        ev.full_mmd(model, guide, c)
