@@ -53,11 +53,12 @@ class Dream:
     ):
         self.traces, self.picked = traces, list(picked)
         self.rows: Rows = find_rows(traces, self.picked, plate)
-        # A `pyro.factor` is observed too, but is no variable.
+        # What `pyro.factor` and `pyro.deterministic` leave is observed too, but is no variable.
         self.variables = [
             name
             for name, site in traces.model_sites.items()
             if not isinstance(_base(site["fn"]), dist.Unit)
+            and not site["infer"].get("_deterministic")
         ]
         self.names = [
             name
@@ -173,7 +174,8 @@ class Dream:
         for name in [*self._local(), *(self.names if self.estimator == "score" else [])]:
             site = sites[name]
             if not site["fn"].has_rsample:
-                log_prob = site["fn"].log_prob(site["value"])
+                # A mask says what was observed; here all is drawn.
+                log_prob = _unmasked(site["fn"]).log_prob(site["value"])
                 log_prob = self.rows.cut(log_prob, log_prob.dim()).sum(-1).reshape(-1)
                 total = total + advantage * (log_prob - log_prob.detach())
         return total
@@ -283,7 +285,12 @@ def _relaxation(fn: TorchDistributionMixin, temperature: float) -> Any | None:
 
 
 def _base(fn: Any) -> Any:
+    fn = _unmasked(fn)
     return fn.base_dist if isinstance(fn, dist.Independent) else fn
+
+
+def _unmasked(fn: Any) -> Any:
+    return _unmasked(fn.base_dist) if isinstance(fn, dist.MaskedDistribution) else fn
 
 
 def _kind(sites: Sequence[Site], name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def ancestral(
     runs: list[dict[str, Tensor]] = []
     with evaluating(*programs):
         while (missing := n - sum(len(next(iter(run.values()))) for run in runs)) > 0:
-            run = poutine.uncondition(model)
+            run = _Unobserve()(model)
             if guide is not None:
                 outside = poutine.trace(guide).get_trace(*args, **kwargs)
                 name = plate or _data_plate(_observed_run(model, outside, args, kwargs))
@@ -117,7 +118,7 @@ def markov_chain(
         places = _places(first, name, args) if arguments is None else arguments
         for step in range(1, steps + 1):
             codes = poutine.trace(guide).get_trace(*args)
-            run = poutine.uncondition(poutine.replay(model, trace=codes))
+            run = _Unobserve()(poutine.replay(model, trace=codes))
             sites = _sites(poutine.trace(run).get_trace(*args))
             state = list(args)
             for site, place in places.items():
@@ -135,12 +136,30 @@ def markov_chain(
     return {k: torch.stack([state[k] for state in kept]) for k in kept[0]}
 
 
+class _Unobserve(Messenger):
+    """Draws observed sites from their distributions.
+
+    `poutine.uncondition` does so too, but redraws what `pyro.deterministic` leaves, whose
+    distribution a plate then widens.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and _is_variable(msg):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            msg["infer"]["was_observed"] = True
+
+
+def _is_variable(site: Any) -> bool:
+    """Whether a site is neither a `pyro.factor` nor `pyro.deterministic`."""
+    return type(site["fn"]).__name__ != "Unit" and not site["infer"].get("_deterministic")
+
+
 def _sites(trace: poutine.Trace) -> dict[str, Site]:
-    """Sample sites that are variables: neither subsample indices nor `pyro.factor`."""
+    """Sample sites that are variables: no subsample indices, factors or deterministic values."""
     return {
         name: site
         for name, site in prune_subsample_sites(trace).nodes.items()
-        if site["type"] == "sample" and type(site["fn"]).__name__ != "Unit"
+        if site["type"] == "sample" and _is_variable(site)
     }
 
 

@@ -489,6 +489,31 @@ def test_auto(name: str, caplog: pytest.LogCaptureFixture) -> None:
         objective.differentiable_loss(model, guide)
 
 
+def test_deterministic_sites_are_no_variables() -> None:
+    """A value on record, and missing data: x is what its own distribution draws, all of it."""
+    mask, x = torch.arange(ROWS) % 2 == 0, torch.zeros(ROWS)
+    w = torch.tensor(1.5, requires_grad=True)
+
+    def model() -> None:
+        with pyro.plate("data", ROWS):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            logits = pyro.deterministic("logits", w * z + 0.5)
+            pyro.sample("x", dist.Bernoulli(logits=logits), obs=x, obs_mask=mask)
+
+    def with_missing() -> None:
+        with pyro.plate("data", ROWS):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.mask(mask=~mask):
+                pyro.sample("x_unobserved", dist.Normal(torch.zeros(ROWS), 1.0))
+
+    pyro.enable_validation(False)  # a stand-in for x_unobserved that is no Bernoulli
+    it = Dream(run(model, with_missing, (), {}, float("inf")), ["z"], None, "score", 0.5)
+    assert it.names == ["x_observed"]
+    value, expected = coins_by_hand(1, [1.1], 0.7)
+    found = [it.bound(R([1.1], 0.7))[0] for _ in range(60)]
+    check(found, [w], value, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "estimator", "message"),
     [

@@ -363,3 +363,25 @@ def test_a_chain_of_a_subsample_is_refused(arguments: dict[str, int] | None) -> 
     pair = PAIRS["subsampled"]()
     with pytest.raises(ValueError, match="'x'"):
         markov_chain(pair.model, pair.guide, pair.args, 2, arguments=arguments)
+
+
+def test_deterministic_sites_are_no_variables() -> None:
+    """A value on record is not drawn; of a site with missing data the chain replaces all."""
+    x = torch.zeros(5)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 5):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = pyro.deterministic("loc", 2 * z)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x, obs_mask=torch.arange(5) < 3)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", 5):
+            pyro.sample("z", dist.Normal(x, 1.0))
+            pyro.sample("x_unobserved", dist.Normal(x, 1.0))
+
+    assert list(ancestral(model, 4, x)) == ["z", "x_observed", "x_unobserved"]
+    chain = markov_chain(model, guide, x, 3)
+    assert "loc" not in chain
+    assert chain["x_observed"].shape == (3, 5)
+    assert (chain["x_observed"] != 0).all()
