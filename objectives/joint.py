@@ -24,8 +24,9 @@ from ppl_vae.objectives.aggregate import (
     Prior,
     moments,
 )
+from ppl_vae.objectives.dependence import depends
 from ppl_vae.objectives.plates import Rows, data_sites, find_rows, local_sites
-from ppl_vae.objectives.traces import Site, Traces, depends
+from ppl_vae.objectives.traces import Site, Traces
 
 __all__ = ["aggregate_posteriors"]
 

@@ -9,7 +9,8 @@ import torch
 from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 
-from ppl_vae.objectives.traces import PARTICLES, Site, Traces, same
+from ppl_vae.objectives.agreement import same
+from ppl_vae.objectives.traces import PARTICLES, Site, Traces
 
 __all__ = ["Rows", "check_sites", "data_sites", "find_rows", "local_sites"]
 

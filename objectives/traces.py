@@ -25,9 +25,11 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ppl_vae.objectives.agreement import check_match
 from ppl_vae.objectives.ancestral import Site, run_to_last
+from ppl_vae.objectives.dependence import depends
 
-__all__ = ["PARTICLES", "Site", "Traces", "run", "same"]
+__all__ = ["PARTICLES", "Site", "Traces", "run"]
 
 PARTICLES = "num_particles_vectorized"
 """The name Pyro gives the plate over vectorised particles."""
@@ -154,7 +156,7 @@ class Traces:
                     f"latent site {name!r} of the model is not in the guide: sample it there, or "
                     "marginalise it in the model"
                 )
-            _check_match(name, self.model_sites[name], self.guide_sites[name])
+            check_match(name, self.model_sites[name], self.guide_sites[name])
         for name in self.auxiliary:
             if not self.guide_sites[name]["infer"].get("is_auxiliary"):
                 raise ValueError(
@@ -327,48 +329,3 @@ class Traces:
         for name in local:
             kept.nodes.pop(name, None)
         return poutine.replay(self.model, trace=kept)
-
-
-def depends(tensors: Sequence[Tensor], on: Tensor) -> bool:
-    """Whether autograd's graph of any of the tensors reaches `on`."""
-    goal: Any = on.grad_fn
-    stack = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        if node is goal or (goal is None and getattr(node, "variable", None) is on):
-            return True
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return False
-
-
-def _check_match(name: str, model: Site, guide: Site) -> None:
-    for key in ("scale", "mask"):
-        a, b = model[key], guide[key]
-        if not same(a, b):
-            raise ValueError(
-                f"latent site {name!r} has another {key} in the model than in the guide "
-                f"({_describe(a)} against {_describe(b)}): put both under the same poutine.{key} "
-                "and plate"
-            )
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two scales or masks are equal; two tensors' values are compared in validation."""
-    if a is b:
-        return True
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        # Comparing values waits for the device.
-        return not is_validation_enabled() or (a.shape == b.shape and bool(torch.eq(a, b).all()))
-    if a is None or b is None:
-        return False
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return not is_validation_enabled() or bool((torch.as_tensor(a) == b).all())
-    return a == b
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
