@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from pyro.distributions import Independent, Laplace, Normal, Uniform
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from ppl_vae.objectives.aggregate import (
     moments,
 )
 from ppl_vae.objectives.dependence import depends
+from ppl_vae.objectives.location_scale import location_scale
 from ppl_vae.objectives.plates import Rows, data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import Site, Traces
 
@@ -109,7 +108,7 @@ class _Joint:
         blocks = []
         for name in self.picked:
             value, fn = values[name]["value"], priors[name]["fn"]
-            standard = _location_scale(fn)
+            standard = location_scale(fn)
             if standard is not None:
                 value = (value - standard.loc) / standard.scale
             if not value.is_floating_point():
@@ -154,7 +153,7 @@ class _Joint:
         is_full = covariance.dim() > loc.dim()
         if is_full and codes.shape[-1] != loc.shape[-1]:
             return codes, None  # several covariances a row, one for each entry of another plate
-        standard = _location_scale(self.traces.model_sites[name]["fn"])
+        standard = location_scale(self.traces.model_sites[name]["fn"])
         if standard is not None:
             loc = (loc - standard.loc) / standard.scale
             scale = standard.scale.expand(loc.shape)
@@ -178,7 +177,7 @@ class _Joint:
             return False
         reached = chances + [self.traces.guide_sites[other]["value"] for other in others]
         for other in others:
-            standard = _location_scale(self.traces.model_sites[other]["fn"])
+            standard = location_scale(self.traces.model_sites[other]["fn"])
             if standard is not None:
                 reached += [standard.loc, standard.scale]
         return not depends(reached, value)
@@ -190,7 +189,7 @@ class _Joint:
         if dim is None or len(self.picked) > 1 or self.given is not None:
             return False
         fn = self.traces.guide_sites[self.picked[0]]["fn"]
-        standard = _location_scale(self.traces.model_sites[self.picked[0]]["fn"])
+        standard = location_scale(self.traces.model_sites[self.picked[0]]["fn"])
         found = moments(fn)
         if found is None or standard is None:
             return False
@@ -202,7 +201,7 @@ class _Joint:
         return self.rows.width(value.shape, value.dim() - len(fn.event_shape))
 
     def prior(self, particle: int) -> Prior:
-        families = [_location_scale(self.traces.model_sites[n]["fn"]) for n in self.picked]
+        families = [location_scale(self.traces.model_sites[n]["fn"]) for n in self.picked]
         kinds = {None if f is None else f.kind for f in families}
         if self.given is None and len(kinds) == 1 and None not in kinds:
             like = self.traces.guide_sites[self.picked[0]]["value"]
@@ -229,9 +228,7 @@ class _Joint:
         if self.checked or self.given is not None or not is_validation_enabled():
             return
         self.checked = True
-        free = [
-            n for n in self.picked if _location_scale(self.traces.model_sites[n]["fn"]) is None
-        ]
+        free = [n for n in self.picked if location_scale(self.traces.model_sites[n]["fn"]) is None]
         rows = self.rows.data
         varies: list[str] = []
 
@@ -298,7 +295,7 @@ class _AncestralPrior(Prior):
             block = codes[:, start : start + width].expand(rows.particles, -1, -1)
             start += width
             value = rows.uncut(block, shape, batch)
-            standard = _location_scale(fn)
+            standard = location_scale(fn)
             if standard is None:
                 total.append(rows.cut(fn.log_prob(value), batch)[self.particle].sum(-1))
                 return value
@@ -308,29 +305,6 @@ class _AncestralPrior(Prior):
 
         joint.traces.at(joint.redrawn, {name: setter for name in joint.picked})
         return torch.stack(total).sum(0)
-
-
-@dataclass(frozen=True)
-class _LocationScale:
-    kind: type[TorchDistributionMixin]
-    loc: Tensor
-    scale: Tensor
-
-    def noise(self, like: Tensor, dim: int) -> TorchDistributionMixin:
-        zeros = like.new_zeros(dim)
-        low_or_loc = zeros - 1 if self.kind is Uniform else zeros
-        return self.kind(low_or_loc, zeros + 1, validate_args=False).to_event(1)
-
-
-def _location_scale(fn: TorchDistributionMixin) -> _LocationScale | None:
-    base = fn.base_dist if isinstance(fn, Independent) else fn
-    if isinstance(base, Normal | Laplace):
-        return _LocationScale(
-            Normal if isinstance(base, Normal) else Laplace, base.loc, base.scale
-        )
-    if isinstance(base, Uniform):
-        return _LocationScale(Uniform, (base.low + base.high) / 2, (base.high - base.low) / 2)
-    return None
 
 
 def _block_diagonal(blocks: list[tuple[Tensor, Tensor | None]]) -> Tensor:
