@@ -34,8 +34,11 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self, size: Sequence[int], dim: int, body: Body, outputs: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"the latent dimension must be at least 1, got {dim}")
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(
+                f"the latent dimension must be a whole number of at least 1, got {dim}; several "
+                "layers of codes take a HierarchicalVAE with a Ladder"
+            )
         self.size = torch.Size(size)
         self.dim = dim
         self.network = body(self.size, torch.Size([outputs]))

@@ -59,10 +59,10 @@ class Ladder(nn.Module):
         initial_scale: float = NARROW,
     ) -> None:
         super().__init__()
-        if len(dims) < 2 or min(dims) < 1:
+        if isinstance(dims, int) or len(dims) < 2 or min(dims) < 1:
             raise ValueError(
                 "a ladder needs the dimensions, at least 1 each, of two or more layers of codes, "
-                f"got {tuple(dims)}"
+                f"such as [16, 4], got {dims}"
             )
         self.size = torch.Size(size)
         self.dims = tuple(dims)

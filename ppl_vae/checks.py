@@ -12,7 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ppl_vae.dataset import first_marked
-from ppl_vae.weights import Pair, evaluating, modules_of
+from ppl_vae.weights import Program, evaluating, modules_of
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]
 
@@ -21,7 +21,7 @@ class NotFinite(FloatingPointError):
     """A loss term or a gradient was NaN or infinite; the optimiser has not acted on it."""
 
 
-def check_support(model: Pair, guide: Pair, batch: Sequence[Tensor], rows: Tensor) -> None:
+def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows: Tensor) -> None:
     """Holds observed values against the support of the distribution they are scored by.
 
     Args:
@@ -72,7 +72,7 @@ def distribution_name(fn: Any) -> str:
     return next(name for name in names if not name.startswith("_"))
 
 
-def first_bad_site(model: Pair, guide: Pair, batch: Sequence[Any]) -> str | None:
+def first_bad_site(model: Program, guide: Program, batch: Sequence[Any]) -> str | None:
     """The first place, guide before model, where a run on `batch` is not finite; None if none.
 
     Looked at, in the order of execution, are parameters, the parameters of each site's

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
         "class_path": "InfoVAE",
         "init_args": {"divergence": "MMD", "scale": 64.0},
     },
+    "pair": "VAE",
     "prior": "StandardNormal",
     "likelihood": "Bernoulli",
     "encoder": "MeanFieldNormal",
@@ -198,7 +199,7 @@ def sample_run(
         raise ValueError(f"out is {str(path)!r}: its name must end in .png or .npy")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
-    draws = report.draw(load(folder, trust, device).vae, n, seed)
+    draws = report.draw(load(folder, trust, device), n, seed)
     if path.suffix == ".npy":
         np.save(path, draws.cpu().numpy())
     else:
@@ -299,6 +300,7 @@ def _show(summary: Mapping[str, Any], folder: Path) -> None:
         "mmd": "squared, unbiased",
         "log_det": "per latent dimension",
         "probe": "accuracy of a linear probe",
+        "accuracy": "of the model's classifier",
     }
     for name, unit in units.items():
         value, error = summary.get(name), summary.get("errors", {}).get(name)

@@ -18,7 +18,7 @@ from ppl_vae.checks import distribution_name
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.plates import local_sites
 from ppl_vae.objectives.traces import Site, Traces
-from ppl_vae.weights import Pair, evaluating, modules_of
+from ppl_vae.weights import Program, evaluating, modules_of
 
 __all__ = ["check_compatible"]
 
@@ -35,7 +35,9 @@ _GUIDES = {
 _SLACK = 1e-4
 
 
-def check_compatible(model: Pair, guide: Pair, objective: ELBO, batch: Sequence[Any]) -> None:
+def check_compatible(
+    model: Program, guide: Program, objective: ELBO, batch: Sequence[Any]
+) -> None:
     """Refuses a combination that could not be trained, or would be trained to no purpose.
 
     The guide and the model are run once, and the objective is evaluated once, in evaluation mode;
@@ -68,7 +70,7 @@ def check_compatible(model: Pair, guide: Pair, objective: ELBO, batch: Sequence[
         _check_loss(model, guide, objective, batch, traces)
 
 
-def _run(model: Pair, guide: Pair, batch: Sequence[Any]) -> Traces:
+def _run(model: Program, guide: Program, batch: Sequence[Any]) -> Traces:
     with torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*batch)
         with _Shapes(guide_trace):
@@ -127,7 +129,7 @@ def _check_densities(traces: Traces, name: str, objective: str, own: bool) -> No
 
 
 def _check_loss(
-    model: Pair, guide: Pair, objective: ELBO, batch: Sequence[Any], traces: Traces
+    model: Program, guide: Program, objective: ELBO, batch: Sequence[Any], traces: Traces
 ) -> None:
     with torch.enable_grad():
         try:

@@ -2,22 +2,24 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from ppl_vae.dataset import Beside
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.likelihoods import Likelihood
+from ppl_vae.pair import Pair, part_name
 from ppl_vae.priors import ConditionalNormal, Prior
 from ppl_vae.registration import register
-from ppl_vae.vae import part_name
 
 __all__ = ["ConditionalVAE", "beside", "covariates_of", "joined"]
 
 
-class ConditionalVAE(nn.Module):
+class ConditionalVAE(Pair):
     r"""A conditional variational auto-encoder: :math:`p(z \mid c)\, p(x \mid z, c)` and
     :math:`q(z \mid x, c)`.
 
@@ -59,6 +61,8 @@ class ConditionalVAE(nn.Module):
         >>> loss = InfoVAE(MMD(), scale=10.0)(vae.model, vae.guide)(x, c)
     """
 
+    beside: ClassVar[Beside] = "covariates"
+
     def __init__(
         self, prior: Prior | ConditionalNormal, likelihood: Likelihood, encoder: Encoder
     ) -> None:
@@ -80,11 +84,11 @@ class ConditionalVAE(nn.Module):
 
         Args:
             x: data, of shape (n, *size).
-            c: covariates, of shape (n, k), or (n, *shape) with k entries.
+            c: covariates, of shape (n, k), or (n, *shape) with k entries; turned into x's type.
         """
         register(self)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self._prior(c))
+            z = pyro.sample("z", self._prior(c.to(x)))
             return pyro.sample("x", self.likelihood(joined(z, _flat(z, c))), obs=x)
 
     def guide(self, x: Tensor, c: Tensor) -> Tensor:

@@ -20,9 +20,14 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "GaussianMixture",
+    "PartlyLabelled",
     "TwoPoints",
     "batches",
 ]
+
+# The arrays of a NumPy file.
+_PARTS = ("train", "test")
+_KINDS = ("", "_labels", "_covariates")
 
 
 class Digits(Dataset):
@@ -152,8 +157,8 @@ class Arrays(Dataset):
     r"""Data of your own from a NumPy file.
 
     A `.npy` file holds the rows, `(n, *size)`; an `.npz` file holds `train` and, where there are
-    any, `test`, `train_labels` and `test_labels`. Bytes (`uint8`) are divided by 255. Pickled
-    objects are not read.
+    any, `test`, `train_labels`, `test_labels` (negative where unknown), `train_covariates` and
+    `test_covariates`. Bytes (`uint8`) are divided by 255. Pickled objects are not read.
 
     Args:
         path: the file.
@@ -178,7 +183,13 @@ class Arrays(Dataset):
         if "train" not in arrays:
             raise ValueError(f"{str(path)!r} has no array 'train', only {sorted(arrays)}")
         found = {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
-        rows, labels = found["train"], found.get("train_labels")
+        unknown = sorted(set(found) - {f"{a}{b}" for a in _PARTS for b in _KINDS})
+        if unknown:
+            raise ValueError(
+                f"{str(path)!r} has an array {unknown[0]!r}, which is none of train, test, and "
+                "either with _labels or _covariates: rename it or leave it out"
+            )
+        rows = found["train"]
         for key in ("train", "test"):
             if key in found and found[key].dtype == torch.uint8:
                 found[key] = found[key] / 255
@@ -187,13 +198,17 @@ class Arrays(Dataset):
             test = order[: round(held_out * len(rows))]
             train = order[len(test) :]
             found["train"], found["test"] = found["train"][train], found["train"][test]
-            if labels is not None and len(labels) == len(rows):
-                found["train_labels"], found["test_labels"] = labels[train], labels[test]
+            for kind in _KINDS[1:]:
+                known = found.get(f"train{kind}")
+                if known is not None and len(known) == len(rows):
+                    found[f"train{kind}"], found[f"test{kind}"] = known[train], known[test]
         super().__init__(
             found["train"],
             found.get("test"),
             found.get("train_labels"),
             found.get("test_labels"),
+            train_covariates=found.get("train_covariates"),
+            test_covariates=found.get("test_covariates"),
             name=Path(path).stem,
         )
 
@@ -230,6 +245,8 @@ class Binarized(Dataset):
             test,
             data.train_labels,
             data.test_labels,
+            train_covariates=data.train_covariates,
+            test_covariates=data.test_covariates,
             name=f"binarized {data.name}",
             classes=data.classes,
         )
@@ -238,6 +255,54 @@ class Binarized(Dataset):
     def epoch(self) -> Tensor:
         """The training rows of one pass: a fresh draw, by torch's generator, where dynamic."""
         return torch.bernoulli(self.train) if self.dynamic else self.train
+
+
+class PartlyLabelled(Dataset):
+    r"""Another data set with the classes of but a few training rows known.
+
+    Args:
+        data: the data, with a class for every row.
+        labels: how many training rows keep theirs, as evenly from the classes as can be.
+        seed: which rows those are.
+
+    Raises:
+        ValueError: if `data` has no labels, or not so many, or fewer are to be kept than there
+            are classes.
+    """
+
+    def __init__(self, data: Dataset, labels: int = 100, seed: int = 0) -> None:
+        classes = data.train_labels
+        if classes is None or bool((classes < 0).any()):
+            raise ValueError(f"{data.name} has no class for every training row")
+        count = int(classes.max()) + 1
+        if not count <= labels <= len(classes):
+            raise ValueError(
+                f"labels must lie between {count}, the number of classes, and {len(classes)}, the "
+                f"number of rows, got {labels}"
+            )
+        shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
+        # Rows in rounds, one of each class in a round: the first so many are even.
+        by_class = shuffled[classes[shuffled].argsort(stable=True)]
+        sizes = classes.bincount()
+        place = torch.arange(len(classes)) - (sizes.cumsum(0) - sizes)[classes[by_class]]
+        kept = by_class[place.argsort(stable=True)[:labels]]
+        known = torch.full_like(classes, -1)
+        known[kept] = classes[kept]
+        super().__init__(
+            data.train,
+            data.test,
+            known,
+            data.test_labels,
+            train_covariates=data.train_covariates,
+            test_covariates=data.test_covariates,
+            name=f"{data.name} with {labels} labels",
+            classes=data.classes,
+        )
+        self.data = data
+
+    def epoch(self) -> Tensor:
+        """The training rows of one pass, as those of the data themselves."""
+        return self.data.epoch()
 
 
 class GaussianMixture(Dataset):

@@ -7,34 +7,53 @@ Batches are slices of a tensor that already lies on the device: one permutation 
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import pairwise
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "batches", "check_finite", "check_values", "first_marked", "splits"]
+__all__ = [
+    "Beside",
+    "Dataset",
+    "batches",
+    "check_finite",
+    "check_values",
+    "first_marked",
+    "splits",
+]
+
+Beside = Literal["", "covariates", "labels"]
+"""What of a data set a pair is called with beside its rows."""
+
+Part = Literal["train", "test"]
 
 
 class Dataset:
-    r"""Training rows and held-out rows of one shape.
+    r"""Training rows and held-out rows of one shape, and what else is known of each row.
 
     Args:
         train: the training rows, `(n, *size)`; integers are turned into floats.
         test: the held-out rows, `(m, *size)`, or None.
-        train_labels: the class of each training row as an integer, `(n,)`, or None.
+        train_labels: the class of each training row as an integer, `(n,)`, or None; negative
+            where it is not known.
         test_labels: the same of the held-out rows.
+        train_covariates: what each training row is conditioned on, `(n, k)` or `(n,)`, or None.
+        test_covariates: the same of the held-out rows.
         name: what pictures and messages call it.
         classes: the names of the classes.
 
     Raises:
         ValueError: if a value is NaN or infinite (its place is named), if a row has another shape
-            than the rest, or if there is not one label for each row.
+            than the rest, or if there is not one label and one covariate for each row.
 
     Example:
         >>> data = Dataset(torch.zeros(6, 2), test=torch.ones(3, 2), name="toy")
         >>> data
         Dataset(toy: 6 training rows, 3 held out, each of shape (2,))
     """
+
+    beside: Beside = ""
+    """What `arguments` hands beside the rows; see `handing`."""
 
     def __init__(
         self,
@@ -43,6 +62,8 @@ class Dataset:
         train_labels: Tensor | None = None,
         test_labels: Tensor | None = None,
         *,
+        train_covariates: Tensor | None = None,
+        test_covariates: Tensor | None = None,
         name: str = "data",
         classes: Sequence[str] = (),
     ) -> None:
@@ -56,6 +77,10 @@ class Dataset:
             )
         self.train_labels = _check_labels(train_labels, self.train, f"{name}: train_labels")
         self.test_labels = _check_labels(test_labels, self.test, f"{name}: test_labels")
+        covariates = (train_covariates, test_covariates)
+        self.train_covariates, self.test_covariates = _check_covariates(
+            covariates, (self.train, self.test), name
+        )
         self.classes = tuple(classes)
 
     @property
@@ -63,17 +88,96 @@ class Dataset:
         """The shape of one row."""
         return self.train.shape[1:]
 
+    @property
+    def held_out(self) -> Part:
+        """The rows to evaluate on: `test`, or `train` where no rows are held out."""
+        return "train" if self.test is None else "test"
+
+    def labels(self, part: Part) -> Tensor | None:
+        """The classes of the training rows or of the held-out rows."""
+        return self.train_labels if part == "train" else self.test_labels
+
     def epoch(self) -> Tensor:
         """The training rows as they stand for one pass, `(n, *size)`."""
         return self.train
 
+    def handing(self, what: Beside) -> Self:
+        """The same data, whose `arguments` have the covariates or the labels beside the rows.
+
+        Classes stand in for covariates where the data have none: a row's is its class in one-hot
+        coding.
+
+        Raises:
+            ValueError: if the data have no such thing.
+
+        Example:
+            >>> digits = Dataset(torch.rand(3, 64), train_labels=torch.tensor([2, 0, 1]))
+            >>> x, c = digits.handing("covariates").arguments("train")
+            >>> c.tolist()
+            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+        """
+        handing = copy(self)
+        if what == "covariates" and self.train_covariates is None:
+            handing.train_covariates, handing.test_covariates = self._one_hot()
+        if what == "labels" and self.train_labels is None:
+            raise ValueError(f"{self.name} has no labels: give train_labels, negative if unknown")
+        handing.beside = what
+        return handing
+
+    @property
+    def width(self) -> int:
+        """How many numbers are known beside each row: covariates or classes, 0 if none."""
+        if self.beside == "labels":
+            return self._count()
+        covariates = self.train_covariates if self.beside == "covariates" else None
+        return 0 if covariates is None else covariates.shape[1]
+
+    def arguments(self, part: Part, *, labelled: bool = True) -> tuple[Tensor, ...]:
+        """What a pair is called with: the rows, and what is handed beside them.
+
+        Args:
+            part: the training rows or the held-out ones.
+            labelled: hand labels as they are; otherwise, as in evaluation, as unknown.
+        """
+        rows = self.train if part == "train" else self.test
+        if rows is None:
+            raise ValueError(f"{self.name} has no held-out rows")
+        if self.beside == "covariates":
+            beside = self.train_covariates if part == "train" else self.test_covariates
+            return rows, *([] if beside is None else [beside])
+        if self.beside == "labels":
+            labels = self.labels(part) if labelled else None
+            unknown = torch.full((len(rows),), -1, device=rows.device)
+            return rows, unknown if labels is None else labels
+        return (rows,)
+
     def to(self, device: torch.device | str) -> Self:
         """The same data on `device`."""
         moved = copy(self)
-        for key in ("train", "test", "train_labels", "test_labels"):
-            value = getattr(self, key)
-            setattr(moved, key, None if value is None else value.to(device))
+        for key, value in vars(self).items():
+            if isinstance(value, Tensor | Dataset):
+                setattr(moved, key, value.to(device))
         return moved
+
+    def _count(self) -> int:
+        """The number of classes."""
+        labels = [x for x in (self.train_labels, self.test_labels) if x is not None]
+        return max([len(self.classes), *(int(x.max()) + 1 for x in labels)])
+
+    def _one_hot(self) -> tuple[Tensor, Tensor | None]:
+        parts: list[Tensor | None] = []
+        for part in (self.train_labels, self.test_labels):
+            if part is not None and bool((part < 0).any()):
+                raise ValueError(f"{self.name} has rows of unknown class and no covariates")
+            one_hot = None if part is None else torch.nn.functional.one_hot(part, self._count())
+            parts.append(None if one_hot is None else one_hot.to(self.train))
+        train, test = parts
+        if train is None or (test is None and self.test is not None):
+            raise ValueError(
+                f"{self.name} has neither covariates nor a class for every row: give "
+                "train_covariates and test_covariates"
+            )
+        return train, test
 
     def __len__(self) -> int:
         return len(self.train)
@@ -158,6 +262,32 @@ def _check_labels(labels: Tensor | None, rows: Tensor | None, name: str) -> Tens
     if labels.is_floating_point():
         raise ValueError(f"{name} are {labels.dtype}, not integers")
     return labels.long()
+
+
+def _check_covariates(
+    covariates: tuple[Tensor | None, Tensor | None], parts: tuple[Tensor, Tensor | None], name: str
+) -> tuple[Tensor | None, Tensor | None]:
+    checked: list[Tensor | None] = []
+    for key, value, rows in zip(("train", "test"), covariates, parts, strict=True):
+        if value is None:
+            checked.append(None)
+            continue
+        if rows is None or len(value) != len(rows):
+            held = 0 if rows is None else len(rows)
+            raise ValueError(
+                f"{name}: {key}_covariates has shape {tuple(value.shape)}, not one row for each "
+                f"of {held} rows"
+            )
+        checked.append(check_values(value.reshape(len(value), -1), f"{name}: {key}_covariates"))
+    train, test = checked
+    if parts[1] is not None and (train is None) != (test is None):
+        missing = "train_covariates" if train is None else "test_covariates"
+        raise ValueError(f"{name} has no {missing}: give both or neither")
+    if train is not None and test is not None and train.shape[1] != test.shape[1]:
+        raise ValueError(
+            f"{name}: covariates of {train.shape[1]} numbers in train, of {test.shape[1]} in test"
+        )
+    return train, test
 
 
 def first_marked(x: Tensor, wrong: Tensor) -> tuple[float, str]:

@@ -1,5 +1,6 @@
 """One experiment from data to weights, and the schema of its configuration."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,17 +9,19 @@ from typing import Any
 import pyro
 import torch
 from pyro.optim import PyroOptim
+from torch import nn
 
 from ppl_vae import weights
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.dataset import Dataset
-from ppl_vae.guides import Encoder, MeanFieldNormal
+from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.inference import fit, pick_device
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.optim import Adam
-from ppl_vae.priors import Prior, StandardNormal
+from ppl_vae.pair import Pair
+from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
 from ppl_vae.run import History, Run
 from ppl_vae.vae import VAE
 
@@ -26,19 +29,26 @@ __all__ = ["Experiment", "build", "load"]
 
 
 class Experiment:
-    r"""A VAE, the data it is for and how it is trained.
+    r"""A pair of a model and a guide, the data it is for and how it is trained.
 
     The command line and configuration files take the same names: `ppl-vae fit` builds one of
     these. The weights start from `seed`, so an experiment made twice is the same twice.
 
+    Where the pair has k covariates or classes beside x, the likelihood is built over d + k
+    dimensions and the encoder reads them as k further entries of x's first dimension.
+
     Args:
         data: the data set.
         objective: the loss.
-        dim: dimension d of the latent code.
-        prior: factory of p(z), called with d; or with the encoder, if its first argument is of
-            that name.
-        likelihood: factory of p(x | z), called with d and the shape of x.
-        encoder: factory of q(z | x), called with the shape of x and d.
+        dim: dimension d of the latent code; of each layer's, the one next to x first, for a
+            HierarchicalVAE.
+        pair: class of the pair, or `functools.partial` of it with settings of its own.
+        prior: factory of p(z), called with d, the last one of several; with d and the shape of
+            the covariates if its second argument is `size`, as of ConditionalNormal; or with the
+            encoder, if its first argument is of that name.
+        likelihood: factory of p(x | z), called with d, the first one of several, and the shape
+            of x.
+        encoder: factory of q(z | x), called with the shape of x and `dim`.
         optimizer: the optimiser; Adam at a learning rate of 1e-3 by default.
         epochs: passes through the training rows.
         batch_size: rows to a step.
@@ -47,23 +57,31 @@ class Experiment:
         device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
 
     Raises:
-        ValueError: if the parts do not fit together.
+        ValueError: if the parts do not fit together, or the data lack what the pair needs.
 
     Example:
-        >>> from ppl_vae.data import Digits
+        >>> from functools import partial
+        >>> from ppl_vae import SemiSupervisedVAE
+        >>> from ppl_vae.data import Digits, PartlyLabelled
         >>> from ppl_vae.objectives import MMD, InfoVAE
-        >>> experiment = Experiment(Digits(), InfoVAE(MMD(), scale=64.0), dim=2, epochs=3)
+        >>> objective = InfoVAE(MMD(), scale=64.0)
+        >>> experiment = Experiment(Digits(), objective, dim=2, epochs=3)
         >>> history = experiment.fit()
+        >>> pair = partial(SemiSupervisedVAE, weight=10.0)
+        >>> few = Experiment(PartlyLabelled(Digits(), labels=100), objective, dim=2, pair=pair)
     """
 
     def __init__(
         self,
         data: Dataset,
         objective: Objective,
-        dim: int = 10,
-        prior: Callable[[Any], Prior] = StandardNormal,
+        dim: int | Sequence[int] = 10,
+        pair: Callable[[Any, Any, Any], Pair] = VAE,
+        prior: Callable[[Any], Prior]
+        | Callable[[int, torch.Size], ConditionalNormal] = StandardNormal,
         likelihood: Callable[[int, torch.Size], Likelihood] = Bernoulli,
-        encoder: Callable[[torch.Size, int], Encoder] = MeanFieldNormal,
+        encoder: Callable[[torch.Size, int], Encoder]
+        | Callable[[torch.Size, Sequence[int]], Ladder] = MeanFieldNormal,
         optimizer: PyroOptim | None = None,
         epochs: int = 100,
         batch_size: int = 128,
@@ -71,13 +89,21 @@ class Experiment:
         seed: int = 0,
         device: str = "auto",
     ) -> None:
-        self.data, self.objective = data, objective
+        made = pair.func if isinstance(pair, functools.partial) else pair
+        if not (inspect.isclass(made) and issubclass(made, Pair)):
+            raise ValueError(f"pair is {made!r}: give a subclass of Pair, or a partial of one")
+        self.data, self.objective = data.handing(made.beside), objective
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.seed, self.device = seed, device
         pyro.set_rng_seed(seed)
-        q = encoder(data.size, dim)
-        self.vae = VAE(_prior(prior, q, dim), likelihood(dim, data.size), q)
+        dims = (dim,) if isinstance(dim, int) else tuple(dim)
+        if not dims:
+            raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
+        (first, *rest), beside = data.size, self.data.width
+        q = encoder(torch.Size([first + beside, *rest]), dim)  # type: ignore[arg-type]
+        p_x = likelihood(dims[0] + beside, data.size)
+        self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
 
     def fit(
         self,
@@ -99,8 +125,8 @@ class Experiment:
             The `History` of the training.
         """
         history = fit(
-            self.vae.model,
-            self.vae.guide,
+            self.pair.model,
+            self.pair.guide,
             self.data,
             self.objective,
             self.optimizer,
@@ -161,12 +187,22 @@ def load(
         settings = schema.merge(settings, nested(key, value))
     tensors = run.load_weights()
     experiment = build(schema, schema.parse(settings))
-    vae = experiment.vae
-    weights.load(tensors, vae.model, vae.guide, experiment.objective)
-    vae.to(pick_device(device))
+    pair = experiment.pair
+    weights.load(tensors, pair.model, pair.guide, experiment.objective)
+    pair.to(pick_device(device))
     return experiment
 
 
-def _prior(factory: Callable[[Any], Prior], encoder: Encoder, dim: int) -> Prior:
-    first = next(iter(inspect.signature(factory).parameters), None)
-    return factory(encoder if first == "encoder" else dim)
+def _prior(
+    factory: Callable[..., Any], encoder: nn.Module, dim: int, beside: int
+) -> Prior | ConditionalNormal:
+    names = [*inspect.signature(factory).parameters]
+    if names[1:2] == ["size"]:
+        if not beside:
+            name = getattr(getattr(factory, "func", factory), "__name__", "the prior")
+            raise ValueError(
+                f"{name} is conditioned on covariates, and this pair has none: use a "
+                "ConditionalVAE, or a prior such as StandardNormal"
+            )
+        return factory(dim, torch.Size([beside]))
+    return factory(encoder if names[:1] == ["encoder"] else dim)

@@ -21,7 +21,7 @@ from ppl_vae.dataset import Dataset, check_finite, splits
 from ppl_vae.objectives import Objective
 from ppl_vae.run import History, Run
 from ppl_vae.training import Training, Weights
-from ppl_vae.weights import Pair, modules_of, stored
+from ppl_vae.weights import Program, modules_of, stored
 
 __all__ = ["fit"]
 
@@ -30,8 +30,8 @@ _COLLAPSED = 0.05
 
 
 def fit(
-    model: Pair,
-    guide: Pair,
+    model: Program,
+    guide: Program,
     data: Dataset | Tensor | Sequence[Tensor],
     objective: ELBO,
     optimizer: PyroOptim | None = None,
@@ -61,8 +61,8 @@ def fit(
     Args:
         model: the model, called as `model(x)`; any Pyro callable.
         guide: the guide, called the same way.
-        data: a data set, or a tensor `(n, *size)`, or several tensors of n rows each that are
-            handed to the pair side by side.
+        data: a data set, which hands its rows and what its `handing` has put beside them; or a
+            tensor `(n, *size)`; or several of n rows each that are handed side by side.
         objective: the loss. Its `terms`, if it has any, are logged.
         optimizer: of `pyro.optim`; `Adam` at a learning rate of 1e-3 by default.
         epochs: number of passes.
@@ -180,12 +180,15 @@ class _Rows:
         validation: Tensor | Sequence[Tensor] | None,
     ) -> None:
         self._data = data if isinstance(data, Dataset) else None
+        held_out = None if validation is None else _tensors(validation)
         if isinstance(data, Dataset):
-            self.train: tuple[Tensor, ...] = (data.train,)
-            validation = data.test if validation is None else validation
+            self.train = data.arguments("train")
+            if held_out is None and data.test is not None:
+                # unlabelled, so that a class is what the pair says it is
+                held_out = data.arguments("test", labelled=False)
         else:
             self.train = _tensors(data)
-        self.held_out = () if validation is None else _tensors(validation)
+        self.held_out = held_out or ()
         if not self.train[0].ndim or not len(self.train[0]):
             raise ValueError("there are no rows to train on")
         for name, parts in (("data", self.train), ("validation", self.held_out)):
@@ -198,7 +201,7 @@ class _Rows:
         self.held_out = tuple(part.to(device) for part in self.held_out)
 
     def epoch(self) -> tuple[Tensor, ...]:
-        return self.train if self._data is None else (self._data.epoch(),)
+        return self.train if self._data is None else (self._data.epoch(), *self.train[1:])
 
 
 def _tensors(data: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,23 +1,39 @@
 """What a trained experiment is worth: its summary and its pictures."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae import plots
-from ppl_vae.evaluation import elbo_terms, full_mmd, linear_probe, posterior_codes
-from ppl_vae.evaluation.codes import Codes
+from ppl_vae.evaluation import Codes, elbo_terms, full_mmd, linear_probe, posterior_codes
+from ppl_vae.evaluation.estimate import mean_of
+from ppl_vae.pair import Pair
+from ppl_vae.priors import StandardNormal
 from ppl_vae.run import Run
-from ppl_vae.vae import VAE
+from ppl_vae.semisupervised import SemiSupervisedVAE
 from ppl_vae.weights import evaluating
 
 if TYPE_CHECKING:
+    from ppl_vae.evaluation import Estimate
     from ppl_vae.experiment import Experiment
 
-__all__ = ["decode", "draw", "evaluate", "summarize"]
+__all__ = [
+    "accuracy",
+    "decode",
+    "draw",
+    "evaluate",
+    "has_classifier",
+    "latents",
+    "rows",
+    "summarize",
+]
 
 
 def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
@@ -26,7 +42,8 @@ def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
     `reconstruction` is $-\mathrm{E} \log p(x \mid z)$ and `rate` the KL to the prior, in nats per
     datum; `mmd` is the unbiased squared MMD of one code per datum against the prior, over all
     pairs; `log_det` that of cov(mean) + mean(variance), divided by d; `probe` the accuracy of a
-    linear classifier on posterior means. `errors` holds their standard errors.
+    linear classifier on posterior means, and `accuracy` that of the model's own classifier, where
+    it has one. `errors` holds their standard errors, and `skipped` why one is missing.
 
     Args:
         experiment: a trained one.
@@ -45,37 +62,130 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     """
     summary, codes = _summarize(experiment, seed)
     run.save_summary(summary)
-    data, vae, folder = experiment.data, experiment.vae, run.path
-    x, labels = _held_out(experiment)
+    data, pair, folder = experiment.data, experiment.pair, run.path
+    args = rows(experiment)
+    x, labels = args[0], data.labels(data.held_out)
     plots.curves(run.history, folder / "curves.png")
-    plots.latent(codes.mean, labels, folder / "latent.png", data.classes)
+    standard = isinstance(pair.prior, StandardNormal) and len(codes.slices) == 1
+    plots.latent(codes.mean, labels, folder / "latent.png", data.classes, radius=standard)
     shown = slice(40) if plots.is_image(x) else slice(1000)
-    mean = decode(vae, codes.mean[shown])
+    few = tuple(part[shown] for part in args)
+    mean = decode(pair, latents(pair, few, codes), few)
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
-    draws = draw(vae, 64 if plots.is_image(x) else len(x[shown]), seed)
+    draws = draw(experiment, 64 if plots.is_image(x) else len(x[shown]), seed)
     plots.samples(draws, folder / "samples.png", x[shown])
     return summary
 
 
-def decode(vae: VAE, codes: Tensor) -> Tensor:
-    """The mean of p(x | z) at codes `(n, d)`, `(n, *size)`; a draw where it has no closed mean."""
-    with torch.no_grad(), evaluating(vae):
-        return _picture(vae.likelihood(codes.to(_placed(vae))))
-
-
-def draw(vae: VAE, n: int, seed: int = 0) -> Tensor:
-    """Samples of the model as pictures show them: means of p(x | z) at n draws of the prior.
+def rows(experiment: "Experiment", part: str = "") -> tuple[Tensor, ...]:
+    """What the pair is evaluated at, on its device: held-out rows, unlabelled.
 
     Args:
-        vae: the model.
+        experiment: the experiment.
+        part: `train` or `test`; `test` if there are held-out rows by default.
+    """
+    data = experiment.data
+    found = data.arguments("train" if part == "train" else data.held_out, labelled=False)
+    device = next(p.device for p in experiment.pair.parameters())
+    return tuple(x.to(device) for x in found)
+
+
+def latents(pair: Pair, args: tuple[Tensor, ...], codes: Codes | None = None) -> dict[str, Tensor]:
+    """Where the guide puts each row: posterior means of codes, the likeliest class.
+
+    Args:
+        pair: the pair.
+        args: n rows, as the pair is called.
+        codes: of these rows and maybe more, if they are at hand.
+
+    Returns:
+        For each latent site a tensor `(n, d)`.
+    """
+    codes = posterior_codes(pair.model, pair.guide, args) if codes is None else codes
+    found = {name: codes.mean[: len(args[0]), k] for name, k in codes.slices.items()}
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        trace = poutine.trace(pair.guide).get_trace(*args)
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and name.endswith("_unobserved"):
+            found[name] = _likeliest(site["fn"])
+    return found
+
+
+def decode(pair: Pair, values: Mapping[str, Tensor], args: tuple[Tensor, ...]) -> Tensor:
+    """The mean of p(x | z) given latents; a draw where it has no closed mean.
+
+    Args:
+        pair: the pair.
+        values: for each site a tensor `(n, d)`. Codes below one of several layers may be left
+            out: they are then at their means given the layers above.
+        args: n rows, as the pair is called; what stands beside x is used.
+
+    Returns:
+        Tensor `(n, *size)`.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        with _AtMean(), poutine.trace() as tracer, poutine.condition(data=dict(values)):
+            pair.model(*args)
+        return _picture(tracer.trace.nodes["x"]["fn"])
+
+
+def draw(experiment: "Experiment", n: int, seed: int = 0) -> Tensor:
+    """Samples of the model as pictures show them: means of p(x | z) at n draws of the prior.
+
+    Covariates are those of the held-out rows, in turn.
+
+    Args:
+        experiment: the trained experiment.
         n: how many.
         seed: of the draws.
     """
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
+    pair = experiment.pair
+    args = rows(experiment)
+    turn = torch.arange(n, device=args[0].device) % len(args[0])
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
         torch.manual_seed(seed)
-        return _picture(vae.likelihood(vae.prior().sample(torch.Size([n]))))
+        trace = poutine.trace(pair.model).get_trace(*(part[turn] for part in args))
+        return _picture(trace.nodes["x"]["fn"])
+
+
+def has_classifier(experiment: "Experiment") -> bool:
+    """Whether `accuracy` can be told."""
+    labels = experiment.data.labels(experiment.data.held_out)
+    known = labels is not None and bool((labels >= 0).any())
+    return known and isinstance(experiment.pair, SemiSupervisedVAE)
+
+
+def accuracy(experiment: "Experiment") -> "Estimate":
+    """The accuracy of the classifier of a `SemiSupervisedVAE`, over rows of known class.
+
+    Raises:
+        ValueError: if the pair has no classifier, or no class is known.
+    """
+    pair, labels = experiment.pair, experiment.data.labels(experiment.data.held_out)
+    if not isinstance(pair, SemiSupervisedVAE) or labels is None:
+        raise ValueError(f"{type(pair).__name__} has no classifier, or the data no classes")
+    x = rows(experiment)[0]
+    with torch.no_grad(), evaluating(pair):
+        found = torch.cat([pair.classify(part).argmax(-1) for part in x.split(1024)])
+    labels = labels.to(found.device)
+    return mean_of((found == labels).double()[labels >= 0])
+
+
+class _AtMean(Messenger):
+    """Puts latents that have no value yet at the means of their distributions."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and not site_is_subsample(msg):
+            msg["value"], msg["done"] = msg["fn"].mean, True
+
+
+def _likeliest(fn: TorchDistribution) -> Tensor:
+    try:
+        return fn.mode
+    except NotImplementedError:  # of a relaxed class, the class
+        return torch.nn.functional.one_hot(fn.logits.argmax(-1), fn.event_shape[-1]).to(fn.logits)
 
 
 def _picture(fn: TorchDistribution) -> Tensor:
@@ -86,34 +196,32 @@ def _picture(fn: TorchDistribution) -> Tensor:
 
 
 def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Codes]:
-    data, vae = experiment.data, experiment.vae
-    x, labels = _held_out(experiment)
-    pair = vae.model, vae.guide
+    data = experiment.data
+    pair = experiment.pair.model, experiment.pair.guide
+    args, labels = rows(experiment), data.labels(data.held_out)
     pyro.set_rng_seed(seed)
-    terms = elbo_terms(*pair, x)
-    codes = posterior_codes(*pair, x)
-    found = {
-        "reconstruction": terms["distortion"],
-        "rate": terms["rate"],
-        "mmd": full_mmd(*pair, x).u,
-        "log_det": codes.log_det(),
-    }
+    terms = elbo_terms(*pair, args)
+    codes = posterior_codes(*pair, args)
+    found = {"reconstruction": terms["distortion"], "rate": terms["rate"]}
+    skipped = {}
+    try:
+        found["mmd"] = full_mmd(*pair, args).u
+    except ValueError as error:  # a prior that differs between data
+        skipped["mmd"] = str(error)
+    found["log_det"] = codes.log_det()
     if data.train_labels is not None and labels is not None:
-        train = posterior_codes(*pair, data.train.to(x.device)).mean
-        found["probe"] = linear_probe(train, data.train_labels, codes.mean, labels)
+        train = posterior_codes(*pair, rows(experiment, "train")).mean
+        known, told = data.train_labels >= 0, labels >= 0
+        if bool(known.any()) and bool(told.any()):
+            found["probe"] = linear_probe(
+                train[known], data.train_labels[known], codes.mean[told], labels[told]
+            )
+    if has_classifier(experiment):
+        found["accuracy"] = accuracy(experiment)
     summary: dict[str, Any] = {name: estimate.value for name, estimate in found.items()}
     summary["errors"] = {name: estimate.data_error for name, estimate in found.items()}
-    summary["rows"] = len(x)
+    if skipped:
+        summary["skipped"] = skipped
+    summary["rows"] = len(args[0])
     summary["held_out"] = data.test is not None
     return summary, codes
-
-
-def _held_out(experiment: "Experiment") -> tuple[Tensor, Tensor | None]:
-    data = experiment.data
-    x = data.train if data.test is None else data.test
-    labels = data.train_labels if data.test is None else data.test_labels
-    return x.to(_placed(experiment.vae)), labels
-
-
-def _placed(vae: VAE) -> torch.device:
-    return next(p.device for p in vae.parameters())

@@ -1,25 +1,27 @@
 """A pair whose labels are partly observed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae import distributions
 from ppl_vae.conditional import beside, covariates_of, joined
-from ppl_vae.guides.encoder import Encoder
+from ppl_vae.dataset import Beside
+from ppl_vae.guides import Encoder, OneHotCategorical, RelaxedCategorical
 from ppl_vae.likelihoods import Likelihood
+from ppl_vae.pair import Pair, part_name
 from ppl_vae.priors import Prior
 from ppl_vae.registration import register
-from ppl_vae.vae import part_name
 
 __all__ = ["SemiSupervisedVAE"]
 
 
-class SemiSupervisedVAE(nn.Module):
+class SemiSupervisedVAE(Pair):
     r"""A variational auto-encoder with a class y of each datum, known for some data.
 
     .. math:: p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y)
@@ -46,7 +48,7 @@ class SemiSupervisedVAE(nn.Module):
         likelihood: p(x | z, y), over d + K dimensions.
         encoder: q(z | x, y), of x with the class as K further entries of its first dimension (see
             `ConditionalVAE`).
-        classifier: q(y | x).
+        classifier: factory of q(y | x), called with the shape of x and K.
         weight: the w, for each labelled datum; 0 leaves the site out. The reference takes .1 N
             over the number of labelled data.
         classes: the probabilities p(y); equal by default.
@@ -60,7 +62,7 @@ class SemiSupervisedVAE(nn.Module):
 
     Example:
         >>> import torch
-        >>> from ppl_vae.guides import MeanFieldNormal, OneHotCategorical
+        >>> from ppl_vae.guides import MeanFieldNormal
         >>> from ppl_vae.likelihoods import Bernoulli
         >>> from ppl_vae.objectives import MMD, InfoVAE
         >>> from ppl_vae.priors import StandardNormal
@@ -69,12 +71,12 @@ class SemiSupervisedVAE(nn.Module):
         ...     StandardNormal(d),
         ...     Bernoulli(d + k, size),
         ...     MeanFieldNormal((1 + k, 8, 8), d),
-        ...     OneHotCategorical(size, k),
         ... )
         >>> x, y = torch.rand(100, *size), torch.randint(-1, k, (100,))
         >>> loss = InfoVAE(MMD(), scale=10.0)(vae.model, vae.guide)(x, y)
     """
 
+    beside: ClassVar[Beside] = "labels"
     probabilities: Tensor
 
     def __init__(
@@ -82,17 +84,16 @@ class SemiSupervisedVAE(nn.Module):
         prior: Prior,
         likelihood: Likelihood,
         encoder: Encoder,
-        classifier: Encoder,
+        classifier: Callable[[torch.Size, int], Encoder] = OneHotCategorical,
         weight: float = 1.0,
         classes: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         count = covariates_of(prior, likelihood, encoder)
-        if classifier.dim != count or classifier.size != likelihood.size:
+        if not isinstance(prior, Prior):
             raise ValueError(
-                f"{part_name(classifier)} gives {tuple(classifier.size)} one of {classifier.dim} "
-                f"classes, {part_name(likelihood)} draws {tuple(likelihood.size)} given one of "
-                f"{count}"
+                f"{part_name(prior)} is conditioned, and here z does not depend on the class: use "
+                "a prior such as StandardNormal"
             )
         if weight < 0:
             raise ValueError(f"weight={weight} must not be negative")
@@ -102,7 +103,12 @@ class SemiSupervisedVAE(nn.Module):
         self.prior = prior
         self.likelihood = likelihood
         self.encoder = encoder
-        self.classifier = classifier
+        self.classifier = classifier(likelihood.size, count)
+        if not isinstance(self.classifier, OneHotCategorical | RelaxedCategorical):
+            raise ValueError(
+                f"{part_name(self.classifier)} is no classifier: use OneHotCategorical, whose "
+                "classes are enumerated, or RelaxedCategorical"
+            )
         self.weight = weight
         self.register_buffer("probabilities", p / p.sum(), persistent=False)
 
@@ -117,10 +123,11 @@ class SemiSupervisedVAE(nn.Module):
         label, known = self._labels(y)
         with pyro.plate("data", len(x)):
             with poutine.mask(mask=known):
-                pyro.sample("y_observed", dist.OneHotCategorical(self.probabilities), obs=label)
+                prior = dist.OneHotCategorical(self.probabilities)
+                seen = pyro.sample("y_observed", prior, obs=label)
             with poutine.mask(mask=~known):
                 drawn = pyro.sample("y_unobserved", self._class_prior())
-            y = torch.where(known[:, None], label, drawn)
+            y = torch.where(known[:, None], seen, drawn)
             z = pyro.sample("z", self.prior())
             if self.weight and self.training:
                 with poutine.mask(mask=known), poutine.scale(scale=self.weight):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.checks import GuardedOptimizer, NotFinite, first_bad_site
 from ppl_vae.dataset import batches
-from ppl_vae.weights import Pair, Snapshot, evaluating, modules_of, state
+from ppl_vae.weights import Program, Snapshot, evaluating, modules_of, state
 
 __all__ = ["Mean", "Training", "Weights"]
 
@@ -23,7 +23,7 @@ class Weights:
     """All that a training moves, and its last good values."""
 
     def __init__(
-        self, model: Pair, guide: Pair, objective: ELBO, params: dict[str, Tensor]
+        self, model: Program, guide: Program, objective: ELBO, params: dict[str, Tensor]
     ) -> None:
         self._modules, self._params = modules_of(model, guide, objective), params
         buffers = [b for m in self._modules.values() for b in m.buffers()]
@@ -72,8 +72,8 @@ class Training:
 
     def __init__(
         self,
-        model: Pair,
-        guide: Pair,
+        model: Program,
+        guide: Program,
         objective: ELBO,
         optimizer: PyroOptim,
         weights: Weights,

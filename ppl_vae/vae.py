@@ -1,17 +1,18 @@
 """A convenient pair of model and guide."""
 
 import pyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.likelihoods import Likelihood
+from ppl_vae.pair import Pair, part_name
 from ppl_vae.priors import Prior
 from ppl_vae.registration import register
 
-__all__ = ["VAE", "part_name"]
+__all__ = ["VAE"]
 
 
-class VAE(nn.Module):
+class VAE(Pair):
     r"""A variational auto-encoder: the model :math:`p(z) p(x \mid z)` and the guide
     :math:`q(z \mid x)`.
 
@@ -68,8 +69,3 @@ class VAE(nn.Module):
         register(self)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.encoder(x))
-
-
-def part_name(module: nn.Module) -> str:
-    """The name of a part of a pair, for messages."""
-    return type(module).__name__

@@ -14,9 +14,9 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Pair", "Snapshot", "load", "modules_of", "state"]
+__all__ = ["Program", "Snapshot", "load", "modules_of", "state"]
 
-Pair = Callable[..., Any]
+Program = Callable[..., Any]
 """A model or a guide: any Pyro callable."""
 
 _PARAM = "param."
@@ -52,7 +52,7 @@ def _behind(part: object) -> nn.Module | None:
     return None
 
 
-def stored(pair: Sequence[Pair], *args: Any) -> dict[str, Tensor]:
+def stored(pair: Sequence[Program], *args: Any) -> dict[str, Tensor]:
     """The unconstrained parameters by name that model and guide ask Pyro's store for.
 
     Both are run once, so lazily built parameters exist from here on. Any randomness is undone.
@@ -92,7 +92,11 @@ def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dic
 
 
 def load(
-    tensors: Mapping[str, Tensor], model: Pair, guide: Pair, objective: object = None, *args: Any
+    tensors: Mapping[str, Tensor],
+    model: Program,
+    guide: Program,
+    objective: object = None,
+    *args: Any,
 ) -> None:
     """Puts saved values into a model, a guide and an objective.
 

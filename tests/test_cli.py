@@ -170,7 +170,7 @@ def test_nested_parts_by_flags() -> None:
         == 0
     )  # fmt: skip
     experiment = load("run")
-    widths = [m.out_features for m in experiment.vae.likelihood.modules() if hasattr(m, "weight")]
+    widths = [m.out_features for m in experiment.pair.likelihood.modules() if hasattr(m, "weight")]
     assert widths == [8, 9, 64]
     assert set(experiment.data.train.unique().tolist()) == {0.0, 1.0}
 

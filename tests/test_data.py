@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ppl_vae.data import (
     MNIST,
@@ -14,6 +15,7 @@ from ppl_vae.data import (
     Digits,
     FashionMNIST,
     GaussianMixture,
+    PartlyLabelled,
     TwoPoints,
     batches,
 )
@@ -199,3 +201,96 @@ def test_moving_keeps_the_kind_of_data() -> None:
     assert moved is not data
     torch.manual_seed(0)
     assert not torch.equal(moved.epoch(), moved.epoch())
+
+
+# What is known beside the rows
+
+
+def test_labels_are_handed_in_training_and_hidden_in_evaluation() -> None:
+    data = PartlyLabelled(Digits(), labels=100).handing("labels")
+    x, y = data.arguments("train")
+    assert data.width == 10
+    assert (y >= 0).sum() == 100
+    assert y[y >= 0].bincount().tolist() == [10] * 10
+    assert torch.equal(x, Digits().train)
+    truth = Digits().train_labels
+    assert truth is not None
+    assert torch.equal(y[y >= 0], truth[y >= 0])
+    held, hidden = data.arguments("test", labelled=False)
+    assert len(held) == len(hidden) == 360
+    assert (hidden == -1).all()
+    assert data.labels("test") is not None
+
+
+def test_other_labels_by_another_seed_and_an_uneven_number() -> None:
+    first, second = (PartlyLabelled(Digits(), labels=25, seed=s).train_labels for s in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first, second)
+    assert sorted(first[first >= 0].bincount(minlength=10).tolist()) == [2] * 5 + [3] * 5
+
+
+def test_a_partly_labelled_draw_is_anew_each_epoch() -> None:
+    data = PartlyLabelled(Binarized(Digits()), labels=10)
+    assert not torch.equal(data.epoch(), data.epoch())
+    assert set(data.to("cpu").epoch().unique().tolist()) == {0.0, 1.0}
+
+
+def test_covariates_or_classes_in_their_place() -> None:
+    rows, c = torch.randn(6, 2), torch.randn(6)
+    data = Dataset(rows, rows[:2], train_covariates=c, test_covariates=c[:2])
+    assert data.width == 0
+    assert data.arguments("train") == (data.train,)
+    handing = data.handing("covariates")
+    assert data.beside == ""
+    assert handing.width == 1
+    assert handing.arguments("test", labelled=False)[1].tolist() == c[:2, None].tolist()
+    labels = torch.tensor([0, 2, 1, 0, 2, 1])
+    coded = Dataset(rows, train_labels=labels).handing("covariates")
+    assert coded.width == 3
+    assert torch.equal(coded.arguments("train")[1], torch.eye(3)[labels])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_covariates": torch.zeros(3)}, r"train_covariates has shape \(3,\), not one row"),
+        ({"train_covariates": torch.full((4, 1), torch.nan)}, r"train_covariates\[0, 0\] is nan"),
+        ({"train_covariates": torch.zeros(4)}, "has no test_covariates: give both or neither"),
+        (
+            {"train_covariates": torch.zeros(4, 2), "test_covariates": torch.zeros(2, 3)},
+            "covariates of 2 numbers in train, of 3 in test",
+        ),
+    ],
+)
+def test_covariates_that_do_not_fit(options: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Dataset(torch.zeros(4, 2), torch.zeros(2, 2), **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "message"),
+    [
+        (Dataset(torch.zeros(4, 2)), 2, "has no class for every training row"),
+        (TwoPoints(), 1, "labels must lie between 2, the number of classes, and 512"),
+        (TwoPoints(), 513, "got 513"),
+    ],
+)
+def test_labels_that_cannot_be_kept(data: Dataset, labels: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PartlyLabelled(data, labels)
+
+
+def test_arrays_with_covariates(tmp_path: Path) -> None:
+    rows, c = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50.0)
+    np.savez(tmp_path / "a.npz", train=rows, train_covariates=c, train_labels=np.arange(50) - 1)
+    data = Arrays(str(tmp_path / "a.npz"), held_out=0.2).handing("covariates")
+    (x, found), (held, other) = data.arguments("train"), data.arguments("test")
+    for part, covariates in ((x, found), (held, other)):
+        at = covariates[:, 0].long()
+        torch.testing.assert_close(part, torch.from_numpy(rows[at]).float())
+    assert data.train_labels is not None
+    assert torch.equal(data.train_labels, found[:, 0].long() - 1)
+    np.savez(tmp_path / "b.npz", train=rows, train_label=np.arange(50))
+    with pytest.raises(ValueError, match="has an array 'train_label', which is none of"):
+        Arrays(str(tmp_path / "b.npz"))

@@ -22,6 +22,7 @@ from ppl_vae.hierarchical import HierarchicalVAE
 from ppl_vae.likelihoods import Bernoulli, Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.priors import ConditionalNormal, FlowPrior, StandardNormal, StudentT
+from ppl_vae.sampling import ancestral
 from ppl_vae.semisupervised import SemiSupervisedVAE
 
 SIZE, D, K = (1, 2, 3), 2, 3
@@ -29,13 +30,9 @@ small = partial(MLP, hidden=(8,))
 
 
 def hierarchical(**options: Any) -> HierarchicalVAE:
-    priors = [
-        ConditionalNormal(3, (2,), small),
-        ConditionalNormal(2, (1,), small),
-        StandardNormal(1),
-    ]
     ladder = Ladder(SIZE, (3, 2, 1), small, features=8, hidden=(8,), **options)
-    return HierarchicalVAE(priors, Bernoulli(3, SIZE, small), ladder)
+    lower = partial(ConditionalNormal, body=small)
+    return HierarchicalVAE(StandardNormal(1), Bernoulli(3, SIZE, small), ladder, lower)
 
 
 def conditional() -> ConditionalVAE:
@@ -51,7 +48,7 @@ def semi_supervised(classifier: Any = OneHotCategorical, **options: Any) -> Semi
         options.pop("prior", StandardNormal)(D),
         Bernoulli(D + K, SIZE, small),
         MeanFieldNormal((1 + K, 2, 3), D, small),
-        classifier(SIZE, K, small),
+        partial(classifier, body=small),
         **options,
     )
 
@@ -119,6 +116,20 @@ def test_the_layers_are_drawn_downwards_in_both() -> None:
     assert [z.shape[-1] for z in vae.guide(x)] == [3, 2, 1]
 
 
+def test_the_guide_multiplies_what_x_says_by_the_prior_above() -> None:
+    vae, x = hierarchical(initial_scale=0.8), x_of()
+    trace = poutine.trace(vae.guide).get_trace(x)
+    messages = vae.encoder(x)
+    torch.testing.assert_close(trace.nodes["z3"]["fn"].mean, messages[2].mean)
+    for layer in (2, 1):
+        prior = vae.lower[layer - 1](trace.nodes[f"z{layer + 1}"]["value"])
+        q, due = trace.nodes[f"z{layer}"]["fn"], messages[layer - 1]
+        precision = 1 / due.variance + 1 / prior.variance
+        loc = (due.mean / due.variance + prior.mean / prior.variance) / precision
+        torch.testing.assert_close(q.variance, 1 / precision)
+        torch.testing.assert_close(q.mean, loc)
+
+
 def test_the_product_is_bayes_rule() -> None:
     """A message of one Gaussian observation: the product is its posterior."""
     prior = dist.Normal(torch.tensor([0.3, -1.0]), torch.tensor([2.0, 0.5])).to_event(1)
@@ -147,27 +158,26 @@ def test_the_hierarchical_bound_is_the_mean_field_elbo() -> None:
 
 
 def test_a_flow_on_top() -> None:
-    priors = [ConditionalNormal(3, (2,), small), FlowPrior(2, hidden=(8,))]
     ladder = Ladder(SIZE, (3, 2), small, features=8, hidden=(8,))
-    vae = HierarchicalVAE(priors, Bernoulli(3, SIZE, small), ladder)
+    vae = HierarchicalVAE(FlowPrior(2, hidden=(8,)), Bernoulli(3, SIZE, small), ladder)
     assert torch.isfinite(BetaVAE().differentiable_loss(vae.model, vae.guide, x_of()))
 
 
 def test_layers_that_do_not_fit_are_named() -> None:
-    top, middle = StandardNormal(2), ConditionalNormal(3, (2,), small)
-    likelihood, ladder = Bernoulli(3, SIZE, small), Ladder(SIZE, (3, 2), small)
+    top, likelihood, ladder = StandardNormal(2), Bernoulli(3, SIZE, small), Ladder(SIZE, (3, 2))
+    encoder = MeanFieldNormal(SIZE, 3, small)
     for parts, message in [
-        (([top], likelihood, ladder), "two layers of codes or more are needed, got 1: use VAE"),
-        (([StandardNormal(3), top], likelihood, ladder), r"use ConditionalNormal\(3, \(2,\)\)"),
-        (([middle, ConditionalNormal(2, (1,))], likelihood, ladder), "top layer's prior is cond"),
-        (([middle, top], Bernoulli(2, SIZE), ladder), "ConditionalNormal is over 3 .* over 2"),
-        (([middle, top], likelihood, Ladder(SIZE, (2, 2))), r"are over \(3, 2\) .* \(2, 2\)"),
-        (([middle, top], likelihood, Ladder((6,), (3, 2))), r"Ladder reads \(6,\)"),
+        ((top, likelihood, encoder), "takes a Ladder for its encoder, not MeanFieldNormal"),
+        ((StandardNormal(3), likelihood, ladder), r"over 3 .* the top layer of .* \(3, 2\) has 2"),
+        ((ConditionalNormal(2, (1,)), likelihood, ladder), "top layer's prior is conditioned"),
+        ((top, Bernoulli(2, SIZE), ladder), r"Bernoulli is over 2 .* z1 of .* \(3, 2\) has 3"),
+        ((top, likelihood, Ladder((6,), (3, 2))), r"Ladder reads \(6,\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             HierarchicalVAE(*parts)
-    with pytest.raises(ValueError, match=r"two or more layers of codes, got \(3,\)"):
-        Ladder(SIZE, (3,))
+    for dims in ((3,), 3):
+        with pytest.raises(ValueError, match=r"two or more layers .*, such as \[16, 4\], got"):
+            Ladder(SIZE, dims)
 
 
 # Conditional
@@ -191,8 +201,10 @@ def test_the_conditional_pair_given_c() -> None:
     model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(x, c)
     for fn in (guide.nodes["z"]["fn"], model.nodes["z"]["fn"]):
         assert (fn.mean[0] - fn.mean[1]).abs().max() > 1e-4
-    logits = vae.likelihood(torch.cat([torch.zeros(K, D), c], -1)).base_dist.logits
-    assert (logits[0] - logits[1]).abs().max() > 1e-4
+    z = guide.nodes["z"]["value"]
+    due = vae.likelihood(torch.cat([z, c], -1)).mean
+    torch.testing.assert_close(model.nodes["x"]["fn"].mean, due)
+    assert (due - vae.likelihood(torch.cat([z, 0 * c], -1)).mean).abs().max() > 1e-4
     flat = torch.cat([x, x]), torch.cat([c, c])
     image = flat[0], flat[1].reshape(6, 1, K)
     objective = InfoVAE(MMD(), scale=5.0)
@@ -201,6 +213,16 @@ def test_the_conditional_pair_given_c() -> None:
         pyro.set_rng_seed(1)
         losses.append(objective.loss(vae.model, vae.guide, *args))
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("prior", [partial(ConditionalNormal, size=(K,)), StandardNormal])
+def test_covariates_of_any_type(prior: Any) -> None:
+    vae = ConditionalVAE(prior(D), Bernoulli(D + K, SIZE), MeanFieldNormal((1 + K, 2, 3), D))
+    losses = []
+    for c in (torch.eye(K), torch.eye(K).long(), torch.eye(K).double(), torch.eye(K).bool()):
+        pyro.set_rng_seed(1)
+        losses.append(BetaVAE().loss(vae.model, vae.guide, x_of(3), c))
+    assert len(set(losses)) == 1
 
 
 def test_a_prior_that_does_not_look() -> None:
@@ -268,6 +290,50 @@ def test_the_enumerated_bound_by_hand() -> None:
     assert loss == pytest.approx(float(expected), rel=1e-10)
 
 
+@pytest.mark.usefixtures("double")
+def test_the_relaxed_bound_by_hand() -> None:
+    """Its densities, with those of the relaxed class in p as in q."""
+    vae = semi_supervised(RelaxedCategorical, weight=0.0, classes=[0.5, 0.3, 0.2])
+    x = x_of().double()
+    pyro.set_rng_seed(1)
+    guide = poutine.trace(vae.guide).get_trace(x, LABELS)
+    y, z = (guide.nodes[name]["value"] for name in ("y_unobserved", "z"))
+    known = LABELS >= 0
+    at = torch.where(known[:, None], torch.eye(K)[LABELS.clamp_min(0)], y)
+    q = vae.encoder(beside(x, at, SIZE))
+    tau, k = float(vae.classifier.temperature), K
+
+    def relaxed(log_p: Tensor) -> Tensor:
+        """log density of the concrete distribution, Maddison et al. (2017), equation 10."""
+        scores = log_p - tau * y.log()
+        parts = (scores - y.log()).sum(-1) - k * scores.logsumexp(-1)
+        return parts + (k - 1) * torch.tensor(tau).log() + torch.tensor(float(k)).lgamma()
+
+    p_y, q_y = relaxed(vae.probabilities.log().expand(6, K)), relaxed(vae.classifier(x).logits)
+    p_y[known] = vae.probabilities.log()[LABELS[known]]
+    q_y = q_y.masked_fill(known, 0.0)
+    kl = torch.distributions.kl_divergence(q, vae.prior().expand((6,)))
+    p_x = vae.likelihood(torch.cat([z, at], -1)).log_prob(x)
+    pyro.set_rng_seed(1)
+    loss = BetaVAE().loss(vae.model, vae.guide, x, LABELS)
+    assert loss == pytest.approx(float((kl + q_y - p_y - p_x).sum()), rel=1e-8)
+
+
+def test_classes_drawn_go_with_the_data_drawn() -> None:
+    """A draw of the whole model has x of the class drawn, also where the class was observed."""
+    vae = semi_supervised(classes=[0.5, 0.3, 0.2])
+
+    def decoder(z: Tensor) -> Any:
+        ink = (z[..., D] == 1).float()[..., None, None, None]
+        return dist.Bernoulli(ink.expand(*z.shape[:-1], *SIZE)).to_event(3)
+
+    vae.likelihood.forward = decoder
+    drawn = ancestral(vae.eval().model, 600, x_of(), torch.zeros(6, dtype=torch.long))
+    first = drawn["y_observed"][:, 0]
+    assert 0.5 - 4.5 * 0.5 / 600**0.5 < float(first.mean()) < 0.5 + 4.5 * 0.5 / 600**0.5
+    assert torch.equal(drawn["x"].flatten(1).mean(1), first)
+
+
 def test_terms_and_rows_of_the_semi_supervised_pair() -> None:
     vae = semi_supervised()
     objective = InfoVAE(MMD(), scale=10.0)
@@ -310,7 +376,7 @@ def test_a_few_labels_name_the_clusters(classifier: Any) -> None:
         StandardNormal(1),
         Normal(1 + K, (2,), small, scale=0.5),
         MeanFieldNormal((2 + K,), 1, small),
-        classifier((2,), K, small),
+        partial(classifier, body=small),
         weight=3.0,
     )
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 2e-2}), BetaVAE())
@@ -321,8 +387,10 @@ def test_a_few_labels_name_the_clusters(classifier: Any) -> None:
 
 def test_classes_that_do_not_fit_are_named() -> None:
     parts = StandardNormal(D), Bernoulli(D + K, SIZE), MeanFieldNormal((1 + K, 2, 3), D)
-    with pytest.raises(ValueError, match=r"OneHotCategorical gives .* of 4 classes, Bernoulli"):
-        SemiSupervisedVAE(*parts, OneHotCategorical(SIZE, 4))
+    with pytest.raises(ValueError, match="MeanFieldNormal is no classifier: use OneHotCategor"):
+        SemiSupervisedVAE(*parts, MeanFieldNormal)
+    with pytest.raises(ValueError, match="ConditionalNormal is conditioned, and here z does not"):
+        SemiSupervisedVAE(ConditionalNormal(D, (K,)), *parts[1:])
     with pytest.raises(ValueError, match="give 3 probabilities above 0"):
         semi_supervised(classes=[0.5, 0.5])
     with pytest.raises(ValueError, match=r"weight=-1\.0 must not be negative"):

@@ -208,7 +208,7 @@ def test_what_is_not_asked_for_stays(folder: Path, tmp_path: Path) -> None:
 def test_a_capped_information_says_so(tmp_path: Path) -> None:
     experiment = Experiment(Digits(), InfoVAE(MMD()), dim=3, epochs=1)
     with torch.no_grad():  # every code a point of its own
-        for name, p in experiment.vae.encoder.named_parameters():
+        for name, p in experiment.pair.encoder.named_parameters():
             p.mul_(20.0) if "weight" in name else p.zero_()
     few = Effort(samples=25, rows=30, simulations=10)
     found = metrics.measure(experiment, few, ["information"])

@@ -46,7 +46,7 @@ def test_the_folder_is_complete(trained: tuple[Run, Experiment]) -> None:
 
 def test_the_summary_is_what_evaluation_says(trained: tuple[Run, Experiment]) -> None:
     run, experiment = trained
-    vae, data = experiment.vae, experiment.data
+    vae, data = experiment.pair, experiment.data
     assert data.test is not None
     summary = run.summary
     codes = posterior_codes(vae.model, vae.guide, data.test)
@@ -200,10 +200,10 @@ def test_samples_follow_their_seed(trained: tuple[Run, Experiment]) -> None:
     _, experiment = trained
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = draw(experiment.vae, 5, seed=1)
+    first = draw(experiment, 5, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, draw(experiment.vae, 5, seed=1))
-    assert not torch.equal(first, draw(experiment.vae, 5, seed=2))
+    assert torch.equal(first, draw(experiment, 5, seed=1))
+    assert not torch.equal(first, draw(experiment, 5, seed=2))
     assert first.shape == (5, 1, 8, 8)
 
 

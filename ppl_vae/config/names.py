@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 __all__ = ["BadInput", "load_class", "parameters", "public_classes", "public_path"]
 
 HOMES = (
+    "ppl_vae",
     "ppl_vae.data",
     "ppl_vae.priors",
     "ppl_vae.likelihoods",

@@ -162,7 +162,7 @@ def _read(annotation: Any, slot: Slot) -> None:
 def _makes(cls: type, base: type) -> bool:
     if base is nn.Module:  # any network is one: bodies alone are made from two shapes
         return issubclass(cls, base) and cls.__module__.startswith("ppl_vae.bodies")
-    return issubclass(cls, base) and cls is not base
+    return issubclass(cls, base)
 
 
 def _is_function(cls: type, count: int) -> bool:

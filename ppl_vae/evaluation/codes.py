@@ -14,7 +14,7 @@ __all__ = ["ActiveUnits", "Codes", "active_units", "log_det", "posterior_codes"]
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of n data, of the joint of all local latents (d numbers).
+    """The codes of n data: the joint of all local latents that are not missing data (d numbers).
 
     Attributes:
         mean: posterior means under the guide, `(n, d)`.
@@ -167,7 +167,7 @@ Moments = tuple[Tensor, Tensor, Tensor]
 def _moments(pair: Pair, terms: Terms) -> Moments | None:
     """Conditional means and variances `(n, d)` and the summed covariance; None if unknown."""
     means, variances, blocks = [], [], []
-    for site in terms.latent_nodes:
+    for site in terms.code_nodes:
         fn = site["fn"]
         try:
             mean, variance = fn.mean, fn.variance

@@ -166,7 +166,7 @@ def surgery(
     check_positive(block=block)
     pair = Pair(model, guide, x, plate)
     with evaluating(model, guide):
-        sites = fixed_prior(pair)
+        apart = fixed_prior(pair) is not None and pair.codes == pair.latents
         mixture = Mixture(pair, block)
         log_q = torch.cat([t.log_q for t in mixture.terms]).double()
         log_p, factors = [], []
@@ -174,7 +174,7 @@ def surgery(
             rows = pair.take(index)
             terms.model = pair.trace_model(rows, terms.guide, prior_only=True)
             log_p.append(terms.log_prior.double())
-            factors.append(_prior_factors(pair, terms.model, terms.codes) if sites else None)
+            factors.append(_prior_factors(pair, terms.model, terms.codes) if apart else None)
         joint, single = _all_sums(mixture)
     n = math.log(len(pair))
     prior = torch.cat(log_p)

@@ -210,7 +210,8 @@ def refitted(
     pair = _proposal(model, guide, x, plate)
     with evaluating(model, guide, grad=True):
         terms = pair.run(pair.few)
-        own = _leaves(terms.log_q.sum() + terms.codes.sum())
+        drawn = [site["value"].sum() for site in terms.latent_nodes]
+        own = _leaves(terms.log_q.sum() + torch.stack(drawn).sum())
         detached = terms.guide.copy()
         for site in detached.nodes.values():
             if isinstance(site.get("value"), Tensor):

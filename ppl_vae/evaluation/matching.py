@@ -137,7 +137,7 @@ def full_mmd(
             closed = gaussian is not None and draws is None
         if closed and gaussian is None:
             raise ValueError(
-                f"closed=True needs a prior of {', '.join(pair.latents)} that is one Gaussian for "
+                f"closed=True needs a prior of {', '.join(pair.codes)} that is one Gaussian for "
                 "all data: use draws instead"
             )
         codes = torch.cat([pair.run_guide(rows).codes for _, rows in pair.blocks(block)])
@@ -155,12 +155,13 @@ def full_mmd(
 
 
 def fixed_prior(pair: Pair) -> list[dict[str, Any]] | None:
-    """The prior's sites, on two rows, if none moves with another latent; None if one does.
+    """The prior's sites, on some rows, if none moves with another latent; None if one does.
 
     Raises:
-        ValueError: if the prior differs between the two rows of data.
+        ValueError: if the prior differs between those rows: at most 1,000, evenly from the data.
     """
-    first, second = (pair.trace_model(pair.few, None, prior_only=True) for _ in range(2))
+    rows = pair.take(torch.linspace(0, len(pair) - 1, min(len(pair), 1000)).long())
+    first, second = (pair.trace_model(rows, None, prior_only=True) for _ in range(2))
     alike = first.copy()
     for name in pair.latents:
         site = first.nodes[name]
@@ -168,9 +169,9 @@ def fixed_prior(pair: Pair) -> list[dict[str, Any]] | None:
         value = site["value"].narrow(axis, 0, 1).expand(site["fn"].shape())
         alike.nodes[name] = {**site, "value": value}
     # With the first row's latents in every row, priors that still differ do so by data.
-    level = pair.trace_model(pair.few, alike, prior_only=True)
+    level = pair.trace_model(rows, alike, prior_only=True)
     moves = False
-    for name in pair.latents:
+    for name in pair.codes:
         site = level.nodes[name]
         log_p = pair.per_row(density(site["fn"], site["value"]), site)
         if not torch.allclose(log_p, log_p[:1].expand_as(log_p), rtol=1e-4, atol=1e-4):
@@ -180,7 +181,7 @@ def fixed_prior(pair: Pair) -> list[dict[str, Any]] | None:
             )
         again = pair.per_row(density(second.nodes[name]["fn"], site["value"]), site)
         moves = moves or not torch.allclose(log_p, again, rtol=1e-4, atol=1e-4)
-    return None if moves else [first.nodes[name] for name in pair.latents]
+    return None if moves else [first.nodes[name] for name in pair.codes]
 
 
 def prior_gaussian(pair: Pair) -> Gaussian | None:

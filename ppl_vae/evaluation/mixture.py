@@ -96,7 +96,7 @@ class Mixture:
             else:
                 covariances.append(torch.cat(parts, -1))
         mean, covariance = torch.cat(means).double(), torch.cat(covariances).double()
-        codes = torch.cat([terms.codes for terms in self.terms]).double()
+        codes = torch.cat([self.pair.joint(t.latent_nodes) for t in self.terms]).double()
         centre = mean.mean(0)
         mean, codes = mean - centre, codes - centre
         if covariance.dim() == 3:

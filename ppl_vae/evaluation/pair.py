@@ -68,9 +68,12 @@ class Terms:
 
     @property
     def codes(self) -> Tensor:
-        """The joint of the local latents, `(n, d)`."""
-        values = [self.pair.flatten(s, s["value"]) for s in self.latent_nodes]
-        return torch.cat(values, -1)
+        """The joint of the codes, `(n, d)`."""
+        return self.pair.joint(self.code_nodes)
+
+    @property
+    def code_nodes(self) -> list[dict[str, Any]]:
+        return [self.guide.nodes[name] for name in self.pair.codes]
 
     @property
     def latent_nodes(self) -> list[dict[str, Any]]:
@@ -80,8 +83,9 @@ class Terms:
 class Pair:
     """A model and guide with the plate over the data found, and its sites told apart.
 
-    Local latents are the guide's unobserved sites in that plate that the model has too. Latents
-    outside the plate (globals) are drawn from the guide once and held for the whole evaluation.
+    Local latents are the guide's unobserved sites in that plate that the model has too; those
+    that are not the missing half of an observed site are codes. Latents outside the plate
+    (globals) are drawn from the guide once and held for the whole evaluation.
 
     Raises:
         ValueError: for a pair without a plate over the rows, a model latent the guide lacks, or a
@@ -181,6 +185,9 @@ class Pair:
                     f"latent {name!r} has shape {tuple(p)} in the model and {tuple(q)} in the "
                     f"guide (for {len(self.take(slice(0, 2))[0])} rows)"
                 )
+        # values missing from the data are no code of them, unless there is nothing else
+        known = [name for name in self.latents if not is_unobserved(name, model)]
+        self.codes = known or self.latents
         self.observed = [
             name
             for name, site in model.nodes.items()
@@ -205,13 +212,13 @@ class Pair:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Where each latent stands among the columns of the codes."""
-        ends = torch.tensor([0] + [self.sizes[k] for k in self.latents]).cumsum(0).tolist()
-        return {k: slice(a, b) for k, a, b in zip(self.latents, ends, ends[1:], strict=False)}
+        """Where each site stands among the columns of the codes."""
+        ends = torch.tensor([0] + [self.sizes[k] for k in self.codes]).cumsum(0).tolist()
+        return {k: slice(a, b) for k, a, b in zip(self.codes, ends, ends[1:], strict=False)}
 
     @property
     def dim(self) -> int:
-        return sum(self.sizes[k] for k in self.latents)
+        return sum(self.sizes[k] for k in self.codes)
 
     def blocks(self, block: int, draws: int = 1) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
         """Slices of at most `block` rows over draws, each row repeated `draws` times in a row."""
@@ -262,10 +269,13 @@ class Pair:
         return tracer.trace
 
     def prior_draws(self, rows: tuple[Tensor, ...]) -> Tensor:
-        """One draw of the latents from the model for each row, `(n, d)`; no decoder call."""
+        """One draw of the codes from the model for each row, `(n, d)`; no decoder call."""
         trace = self.trace_model(rows, None, prior_only=True)
-        nodes = [trace.nodes[name] for name in self.latents]
-        return torch.cat([self.flatten(s, s["value"]) for s in nodes], -1)
+        return self.joint([trace.nodes[name] for name in self.codes])
+
+    def joint(self, sites: list[dict[str, Any]]) -> Tensor:
+        """The values of sites side by side, `(n, d)`."""
+        return torch.cat([self.flatten(s, s["value"]) for s in sites], -1)
 
     @cached_property
     def independent(self) -> bool:

@@ -121,6 +121,11 @@ def svm_probe(
             "folds <= labels <= codes is needed"
         )
     rows = _stratified(target, labels, np.random.default_rng(seed))
+    most = int(np.unique(target[rows], return_counts=True)[1].max())
+    if most < folds:
+        raise ValueError(
+            f"of {labels} labelled codes no class has more than {most}: {folds} folds are too many"
+        )
     grid = {
         "svc__C": [1, 10, 100, 1000],
         "svc__gamma": [g / train.shape[1] for g in (0.1, 0.3, 1, 3)],

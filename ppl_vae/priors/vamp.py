@@ -27,7 +27,7 @@ class VampPrior(Prior):
         link: `"sigmoid"` for pseudo-inputs inside (0, 1), where images live, or `"identity"`.
 
     Raises:
-        ValueError: if there is no component.
+        ValueError: if there is no component, or the encoder is of several layers.
 
     References:
         Tomczak, Welling (2018): VAE with a VampPrior. arXiv:1705.07120.
@@ -46,6 +46,11 @@ class VampPrior(Prior):
         components: int = 100,
         link: Literal["identity", "sigmoid"] = "sigmoid",
     ) -> None:
+        if not isinstance(encoder, Encoder):
+            raise ValueError(
+                f"VampPrior mixes the q(z | x) of an Encoder, which {type(encoder).__name__} is "
+                "not: use GaussianMixture"
+            )
         super().__init__(encoder.dim)
         if components < 1:
             raise ValueError(f"a mixture needs at least one component, got {components}")

@@ -64,6 +64,7 @@ _METRICS = {
     "probe_linear": About(_LABELS, "Linear probe", "share right"),
     "probe_knn": About(_LABELS, "Nearest neighbours", "share right"),
     "probe_svm": About(_LABELS, "SVM on few labels", "share right"),
+    "accuracy": About(_LABELS, "The model's own classifier", "share right"),
     "reconstruction_error": About(
         _DATA, "Reconstruction error", "squared units of x", "per element of x"
     ),

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
 from ppl_vae.evaluation.programs import is_real
 from ppl_vae.plots import is_image
-from ppl_vae.report import decode, draw
+from ppl_vae.report import decode, draw, latents, rows
 from ppl_vae.reporting import charts
 from ppl_vae.run import Run
+from ppl_vae.weights import evaluating
 
 if TYPE_CHECKING:
     from ppl_vae.experiment import Experiment
@@ -138,47 +140,80 @@ class _Shown:
     """The rows that pictures are of, and their codes."""
 
     def __init__(self, experiment: "Experiment", seed: int) -> None:
-        data, vae = experiment.data, experiment.vae
-        self.vae, self.seed, self.classes = vae, seed, data.classes
-        x = data.train if data.test is None else data.test
-        self.labels = data.train_labels if data.test is None else data.test_labels
-        device = next(p.device for p in vae.parameters())
-        self.x = x[:4000].to(device)
-        self.image = is_image(x)
+        data, self.pair = experiment.data, experiment.pair
+        self.experiment, self.seed, self.classes = experiment, seed, data.classes
+        self.labels = data.labels(data.held_out)
+        self.args = tuple(part[:4000] for part in rows(experiment))
+        self.x = self.args[0]
+        self.image = is_image(self.x)
         pyro.set_rng_seed(seed)
-        self.codes: Codes = posterior_codes(vae.model, vae.guide, self.x)
+        self.codes: Codes = posterior_codes(self.pair.model, self.pair.guide, self.args)
+        self.latents = latents(self.pair, self.args, self.codes)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return decode(self.vae, codes)
+    def decode(self, chosen: slice) -> Tensor:
+        """Reconstructions of some rows."""
+        values = {name: value[chosen] for name, value in self.latents.items()}
+        return decode(self.pair, values, tuple(part[chosen] for part in self.args))
+
+    def between(self, a: int, b: int, at: Tensor) -> Tensor:
+        """The mean of p(x | z) on the way from one row to another, at shares `(m, 1)` of it."""
+
+        def way(values: Tensor) -> Tensor:
+            if not values.is_floating_point():
+                return values[a].expand(len(at), *values.shape[1:])
+            share = at.reshape(-1, *[1] * (values.dim() - 1)).to(values)
+            return values[a] + share * (values[b] - values[a])
+
+        moved = {name: way(value) for name, value in self.latents.items()}
+        return decode(self.pair, moved, tuple(map(way, self.args)))
+
+    def varying(self, dimension: int, at: Tensor) -> Tensor:
+        """The mean of p(x | z) as one dimension of a code takes values `(m,)`, the rest at the
+        first row's."""
+        name, _ = self.moved
+        first = [0] * len(at)
+        # layers of codes below the moved one follow it
+        below = self.codes.slices.keys() - {name}
+        values = {k: v[first] for k, v in self.latents.items() if k not in below}
+        values[name][:, dimension] = at
+        return decode(self.pair, values, tuple(part[first] for part in self.args))
+
+    @property
+    def moved(self) -> tuple[str, slice]:
+        """The site that traversals move, and its columns: of several layers the top one."""
+        return next(iter(self.codes.slices.items()))
 
     def check_real(self) -> None:
         """Refuses spaces in which a straight line leaves the prior's support."""
-        if not is_real(self.vae.prior()):
-            name = type(self.vae.prior).__name__
-            raise ValueError(f"codes under {name} are not free to move along straight lines")
+        with torch.no_grad(), evaluating(self.pair):
+            trace = poutine.trace(self.pair.model).get_trace(*(part[:2] for part in self.args))
+        for name in self.codes.slices:
+            if not is_real(trace.nodes[name]["fn"]):
+                prior = type(self.pair.prior).__name__
+                raise ValueError(f"codes under {prior} are not free to move along straight lines")
 
 
 def _reconstructions(s: _Shown) -> Picture:
     if not s.image:
-        rows = slice(0, 500)
-        both = {"data": s.x[rows], "model": s.decode(s.codes.mean[rows])}
+        few = slice(0, 500)
+        both = {"data": s.x[few], "model": s.decode(few)}
         return Picture.of(charts.points(both), "data and their reconstructions as points")
     count = 10
     blocks: list[list[Tensor]] = []
     for start in range(0, min(len(s.x), 4 * count), count):
-        rows = slice(start, start + count)
-        if start and len(s.x[rows]) < count:
+        line = slice(start, start + count)
+        if start and len(s.x[line]) < count:
             break
-        blocks += [[s.x[rows]], [s.decode(s.codes.mean[rows])]]
+        blocks += [[s.x[line]], [s.decode(line)]]
     return Picture.tiled(blocks, "rows of data, each above its reconstruction", after=2)
 
 
 def _samples(s: _Shown) -> Picture:
     if not s.image:
-        drawn = draw(s.vae, min(500, len(s.x)), s.seed)
+        drawn = draw(s.experiment, min(500, len(s.x)), s.seed)
         both = {"data": s.x[:500], "model": drawn}
         return Picture.of(charts.points(both), "data and samples of the model as points")
-    drawn = draw(s.vae, 80, s.seed)
+    drawn = draw(s.experiment, 80, s.seed)
     return Picture.tiled([[block] for block in drawn.split(10)], "samples of the model in a grid")
 
 
@@ -188,16 +223,15 @@ def _interpolations(s: _Shown) -> Picture:
     if not ends:
         raise ValueError("two data are needed to go from one to the other")
     at = torch.linspace(0, 1, 9, device=s.x.device)[:, None]
-    mean = s.codes.mean
-    paths = [s.decode(mean[a] + at * (mean[b] - mean[a])) for a, b in ends]
+    paths = [s.between(a, b, at) for a, b in ends]
     alt = "ways between two data, one to a row"
     if not s.image:
         named = {f"{a} to {b}": path for (a, b), path in zip(ends, paths, strict=True)}
         return Picture.of(charts.lines(named, every=False), alt)
-    rows = [
+    tiles = [
         [s.x[a : a + 1], path, s.x[b : b + 1]] for (a, b), path in zip(ends, paths, strict=True)
     ]
-    return Picture.tiled(rows, alt)
+    return Picture.tiled(tiles, alt)
 
 
 def _pairs(s: _Shown) -> Iterator[tuple[int, int]]:
@@ -212,16 +246,13 @@ def _pairs(s: _Shown) -> Iterator[tuple[int, int]]:
 
 def _traversals(s: _Shown) -> Picture:
     s.check_real()
-    mean = s.codes.mean
+    _, columns = s.moved
+    mean, variance = s.codes.mean[:, columns], s.codes.variance[:, columns]
     middle = mean.mean(0)
-    spread = (mean.var(0) + s.codes.variance.mean(0)).sqrt()
+    spread = (mean.var(0) + variance.mean(0)).sqrt()
     order = mean.var(0).argsort(descending=True)[:10].tolist()
     at = torch.linspace(-3, 3, 11, device=mean.device)
-    paths = {}
-    for j in order:
-        moved = mean[:1].repeat(len(at), 1)
-        moved[:, j] = middle[j] + at * spread[j]
-        paths[f"z{j + 1}"] = s.decode(moved)
+    paths = {f"z{j + 1}": s.varying(j, middle[j] + at * spread[j]) for j in order}
     alt = "the decoder's mean along single latent dimensions"
     if not s.image:
         return Picture.of(charts.lines(paths), alt)

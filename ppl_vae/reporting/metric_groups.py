@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyro
@@ -15,7 +15,7 @@ from ppl_vae import evaluation as ev
 from ppl_vae.diagnostics import Calibration, ParetoK, pareto_k, sbc
 from ppl_vae.evaluation import Estimate
 from ppl_vae.plots import is_image
-from ppl_vae.report import draw
+from ppl_vae.report import accuracy, draw, has_classifier, rows
 
 if TYPE_CHECKING:
     from ppl_vae.experiment import Experiment
@@ -59,31 +59,47 @@ class Subject:
     """An experiment with what several metrics share."""
 
     def __init__(self, experiment: "Experiment", effort: Effort) -> None:
-        data, vae = experiment.data, experiment.vae
-        self.data, self.vae, self.effort = data, vae, effort
-        self.pair = vae.model, vae.guide
-        self.device = next(p.device for p in vae.parameters())
-        self.x = (data.train if data.test is None else data.test).to(self.device)
+        self.experiment, self.data, self.effort = experiment, experiment.data, effort
+        self.pair = experiment.pair.model, experiment.pair.guide
+        self.args = rows(experiment)
+        self.x = self.args[0]
         self.khat: ParetoK | None = None
         self.calibration: Calibration | None = None
 
     @cached_property
-    def few(self) -> Tensor:
+    def few(self) -> tuple[Tensor, ...]:
         """At most `rows` of the data, the same ones whoever asks."""
         if len(self.x) <= self.effort.rows:
-            return self.x
+            return self.args
         order = torch.randperm(
             len(self.x), generator=torch.Generator().manual_seed(self.effort.seed)
         )
-        return self.x[order[: self.effort.rows].to(self.device)]
+        chosen = order[: self.effort.rows].to(self.x.device)
+        return tuple(part[chosen] for part in self.args)
+
+    def known(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """The rows of known class among the training or the held-out ones, and the classes.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        labels = self.data.labels(part)
+        if labels is None or not bool((labels >= 0).any()):
+            where = "held-out rows" if part == "test" else "training rows"
+            raise ValueError(f"labels are needed, and the {where} of these data have none")
+        told = (labels >= 0).nonzero()[:, 0]
+        return told, labels[told]
 
     @cached_property
-    def basics(self) -> tuple[dict[str, Estimate], ev.Codes, ev.Discrepancy]:
-        """Terms, codes and MMD, drawn in the order of `summary.json`."""
+    def basics(self) -> tuple[dict[str, Estimate], ev.Codes, ev.Discrepancy | ValueError]:
+        """Terms, codes and MMD, or why there is none, drawn in the order of `summary.json`."""
         pyro.set_rng_seed(self.effort.seed)
-        terms = ev.elbo_terms(*self.pair, self.x)
-        codes = ev.posterior_codes(*self.pair, self.x)
-        return terms, codes, ev.full_mmd(*self.pair, self.x)
+        terms = ev.elbo_terms(*self.pair, self.args)
+        codes = ev.posterior_codes(*self.pair, self.args)
+        try:
+            return terms, codes, ev.full_mmd(*self.pair, self.args)
+        except ValueError as error:  # a prior that differs between data
+            return terms, codes, error
 
 
 Found = dict[str, Estimate]
@@ -94,7 +110,10 @@ def _terms(s: Subject) -> Found:
 
 
 def _mmd(s: Subject) -> Found:
-    return {"mmd_u": s.basics[2].u, "mmd_v": s.basics[2].v}
+    found = s.basics[2]
+    if isinstance(found, ValueError):
+        raise found
+    return {"mmd_u": found.u, "mmd_v": found.v}
 
 
 def _codes(s: Subject) -> Found:
@@ -105,12 +124,12 @@ def _codes(s: Subject) -> Found:
 
 
 def _likelihood(s: Subject) -> Found:
-    return {"log_likelihood": _negated(ev.nll(*s.pair, s.few, s.effort.samples), len(s.few))}
+    return {"log_likelihood": _negated(ev.nll(*s.pair, s.few, s.effort.samples), len(s.few[0]))}
 
 
 def _annealed(s: Subject) -> Found:
-    rows = s.few[:100]
-    return {"annealed_log_likelihood": _negated(ev.annealed_nll(*s.pair, rows), len(rows))}
+    few = tuple(part[:100] for part in s.few)
+    return {"annealed_log_likelihood": _negated(ev.annealed_nll(*s.pair, few), len(few[0]))}
 
 
 def _negated(cost: Estimate, rows: int) -> Estimate:
@@ -133,42 +152,46 @@ def _surgery(s: Subject) -> Found:
 
 
 def _probes(s: Subject) -> Found:
-    data = s.data
-    if data.train_labels is None:
-        raise ValueError("a probe needs labels, and these data have none")
-    if data.test is None or data.test_labels is None:
-        raise ValueError("a probe needs held-out rows with labels, and these data have none")
-    train = ev.posterior_codes(*s.pair, data.train.to(s.device)).mean
-    codes = train, data.train_labels, s.basics[1].mean, data.test_labels
-    few = min(1000, len(train))
+    if s.data.test is None:
+        raise ValueError("a probe needs held-out rows, and these data have none")
+    (seen, classes), (told, truth) = s.known("train"), s.known("test")
+    train = ev.posterior_codes(*s.pair, rows(s.experiment, "train")).mean
+    codes = train[seen], classes, s.basics[1].mean[told], truth
+    few = min(1000, len(seen))
+    folds = max(2, min(5, int(classes.bincount().max()) * few // len(seen)))
     return {
         "probe_linear": ev.linear_probe(*codes),
-        "probe_knn": ev.knn_probe(*codes, neighbours=min(10, len(train))),
-        "probe_svm": ev.svm_probe(*codes, labels=few, seed=s.effort.seed),
+        "probe_knn": ev.knn_probe(*codes, neighbours=min(10, len(seen))),
+        "probe_svm": ev.svm_probe(*codes, labels=few, folds=folds, seed=s.effort.seed),
     }
 
 
+def _classifier(s: Subject) -> Found:
+    return {"accuracy": accuracy(s.experiment)} if has_classifier(s.experiment) else {}
+
+
 def _reconstruction(s: Subject) -> Found:
-    return {"reconstruction_error": ev.reconstruction_error(*s.pair, s.x)}
+    return {"reconstruction_error": ev.reconstruction_error(*s.pair, s.args, site="x")}
 
 
 def _sharpness(s: Subject) -> Found:
     if not is_image(s.x):
         raise ValueError("sharpness is of images, and these data are none")
-    drawn = draw(s.vae, min(len(s.x), s.effort.rows), s.effort.seed)
+    drawn = draw(s.experiment, min(len(s.x), s.effort.rows), s.effort.seed)
     samples = ev.sharpness(drawn)
     note = f"means of p(x|z) at {len(drawn)} draws of the prior"
     return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.x)}
 
 
 def _classes(s: Subject) -> Found:
-    data = s.data
-    if data.train_labels is None or data.test is None or data.test_labels is None:
-        raise ValueError("a classifier needs held-out rows with labels, and these data have none")
-    training = data.train.to(s.device), data.train_labels.to(s.device)
-    net = ev.train_classifier(*training, s.x, data.test_labels.to(s.device), seed=s.effort.seed)
-    value = ev.class_divergence(*s.pair, s.x, net, labels=training[1])
-    return {"class_divergence": value}
+    if s.data.test is None:
+        raise ValueError("a classifier needs held-out rows, and these data have none")
+    (seen, classes), (told, truth) = s.known("train"), s.known("test")
+    device = s.x.device
+    labels = classes.to(device)
+    training = s.data.train.to(device)[seen], labels
+    net = ev.train_classifier(*training, s.x[told], truth.to(device), seed=s.effort.seed)
+    return {"class_divergence": ev.class_divergence(*s.pair, s.args, net, labels=labels)}
 
 
 def _khat(s: Subject) -> Found:
@@ -187,8 +210,14 @@ def _khat(s: Subject) -> Found:
 
 def _calibration(s: Subject) -> Found:
     e = s.effort
-    rows = s.few[: e.simulations]
-    s.calibration = found = sbc(*s.pair, rows, simulations=e.simulations, draws=199, seed=e.seed)
+    few = tuple(part[: e.simulations] for part in s.few)
+
+    def arguments(drawn: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return drawn["x"].reshape(few[0].shape).to(few[0]), *few[1:]
+
+    s.calibration = found = sbc(
+        *s.pair, few, simulations=e.simulations, draws=199, seed=e.seed, arguments=arguments
+    )
     simulated = f"{found.simulations} simulated data"
     values = {"sbc/all": Estimate(found.p_value, note=f"smallest, Bonferroni, {simulated}")}
     for name, p in found.p_values.items():
@@ -215,6 +244,7 @@ GROUPS: Mapping[str, Callable[[Subject], Found]] = {
     "codes": _codes,
     "mmd": _mmd,
     "probes": _probes,
+    "classifier": _classifier,
     "reconstruction": _reconstruction,
     "sharpness": _sharpness,
     "classes": _classes,

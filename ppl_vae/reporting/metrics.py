@@ -64,9 +64,9 @@ def evaluate(
     Args:
         run: the run's folder.
         only: groups of metrics with commas between them: terms, likelihood, annealed,
-            information, surgery, codes, mmd, probes, reconstruction, sharpness, classes, khat,
-            calibration. All but annealed and classes, which take long, if none is named; what
-            metrics.json says of the others stays.
+            information, surgery, codes, mmd, probes, classifier, reconstruction, sharpness,
+            classes, khat, calibration. All but annealed and classes, which take long, if none is
+            named; what metrics.json says of the others stays.
         samples: draws of z for each datum in importance sampling.
         rows: held-out data that importance sampling, k-hat, information and calibration take at
             most; the other metrics take all.
@@ -127,6 +127,8 @@ def measure(
                 raise ValueError(f"{group}: {reason}") from error
             found.skipped[group] = reason
             continue
+        if only and not estimates:
+            raise ValueError(f"{group}: {type(experiment.pair).__name__} has none of these")
         found.metrics |= estimates
         found.groups |= dict.fromkeys(estimates, group)
     found.khat, found.calibration = subject.khat, subject.calibration

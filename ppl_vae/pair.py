@@ -1,0 +1,34 @@
+"""What the library's pairs of a model and a guide have in common."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ppl_vae.dataset import Beside
+
+__all__ = ["Pair", "part_name"]
+
+
+class Pair(nn.Module):
+    """A model and a guide over the same data, made of parts: the base class of `VAE` and its kin.
+
+    A subclass is built as `cls(prior, likelihood, encoder, ...)` and has two methods, `model` and
+    `guide`, of the same arguments: a batch of data and, beside it, what `beside` names. Its
+    observed site is `x` and its plate `data`. It serves `Experiment`, the command line and the
+    reports; objectives and `fit` take any model and guide.
+
+    Attributes:
+        beside: what of a data set both are called with beside the rows.
+        model: the generative program.
+        guide: the encoder program.
+    """
+
+    beside: ClassVar[Beside] = ""
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+
+def part_name(module: nn.Module) -> str:
+    """The name of a part of a pair, for messages."""
+    return type(module).__name__

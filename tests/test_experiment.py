@@ -1,0 +1,394 @@
+"""Each pair declared in Python, in YAML and by flags, and what a run of it is good for."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedVAE, load
+from ppl_vae.bodies import MLP
+from ppl_vae.cli import main
+from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
+from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
+from ppl_vae.likelihoods import Normal
+from ppl_vae.objectives import MMD, InfoVAE
+from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
+from ppl_vae.report import accuracy, decode, draw, latents, rows
+from ppl_vae.run import Run
+from ppl_vae.vae import VAE
+
+small = partial(MLP, hidden=(8,))
+
+
+def points() -> GaussianMixture:
+    return GaussianMixture(3, n=60)
+
+
+def common() -> dict[str, Any]:
+    return {
+        "data": points(),
+        "objective": InfoVAE(MMD(), scale=5.0),
+        "dim": 2,
+        "likelihood": partial(Normal, body=small),
+        "encoder": partial(MeanFieldNormal, body=small),
+        "epochs": 2,
+        "batch_size": 32,
+    }
+
+
+COMMON = """
+data: {class_path: GaussianMixture, init_args: {components: 3, n: 60}}
+objective: {class_path: InfoVAE, init_args: {divergence: MMD, scale: 5}}
+dim: 2
+likelihood: {class_path: Normal, init_args: {body: {class_path: MLP, init_args: {hidden: [8]}}}}
+encoder:
+  class_path: MeanFieldNormal
+  init_args: {body: {class_path: MLP, init_args: {hidden: [8]}}}
+epochs: 2
+batch_size: 32
+"""
+
+
+@dataclass
+class Declared:
+    """One pair as Python arguments, a YAML text and flags."""
+
+    python: dict[str, Any]
+    yaml: str
+    flags: list[str]
+
+
+PAIRS = {
+    "VAE": Declared({}, "pair: VAE", []),
+    "ConditionalVAE": Declared(
+        {"pair": ConditionalVAE, "prior": partial(ConditionalNormal, body=small)},
+        """
+pair: ConditionalVAE
+prior:
+  class_path: ConditionalNormal
+  init_args: {body: {class_path: MLP, init_args: {hidden: [8]}}}
+""",
+        ["--pair", "conditionalvae", "--prior", "ConditionalNormal", "--prior.body.hidden", "[8]"],
+    ),
+    "HierarchicalVAE": Declared(
+        {
+            "dim": [3, 2],
+            "pair": partial(HierarchicalVAE, lower=partial(ConditionalNormal, body=small)),
+            "encoder": partial(Ladder, body=small, features=8),
+        },
+        """
+dim: [3, 2]
+pair:
+  class_path: HierarchicalVAE
+  init_args:
+    lower:
+      class_path: ConditionalNormal
+      init_args: {body: {class_path: MLP, init_args: {hidden: [8]}}}
+encoder:
+  class_path: Ladder
+  init_args: {body: {class_path: MLP, init_args: {hidden: [8]}}, features: 8}
+""",
+        ["--dim", "[3, 2]", "--pair", "HierarchicalVAE", "--pair.lower.body.hidden", "[8]",
+         "--encoder", "Ladder", "--encoder.body.hidden", "[8]", "--encoder.features", "8"],
+    ),
+    "SemiSupervisedVAE": Declared(
+        {
+            "data": PartlyLabelled(points(), labels=12),
+            "pair": partial(
+                SemiSupervisedVAE, weight=3.0, classifier=partial(RelaxedCategorical, body=small)
+            ),
+        },
+        """
+data:
+  class_path: PartlyLabelled
+  init_args: {data: {class_path: GaussianMixture, init_args: {components: 3, n: 60}}, labels: 12}
+pair:
+  class_path: SemiSupervisedVAE
+  init_args:
+    weight: 3
+    classifier:
+      class_path: RelaxedCategorical
+      init_args: {body: {class_path: MLP, init_args: {hidden: [8]}}}
+""",
+        ["--data", "partly_labelled", "--data.data", "gaussian_mixture", "--data.data.components",
+         "3", "--data.data.n", "60", "--data.labels", "12", "--pair", "SemiSupervisedVAE",
+         "--pair.weight", "3", "--pair.classifier", "RelaxedCategorical",
+         "--pair.classifier.body.hidden", "[8]"],
+    ),
+}  # fmt: skip
+# The flags of COMMON.
+FLAGS = [
+    "--data", "gaussian_mixture", "--data.components", "3", "--data.n", "60",
+    "--objective.divergence", "MMD", "--objective.scale", "5", "--dim", "2",
+    "--likelihood", "normal", "--likelihood.body.hidden", "[8]",
+    "--encoder.body.hidden", "[8]", "--epochs", "2", "--batch-size", "32",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def flags(name: str) -> list[str]:
+    """The common flags that the pair's own do not replace, and its own."""
+    own = PAIRS[name].flags
+    kept: list[str] = []
+    for key, value in zip(FLAGS[::2], FLAGS[1::2], strict=True):
+        if not any(key == o or key.startswith(f"{o}.") for o in own[::2]):
+            kept += [key, value]
+    return kept + own
+
+
+def merged(text: str) -> str:
+    """COMMON with the keys of another text in place of its own."""
+    import yaml
+
+    return yaml.safe_dump(yaml.safe_load(COMMON) | yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_python_yaml_and_flags_are_the_same_thing(name: str) -> None:
+    declared = PAIRS[name]
+    history = Experiment(**common() | declared.python).fit(progress=False)
+    Path("run.yaml").write_text(merged(declared.yaml))
+    assert main(["fit", "--config", "run.yaml", "--out", "yaml"]) == 0
+    assert main(["fit", *flags(name), "--out", "flags"]) == 0
+    # what a run wrote declares it again
+    assert main(["fit", "--config", "yaml/config.yaml", "--out", "again"]) == 0
+    assert Run("yaml").config == Run("flags").config == Run("again").config
+    for run in ("yaml", "flags", "again"):
+        assert Run(run).history.rows == history.rows
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run folder of each pair."""
+    folder = tmp_path_factory.mktemp("trained") / request.param
+    assert main(["fit", *flags(request.param), "--out", str(folder)]) == 0
+    return Run(folder)
+
+
+def test_a_run_is_loaded_equal(trained: Run) -> None:
+    first, second = load(trained), load(trained)
+    assert type(first.pair).__name__ == trained.path.name
+    saved = trained.load_weights()
+    for key, value in first.pair.state_dict().items():
+        torch.testing.assert_close(value, second.pair.state_dict()[key], rtol=0, atol=0)
+        torch.testing.assert_close(value, saved[f"model.{key}"], rtol=0, atol=0)
+    summary = trained.summary
+    assert summary["rows"] == 12
+    assert summary["held_out"]
+    assert ("accuracy" in summary) == isinstance(first.pair, SemiSupervisedVAE)
+    assert ("mmd" in summary.get("skipped", {})) == isinstance(first.pair, ConditionalVAE)
+
+
+def test_a_run_is_evaluated_sampled_and_reported(
+    trained: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained.path), "--quick"]) == 0
+    told = capsys.readouterr().out
+    for metric in ("elbo", "log_likelihood", "log_det", "probe_linear", "reconstruction_error",
+                   "khat_usable", "sbc/all"):  # fmt: skip
+        assert f"\n{metric}" in f"\n{told}", told
+    assert ("\naccuracy" in told) == (trained.path.name == "SemiSupervisedVAE")
+    # only what does not exist is missing, and says why
+    missing = [line for line in told.splitlines() if line.startswith("no ")]
+    about = {"information", "surgery", "mmd"} if trained.path.name == "ConditionalVAE" else set()
+    assert {line.split()[1].rstrip(":") for line in missing} == about | {"sharpness"}
+    assert main(["sample", str(trained.path), "--n", "20", "--out", "x.npy"]) == 0
+    drawn = np.load("x.npy")
+    assert drawn.shape == (20, 2)
+    assert np.isfinite(drawn).all()
+    assert main(["report", str(trained.path), "--out", "report.html"]) == 0
+    page = Path("report.html").read_text()
+    assert "no means" not in page
+    for kind in ("Reconstructions", "Samples", "Interpolations", "Latent traversals"):
+        assert kind in page
+
+
+def test_show_says_every_part(trained: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", *flags(trained.path.name)]) == 0
+    told = capsys.readouterr().out
+    pair = load(trained).pair
+    for name, part in pair.named_children():
+        if not isinstance(part, torch.nn.ModuleList):
+            assert any(line.startswith(name) and type(part).__name__ in line
+                       for line in told.splitlines())  # fmt: skip
+    counts = [
+        int(line.split()[2].replace(",", ""))
+        for line in told.splitlines()
+        if len(line.split()) > 3 and line.split()[2].replace(",", "").isdigit()
+        and line.split()[0].rstrip("[0]") in dict(pair.named_children())
+    ]  # fmt: skip
+    assert sum(counts) == sum(p.numel() for p in pair.parameters())
+
+
+# Pictures of pairs
+
+
+def normal(dim: int) -> Normal:
+    return Normal(dim, (2,), small)
+
+
+def experiment(pair: Any, **options: Any) -> Experiment:
+    return Experiment(**common() | {"pair": pair} | options)
+
+
+def test_reconstructions_are_at_posterior_means() -> None:
+    made = experiment(VAE)
+    args = rows(made)
+    mean = made.pair.encoder(args[0]).mean
+    expected = made.pair.likelihood(mean).mean
+    torch.testing.assert_close(decode(made.pair, latents(made.pair, args), args), expected)
+
+
+def test_reconstructions_given_covariates() -> None:
+    made = experiment(ConditionalVAE, prior=partial(ConditionalNormal, body=small))
+    x, c = rows(made)
+    assert c.shape == (12, 3)
+    assert (c.sum(1) == 1).all()
+    mean = made.pair.guide.__self__.encoder(torch.cat([x, c], -1)).mean
+    expected = made.pair.likelihood(torch.cat([mean, c], -1)).mean
+    torch.testing.assert_close(decode(made.pair, latents(made.pair, (x, c)), (x, c)), expected)
+    # another covariate, another picture
+    turned = c.roll(1, -1)
+    other = decode(made.pair, {"z": mean}, (x, turned))
+    torch.testing.assert_close(other, made.pair.likelihood(torch.cat([mean, turned], -1)).mean)
+
+
+def test_lower_layers_follow_the_top() -> None:
+    made = experiment(HierarchicalVAE, dim=[3, 2], encoder=partial(Ladder, body=small))
+    args = rows(made)
+    top = torch.randn(len(args[0]), 2)
+    below = made.pair.lower[0](top).mean
+    expected = made.pair.likelihood(below).mean
+    torch.testing.assert_close(decode(made.pair, {"z2": top}, args), expected)
+    held = torch.randn(len(args[0]), 3)
+    found = decode(made.pair, {"z2": top, "z1": held}, args)
+    torch.testing.assert_close(found, made.pair.likelihood(held).mean)
+
+
+def test_the_likeliest_class_is_reconstructed() -> None:
+    for classifier in ("OneHotCategorical", "RelaxedCategorical"):
+        import ppl_vae.guides
+
+        kind = partial(getattr(ppl_vae.guides, classifier), body=small)
+        made = experiment(partial(SemiSupervisedVAE, classifier=kind))
+        args = rows(made)
+        assert (args[1] == -1).all()
+        found = latents(made.pair, args)
+        assert set(found) == {"z", "y_unobserved"}
+        chosen = made.pair.classify(args[0]).argmax(-1)
+        assert torch.equal(found["y_unobserved"].argmax(-1), chosen)
+        assert torch.equal(found["y_unobserved"].sum(-1), torch.ones(12))
+        right = (chosen == made.data.test_labels).double()
+        assert accuracy(made).value == float(right.mean())
+        error = float((right.mean() * (1 - right.mean()) / 11).sqrt())
+        assert accuracy(made).data_error == pytest.approx(error)
+
+
+def test_samples_of_each_covariate_in_turn() -> None:
+    made = experiment(ConditionalVAE, prior=partial(ConditionalNormal, body=small))
+    x, c = rows(made)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    found = draw(made, 30, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    turn = torch.arange(30) % len(x)
+    torch.manual_seed(3)
+    trace = poutine.trace(made.pair.eval().model).get_trace(x[turn], c[turn])
+    torch.testing.assert_close(found, trace.nodes["x"]["fn"].mean.detach())
+
+
+# What does not fit
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    plain = Dataset(torch.randn(20, 2), name="plain")
+    for options, message in [
+        ({"pair": HierarchicalVAE}, "takes a Ladder for its encoder, not MeanFieldNormal"),
+        ({"pair": HierarchicalVAE, "encoder": Ladder}, r"such as \[16, 4\], got 2"),
+        ({"dim": [3, 2]}, r"whole number of at least 1, got \[3, 2\]; several layers .* Ladder"),
+        ({"dim": []}, "dim is empty"),
+        ({"prior": ConditionalNormal}, "this pair has none: use a ConditionalVAE"),
+        (
+            {"pair": HierarchicalVAE, "encoder": Ladder, "dim": [3, 2], "prior": VampPrior},
+            "VampPrior mixes the .* of an Encoder, which Ladder is not: use GaussianMixture",
+        ),
+        ({"pair": SemiSupervisedVAE, "data": plain}, "plain has no labels"),
+        ({"pair": ConditionalVAE, "data": plain}, "plain has neither covariates nor a class"),
+        (
+            {"pair": ConditionalVAE, "data": PartlyLabelled(points(), 6)},
+            "has rows of unknown class and no covariates",
+        ),
+        ({"pair": lambda *parts: VAE(*parts)}, "give a subclass of Pair, or a partial of one"),
+        ({"pair": Normal}, "give a subclass of Pair, or a partial of one"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Experiment(**common() | options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pair", "HierarchicalVAE"], "takes a Ladder for its encoder, not MeanFieldNormal"),
+        (["--pair", "HierarchicalVAE", "--encoder", "ladder"], "such as [16, 4], got 10"),
+        (["--dim", "[16, 4]"], "several layers of codes take a HierarchicalVAE with a Ladder"),
+        (["--prior", "conditional_normal"], "conditioned on covariates, and this pair has none"),
+        (["--pair", "HierarchicalVAE", "--pair.weight", "3"], "no setting 'weight'"),
+        (["--pair", "SemiVAE"], "known: ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, VAE"),
+        (["--pair", "SemiSupervisedVAE", "--pair.classifier", "UniformBox"], "is no classifier"),
+    ],
+)
+def test_refused_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not list(Path().iterdir())
+
+
+def test_a_vamp_prior_with_classes_beside() -> None:
+    made = experiment(SemiSupervisedVAE, prior=partial(VampPrior, components=4))
+    assert made.pair.prior.encoder is made.pair.encoder
+    history = made.fit(progress=False)
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_own_pairs_by_class() -> None:
+    class Widened(VAE):
+        """A user's own pair."""
+
+        def __init__(self, prior: Any, likelihood: Any, encoder: Any, factor: float = 1.0) -> None:
+            super().__init__(prior, likelihood, encoder)
+            self.factor = factor
+
+    made = experiment(partial(Widened, factor=2.0))
+    assert made.pair.factor == 2.0
+    assert isinstance(made.pair.prior, StandardNormal)
+
+
+def test_labels_reach_training_and_not_validation() -> None:
+    seen: list[Tensor] = []
+
+    class Watched(SemiSupervisedVAE):
+        def guide(self, x: Tensor, y: Tensor) -> Tensor:
+            seen.append((self.training, y))
+            return super().guide(x, y)
+
+    made = experiment(Watched, data=PartlyLabelled(points(), 12), batch_size=60, epochs=1)
+    made.fit(progress=False)
+    trained = [y for training, y in seen if training]
+    assert all(int((y >= 0).sum()) == 12 for y in trained)
+    held_out = [y for _, y in seen if len(y) == 12]
+    assert held_out
+    assert all((y == -1).all() for y in held_out)
