@@ -1,13 +1,17 @@
 """The distributions that Pyro lacks: densities, draws, and the derivatives of draws."""
 
+import gc
 import math
 
+import mpmath
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from scipy import special, stats
 from torch.distributions import kl_divergence
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from ppl_vae.distributions import (
     Bernoulli,
@@ -17,12 +21,17 @@ from ppl_vae.distributions import (
     Implicit,
     Levels,
     Mixture,
+    NegativeBinomial,
     RelaxedOneHotCategorical,
     Uniform,
     VonMisesFisher,
+    ZeroInflatedNegativeBinomial,
     build_flow,
 )
 from ppl_vae.distributions.flow import flow_from_noise
+from ppl_vae.distributions.simplex import _drawn
+from ppl_vae.guides import UniformBox
+from ppl_vae.priors import Uniform as UniformPrior
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +74,101 @@ def test_continuous_bernoulli_has_the_right_gradient_across_the_series():
     torch.testing.assert_close(grad, exact.nan_to_num(), rtol=1e-5, atol=1e-9)
 
 
+LOGITS = [0.0] + [
+    sign * size
+    for size in (1e-4, 0.0041, 0.01, 0.3, 1.0, 1.01, 20.0, 32.0, 80.0, 1000.0)
+    for sign in (1, -1)
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logit", LOGITS)
+def test_continuous_bernoulli_has_its_moments_and_their_gradients(logit, dtype):
+    logits = torch.tensor(logit, dtype=dtype, requires_grad=True)
+    mean, variance, third, entropy = 0.5, 1 / 12, 0.0, 0.0
+    if logit:
+        with mpmath.workdps(1000):
+            x = mpmath.mpf(logits.item())
+            mean = 1 / (1 - mpmath.exp(-x)) - 1 / x
+            spread = 2 * mpmath.cosh(x) - 2
+            variance = 1 / x**2 - 1 / spread
+            third = -2 / x**3 + 2 * mpmath.sinh(x) / spread**2
+            entropy = float(mpmath.log(mpmath.expm1(x) / x) - x * mean)
+    p = ContinuousBernoulli(logits=logits)
+    slope, bend = (torch.autograd.grad(t, logits)[0] for t in (p.mean, p.variance))
+    # A few roundings each, of terms 12 times the variance where they cancel most, 240 times its
+    # derivative.
+    eps = torch.finfo(dtype).eps
+    assert math.isclose(p.mean.item(), mean, rel_tol=4 * eps)
+    assert math.isclose(p.variance.item(), variance, rel_tol=50 * eps)
+    assert math.isclose(slope.item(), variance, rel_tol=50 * eps)
+    assert math.isclose(bend.item(), third, rel_tol=1000 * eps, abs_tol=4 * eps)
+    # the mean's distance from its end is rounded, and multiplied by the logit
+    assert math.isclose(p.entropy().item(), entropy, abs_tol=eps * (4 + abs(logit)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logit", LOGITS)
+def test_continuous_bernoulli_has_its_distribution_function_and_the_inverse(logit, dtype):
+    eps = torch.finfo(dtype).eps
+    logits = torch.tensor(logit, dtype=dtype, requires_grad=True)
+    p = ContinuousBernoulli(logits=logits)
+    u = torch.tensor([0.0, 1e-6, 0.1, 0.5, 0.9, 1 - 2**-20, 1.0], dtype=dtype)
+    with mpmath.workdps(1000):
+        v = [mpmath.mpf(number) for number in u.tolist()]
+        x = mpmath.mpf(logits.item())
+        odds = mpmath.expm1(x)
+        if logit:
+            cdf = [mpmath.expm1(x * t) / odds for t in v]
+            icdf = [mpmath.log1p(t * odds) / x for t in v]
+            slopes = [
+                (t * (odds + 1) / (1 + t * odds) - y) / x for t, y in zip(v, icdf, strict=True)
+            ]
+        else:
+            cdf, icdf, slopes = v, v, [t * (1 - t) / 2 for t in v]
+    exact = [np.array(numbers, float) for numbers in (cdf, icdf, slopes)]
+    y = p.icdf(u)
+    grads = [torch.autograd.grad(t, logits, retain_graph=True)[0] for t in y]
+    # exponents of up to |l| are rounded; what underflows is 0
+    tiny, rtol = torch.finfo(dtype).tiny, eps * (4 + abs(logit))
+    np.testing.assert_allclose(p.cdf(u).detach().numpy(), exact[0], rtol=rtol, atol=tiny)
+    np.testing.assert_allclose(y.detach().numpy(), exact[1], rtol=0, atol=2 * eps)
+    np.testing.assert_allclose(torch.stack(grads).numpy(), exact[2], rtol=0, atol=4 * eps)
+
+
+def test_gradients_of_continuous_bernoulli_are_differences():
+    step = 1e-4
+    u = torch.linspace(0, 1, 7, dtype=torch.double)
+    for f in ("mean", "variance", "entropy", "cdf", "icdf"):
+        for logit in LOGITS:
+
+            def value(logits, f=f):
+                attribute = getattr(ContinuousBernoulli(logits=logits), f)
+                arguments = (u,) if f.endswith("cdf") else ()
+                return attribute(*arguments) if callable(attribute) else attribute
+
+            at = torch.tensor(logit, dtype=torch.double)
+            grad = torch.autograd.functional.jacobian(value, at)
+            difference = (value(at + step) - value(at - step)) / (2 * step)
+            # the truncation is about step^2 / 6, the rounding eps (1 + |l|) / step
+            torch.testing.assert_close(grad, difference, rtol=0, atol=step**2)
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_continuous_bernoulli_draws_match_the_density(logit):
+    logits = torch.full((20_000,), logit, requires_grad=True)
+    p = ContinuousBernoulli(logits=logits)
+    x, a = p.rsample(), abs(logit)
+    # the distance from the end where the density is highest is an exponential variable, cut at 1
+    distance = (1 - x if logit > 0 else x).detach().numpy()
+    cdf = lambda t: np.expm1(-a * t) / np.expm1(-a) if a else t  # noqa: E731
+    # 4.5 standard errors of a normal variable, as a tail probability
+    assert stats.kstest(distance, cdf).pvalue > 6.8e-6
+    (grad,) = torch.autograd.grad(x.sum(), logits)
+    assert torch.isfinite(grad).all()
+    assert_within_errors(grad.double(), ContinuousBernoulli(logits=logits[0].double()).variance)
+
+
 def test_bernoulli_scores_grey_values_by_cross_entropy():
     x = torch.tensor([0.0, 0.25, 1.0])
     logits = torch.tensor([0.3, -1.0, 2.0])
@@ -83,6 +187,55 @@ def test_uniform_gives_its_ends_their_density_and_the_outside_none():
     log_prob = wide.log_prob(torch.tensor([-1.0, 0.0, 1.0, 1.01, -1.01]))
     torch.testing.assert_close(log_prob[:3], torch.full((3,), -math.log(2)))
     assert (log_prob[3:] == -math.inf).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.7), (-0.3, 0.1)])
+def test_boxes_stay_inside_the_prior_in_every_precision(low, high):
+    prior, encoder = UniformPrior(2, low, high), UniformBox((3,), 2, low=low, high=high)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(50)  # to the edges
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        prior, encoder = prior.to(dtype), encoder.to(dtype)
+        p = prior()
+        assert torch.equal(p.base_dist.low, torch.full((2,), low, dtype=dtype))
+        assert torch.equal(p.base_dist.high, torch.full((2,), high, dtype=dtype))
+        assert torch.isfinite(kl_divergence(encoder(torch.randn(500, 3, dtype=dtype)), p)).all()
+
+
+# ---------------------------------------------------------------- counts
+
+
+@pytest.mark.parametrize("x", [0, 3, 29, 20_000])
+@pytest.mark.parametrize("count", [1e-3, 1.0, 1e3, 1e5, 1e6, 1e8])
+def test_negative_binomial_and_its_gradient_in_single_precision(count, x):
+    eps = torch.finfo(torch.float32).eps
+    r = torch.tensor(count, requires_grad=True)
+    logits = torch.tensor(math.log(max(x, 5) / count), requires_grad=True)
+    log_prob = NegativeBinomial(r, logits=logits).log_prob(torch.tensor(float(x)))
+    by_r, by_logits = torch.autograd.grad(log_prob, (r, logits))
+    # log (r + x - 1 choose x) as a sum, and its derivative
+    k = np.arange(x)
+    r, logit = r.item(), logits.item()
+    exact = (np.log(r + k) - np.log(1 + k)).sum()
+    exact += x * special.log_expit(logit) + r * special.log_expit(-logit)
+    assert math.isclose(log_prob.item(), exact, rel_tol=2 * eps, abs_tol=2 * eps)
+    exact = (1 / (r + k)).sum() + special.log_expit(-logit)
+    assert math.isclose(by_r.item(), exact, rel_tol=2 * eps, abs_tol=2 * eps / r)
+    exact = x * special.expit(-logit) - r * special.expit(logit)
+    assert math.isclose(by_logits.item(), exact, rel_tol=2 * eps, abs_tol=2 * eps * x)
+
+
+def test_zero_inflated_negative_binomial_draws_match_the_density():
+    r, logits, gate = (torch.tensor(v, dtype=torch.double) for v in (2.0, 0.4, -0.7))
+    p = ZeroInflatedNegativeBinomial(r, logits, gate)
+    x = torch.arange(200, dtype=torch.double)
+    probs = p.log_prob(x).exp()
+    assert abs(probs.sum() - 1) < 1e-12
+    torch.testing.assert_close(p.mean, probs @ x)
+    torch.testing.assert_close(p.variance, probs @ (x - p.mean).square())
+    draws = p.sample((20_000,))
+    assert_within_errors((draws[..., None] == x[:5]).double(), probs[:5])
 
 
 # ---------------------------------------------------------------- simplex and levels
@@ -110,6 +263,99 @@ def test_relaxed_one_hot_draws_stay_inside_the_simplex():
     assert torch.isfinite(p.log_prob(p.rsample())).all()
 
 
+def _sharp(cls, temperature, spread, dtype, draws=20_000):
+    """Logits of 10 classes for each draw; a distribution with them, and one with none."""
+    logits = spread * torch.randn(10, generator=torch.Generator().manual_seed(1))
+    logits = logits.expand(draws, 10).to(dtype).requires_grad_()
+    temperature = torch.tensor(temperature).to(dtype)
+    return (
+        logits,
+        cls(temperature, logits=logits),
+        cls(temperature, logits=torch.zeros_like(logits)),
+    )
+
+
+def _log_ratio(cls, temperature, spread, dtype):
+    """Draws of log q(z) - log p(z), and their gradients by the logits."""
+    logits, q, p = _sharp(cls, temperature, spread, dtype)
+    z = q.rsample()
+    ratio = q.log_prob(z) - p.log_prob(z)
+    (grad,) = torch.autograd.grad(ratio.sum(), logits)
+    return torch.cat([ratio.detach()[:, None], grad], -1).double()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "spread"), [(0.5, 1), (0.1, 5), (0.05, 5), (0.02, 5), (0.5, 30)]
+)
+def test_relaxed_one_hot_scores_its_draws_by_their_logarithms(temperature, spread):
+    # most coordinates are far below the smallest number of single precision
+    found = _log_ratio(RelaxedOneHotCategorical, temperature, spread, torch.float32)
+    exact = _log_ratio(ExpRelaxedCategorical, temperature, spread, torch.float64)
+    error = ((found.var(0) + exact.var(0)) / len(found)).sqrt()
+    rounding = 100 * torch.finfo(torch.float32).eps * exact.abs().amax(0)
+    assert ((found.mean(0) - exact.mean(0)).abs() < 4.5 * error + rounding).all()
+
+
+def test_relaxed_one_hot_knows_a_draw_by_any_view_and_in_a_plate():
+    logits, q, p = _sharp(RelaxedOneHotCategorical, 0.05, 5, torch.float32, draws=6)
+
+    def program():
+        with pyro.plate("data", 6):
+            return pyro.sample("z", RelaxedOneHotCategorical(q.temperature, logits=logits[0]))
+
+    trace = pyro.poutine.trace(program).get_trace()
+    z = trace.nodes["z"]["value"]
+    assert (z.min(-1).values < 1e-30).all()
+    log_z = _drawn[z.untyped_storage()][1]
+    for law in (q, p):
+        base = ExpRelaxedCategorical(law.temperature.double(), logits=law.logits.double())
+        expected = (base.log_prob(log_z.double()) - log_z.double().sum(-1)).float()
+        torch.testing.assert_close(law.log_prob(z), expected)
+        torch.testing.assert_close(law.to_event(1).log_prob(z), expected.sum())
+        torch.testing.assert_close(law.log_prob(z.detach()), expected)
+        torch.testing.assert_close(law.log_prob(z.reshape(2, 3, 10).view(6, 10)), expected)
+        outer = law.log_prob(z[:, None])
+        torch.testing.assert_close(outer.diagonal(), expected)
+        # ... and not a copy, which has only its values
+        assert (law.log_prob(z.clone()) - expected).abs().min() > 1
+    trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["z"]["log_prob"], q.log_prob(z))
+
+
+def test_relaxed_one_hot_density_has_a_gradient_by_the_draw():
+    # as estimators need that differentiate by a detached draw
+    _, q, _ = _sharp(RelaxedOneHotCategorical, 0.5, 1, torch.float64, draws=50)
+    z = q.rsample()
+    leaf, copy = z.detach().requires_grad_(), z.detach().clone().requires_grad_()
+    (by_leaf,) = torch.autograd.grad(q.log_prob(leaf).sum(), leaf)
+    (by_copy,) = torch.autograd.grad(q.log_prob(copy).sum(), copy)
+    (by_draw,) = torch.autograd.grad(q.log_prob(z).sum(), z, retain_graph=True)
+    torch.testing.assert_close(by_leaf, by_copy)
+    torch.testing.assert_close(by_draw, by_copy)
+
+
+def test_relaxed_one_hot_scores_a_draw_changed_in_place_by_its_values():
+    _, q, _ = _sharp(RelaxedOneHotCategorical, 0.05, 5, torch.float32, draws=6)
+    with torch.no_grad():
+        for change in (lambda z: z[2:].copy_(z[2:].roll(1, -1)), lambda z: z.data[2:].fill_(0.1)):
+            z = q.sample()
+            before = q.log_prob(z)
+            change(z)
+            torch.testing.assert_close(q.log_prob(z)[2:], q.log_prob(z.clone())[2:])
+            torch.testing.assert_close(q.log_prob(z)[:2], before[:2])
+
+
+def test_relaxed_one_hot_draws_are_forgotten_with_the_draw():
+    _, q, p = _sharp(RelaxedOneHotCategorical, 0.5, 1, torch.float32, draws=6)
+    gc.collect()
+    kept = len(_drawn)
+    z = q.rsample()
+    log_prob = q.log_prob(z) - p.log_prob(z)
+    assert len(_drawn) == kept + 1
+    del z, log_prob
+    assert len(_drawn) == kept
+
+
 def test_levels_are_a_distribution_over_the_grid():
     logits = torch.randn(3, 5, dtype=torch.double)
     p = Levels(logits)
@@ -121,6 +367,16 @@ def test_levels_are_a_distribution_over_the_grid():
     draws = p.sample((20_000,))
     assert_within_errors((draws[..., None] == grid).double(), probs.T)
     assert p.expand((2, 3)).log_prob(grid[2]).shape == (2, 3)
+
+
+def test_variance_of_a_sharp_distribution_over_levels_in_single_precision():
+    logits = torch.zeros(256)
+    logits[100] = 30.0
+    single = Levels(logits)
+    double = Levels(single.logits.double())
+    torch.testing.assert_close(single.variance.double(), double.variance)
+    gap = torch.arange(256).double() / 255 - 100 / 255
+    assert math.isclose(double.variance, math.exp(-30) * gap.square().sum(), rel_tol=1e-9)
 
 
 def test_levels_refuse_values_off_the_grid():
@@ -163,6 +419,25 @@ def test_gradients_of_mixture_draws_are_unbiased(d):
         batches.append(torch.autograd.grad(mean, parameters, retain_graph=True))
     for estimates, expected in zip(zip(*batches, strict=True), exact, strict=True):
         assert_within_errors(torch.stack(estimates), expected)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e-2, 1e-3, 1e-4])
+def test_gradients_of_narrow_mixtures_by_the_weights_in_single_precision(scale):
+    logits = torch.tensor([0.2, -0.1, 0.0])
+    loc = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.5 * scale, 0.0]])
+    z = torch.tensor([[0.2 * scale, 0.1 * scale], [-0.3 * scale, 1 - 0.2 * scale]])
+
+    def gradients(dtype):
+        w = logits.to(dtype).requires_grad_()
+        normal = dist.Normal(loc.to(dtype), torch.full((3, 2), scale).to(dtype)).to_event(1)
+        mixture = DiagonalNormalMixture(dist.Categorical(logits=w), normal)
+        moves = mixture._shift(z.to(dtype)).flatten()
+        return torch.stack([torch.autograd.grad(m, w, retain_graph=True)[0] for m in moves])
+
+    single, double = gradients(torch.float32).double(), gradients(torch.float64)
+    # exponents up to 20 and then a few roundings
+    bound = 40 * torch.finfo(torch.float32).eps * double.abs().amax(-1, keepdim=True)
+    assert ((single - double).abs() < bound).all()
 
 
 def test_mixture_draws_follow_components_of_any_family():
@@ -267,16 +542,45 @@ def test_derivatives_of_von_mises_fisher_draws_are_unbiased(d, kappa):
 
 
 @pytest.mark.parametrize("d", [2, 3, 5, 20, 1000])
-def test_von_mises_fisher_accepts_often_enough(d):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_von_mises_fisher_accepts_often_enough(d, dtype):
     # 32 proposals are made; with each accepted at 0.65, all fail once in 10^14.
-    kappa = torch.logspace(-3, 5, 17)
-    m = d - 1
-    b = m / (2 * kappa + (4 * kappa.square() + m * m).sqrt())
-    x = (1 - b) / (1 + b)
-    beta = dist.Beta(torch.tensor(m / 2.0), torch.tensor(m / 2.0)).sample((4000, 1)).double()
-    w = (1 - (1 + b) * beta) / (1 - (1 - b) * beta)
-    log_accept = kappa * (w - x) + m * ((1 - x * w).log() - (1 - x.square()).log())
-    assert (log_accept.clamp_max(0).exp().mean(0) > 0.65).all()
+    p = VonMisesFisher(torch.eye(d, dtype=dtype)[0], torch.logspace(-3, 8, 23, dtype=dtype))
+    _, log_accept = p._proposals(torch.Size([3000, 23]))
+    accepted = log_accept.clamp_max(0).exp().flatten(0, 1)
+    error = accepted.std(0) / len(accepted) ** 0.5
+    assert (accepted.mean(0) + 4.5 * error > 0.65).all()
+
+
+@pytest.mark.parametrize("d", [2, 3, 10])
+@pytest.mark.parametrize("kappa", [1e5, 1e6, 1e7])
+def test_concentrated_von_mises_fisher_draws_in_single_precision(d, kappa):
+    direction = torch.eye(d)[0]
+    z = VonMisesFisher(direction, torch.tensor(kappa)).rsample((20_000,))
+    # 2 kappa (1 - cos), which is chi-square but for terms in 1 / kappa
+    square = kappa * (z - direction).double().square().sum(-1)
+    assert stats.kstest(square.numpy(), stats.chi2(d - 1).cdf).pvalue > 6.8e-6
+
+
+@pytest.mark.parametrize("d", [2, 3, 10])
+@pytest.mark.parametrize("kappa", [0.0, 3.0, 1e4, 1e7])
+def test_moments_and_kl_of_von_mises_fisher_in_single_precision(d, kappa):
+    loc = torch.eye(d)[:2]
+    single = [VonMisesFisher(m, torch.tensor(k)) for m, k in zip(loc, (kappa, 2.0), strict=True)]
+    double = [VonMisesFisher(p.loc.double(), p.concentration.double()) for p in single]
+    # exponents of up to (window's 12)^2 / 2 are rounded
+    rtol = 72 * torch.finfo(torch.float32).eps
+    for f in (lambda p, q: p.variance[:2], lambda p, q: p.mean_gap, kl_divergence):
+        torch.testing.assert_close(f(*single).double(), f(*double), rtol=rtol, atol=0)
+    if kappa == 1e4:
+        # E sin^2 / (d - 1) is about 1 / kappa, and 1 - cos gamma with shape (d - 1) / 2
+        expected = torch.tensor([(d - 1) / (2 * kappa**2), 1 / kappa], dtype=torch.double)
+        torch.testing.assert_close(double[0].variance[:2], expected, rtol=d / kappa, atol=0)
+
+
+def test_von_mises_fisher_refuses_directions_off_the_sphere():
+    with pytest.raises(ValueError, match="loc"):
+        VonMisesFisher(torch.ones(2), torch.tensor(1.0), validate_args=True)
 
 
 def test_von_mises_fisher_needs_two_dimensions():
@@ -329,6 +633,9 @@ def test_flow_remembers_the_density_of_its_draws_only_where_right():
     )
     computed = torch.autograd.grad(p.dist.log_prob(z).sum(), list(flow.parameters()))
     torch.testing.assert_close(remembered, computed)
+    with torch.no_grad():
+        z.mul_(2)  # changed in place
+    torch.testing.assert_close(p.log_prob(z), p.dist.log_prob(z))
     q = make()
     with torch.no_grad():
         draw = q()

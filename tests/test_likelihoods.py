@@ -4,12 +4,15 @@ import math
 from functools import partial
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 
 from ppl_vae import likelihoods
 from ppl_vae.bodies import DCGAN, MLP, ResNet, positive
+from ppl_vae.checks import check_support
 
 SMALL = partial(MLP, hidden=(16,))
 ALL = {
@@ -210,10 +213,48 @@ def test_the_deterministic_decoder_gives_its_value_as_the_mean():
 
 
 def test_means_start_where_told():
-    z = torch.randn(200, 3)
     for name, mean in (("Poisson", 3.0), ("NegativeBinomial shared", 4.0)):
         p = ALL[name](3, (5,), body=SMALL)
-        assert abs(p(z).mean.mean() - mean) < 0.3 * mean
+        with torch.no_grad():
+            for parameter in p.network.layers[-2].parameters():
+                parameter.zero_()
+        got = p(torch.randn(200, 3)).mean
+        torch.testing.assert_close(got, torch.full_like(got, mean))
+
+
+def test_zero_inflated_counts_may_be_as_dispersed_as_they_come():
+    p = likelihoods.ZeroInflatedNegativeBinomial(3, (4,), body=SMALL, mean=2e4, count=1.0)
+    with torch.no_grad():
+        p.raw_count.fill_(-20.0)
+    x, d = torch.tensor([0.0, 1.0, 50.0, 3000.0]), p(torch.randn(2, 3)).base_dist
+    assert (d.probs == 1).all()  # rounded: the logit is log(mean / count), about 19
+    count, logits, gate = (
+        t.detach().double().numpy() for t in (d.total_count, d.logits, d.gate_logits)
+    )
+    pmf = stats.nbinom(count, _sigmoid(-logits)).pmf(x.numpy())
+    exact = np.log(_sigmoid(gate) * (x.numpy() == 0) + _sigmoid(-gate) * pmf)
+    eps = torch.finfo(torch.float32).eps
+    np.testing.assert_allclose(d.log_prob(x).detach().numpy(), exact, rtol=8 * eps, atol=8 * eps)
+
+
+def test_zero_inflated_counts_are_checked_all_the_same():
+    p = likelihoods.ZeroInflatedNegativeBinomial(3, (4,), body=SMALL)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", p(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.5, 3.0]])
+    check_support(model, guide, (x[:1],), x[:1])
+    with pytest.raises(ValueError, match=r"'x' is ZeroInflatedNegativeBinomial.* is 2\.5"):
+        check_support(model, guide, (x,), x)
+    with pytest.raises(ValueError, match="support"):
+        p(torch.zeros(2, 3)).log_prob(x)
 
 
 @pytest.mark.parametrize(

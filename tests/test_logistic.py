@@ -114,6 +114,39 @@ def test_far_tails_are_finite_in_single_precision() -> None:
         assert all(torch.isfinite(g).all() for g in gradients)
 
 
+@pytest.mark.parametrize("log_scale", [40.0, 80.0, 90.0, 98.0, 110.0])
+def test_wide_components_in_single_precision(log_scale: float) -> None:
+    """Where e^-log_scale underflows, an inner level's log-probability still falls by 1 a unit."""
+    loc, log_scales = torch.full((1, 1), 0.5), torch.full((1, 1), log_scale, requires_grad=True)
+    p = DiscretizedLogisticMixture(torch.zeros(1), loc, log_scales)
+    for level, slope in ((0, 0.0), (128, -1.0), (255, 0.0)):
+        log_p = p.log_prob(torch.tensor([level / 255]))
+        (grad,) = torch.autograd.grad(log_p, log_scales)
+        eps = torch.finfo(torch.float32).eps
+        exact = exact_log_prob(level, 256, 0.5, log_scale)
+        assert log_p.item() == pytest.approx(exact, rel=2 * eps)
+        assert grad.item() == pytest.approx(slope, abs=2 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_close_to_each_other_are_scored_alike_on_both_sides_of_the_series(
+    dtype: torch.dtype,
+) -> None:
+    eps = torch.finfo(dtype).eps
+    middle = -math.log(255 * eps**0.5)  # here the width of a level is eps^(1/2) scales
+    steps = torch.linspace(-0.5, 0.5, 11, dtype=dtype)
+    log_scale = (middle + steps).reshape(-1, 1, 1).requires_grad_()
+    p = DiscretizedLogisticMixture(
+        torch.zeros(11, 1, dtype=dtype), torch.full_like(log_scale, 0.5), log_scale
+    )
+    log_p = p.log_prob(torch.tensor([128 / 255], dtype=dtype))
+    exact = [exact_log_prob(128, 256, 0.5, s) for s in log_scale.flatten().tolist()]
+    np.testing.assert_allclose(log_p.detach().numpy(), exact, rtol=4 * eps)
+    (grad,) = torch.autograd.grad(log_p.sum(), log_scale)
+    # the slope is -1 but for t^2 / 12 and as much from the logistic functions, t^2 about eps
+    assert (grad + 1).abs().max() < 8 * eps
+
+
 def test_network_outputs_mean_what_they_mean_in_pixelcnnpp(double: None) -> None:
     """Against the paper's formula on [-1, 1], written out for one pixel and three channels."""
     k = 4

@@ -1,6 +1,7 @@
 """Distributions that Pyro lacks, or whose edges need care. They know PyTorch and Pyro only."""
 
 from ppl_vae.distributions import kl as _kl  # noqa: F401  enters the registry
+from ppl_vae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from ppl_vae.distributions.flow import Flow, build_flow
 from ppl_vae.distributions.implicit import Implicit
 from ppl_vae.distributions.levels import Levels
@@ -19,8 +20,10 @@ __all__ = [
     "Implicit",
     "Levels",
     "Mixture",
+    "NegativeBinomial",
     "RelaxedOneHotCategorical",
     "Uniform",
     "VonMisesFisher",
+    "ZeroInflatedNegativeBinomial",
     "build_flow",
 ]

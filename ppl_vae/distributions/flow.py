@@ -18,7 +18,8 @@ class Flow(ZukoToPyro):
     """A zuko distribution as a Pyro distribution over vectors.
 
     The log-density of a draw is remembered, since an inverse autoregressive flow computes it as
-    it draws, where scoring a given point takes one pass for each dimension.
+    it draws, where scoring a given point takes one pass for each dimension. A draw changed in
+    place is scored anew, unless it was changed behind autograd's back, through `.data`.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
@@ -27,12 +28,17 @@ class Flow(ZukoToPyro):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self(torch.Size(sample_shape))
 
+    def __call__(self, shape: Sequence[int] = ()) -> Tensor:
+        x = super().__call__(torch.Size(shape))
+        if x in self.cache:
+            self.cache[x] = self.cache[x], _version(x)
+        return x
+
     def log_prob(self, value: Tensor) -> Tensor:
-        known = self.cache.get(value)
+        known, version = self.cache.get(value, (None, None))
         # What was remembered without a gradient must not be passed off where one is wanted.
-        if known is not None and (known.requires_grad or not torch.is_grad_enabled()):
-            return known
-        return self.dist.log_prob(value)
+        usable = known is not None and (known.requires_grad or not torch.is_grad_enabled())
+        return known if usable and version == _version(value) else self.dist.log_prob(value)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "Flow":
         return Flow(self.dist.expand(torch.Size(batch_shape)))
@@ -89,6 +95,11 @@ class _Affine(torch.distributions.AffineTransform):
 
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return shape
+
+
+def _version(x: Tensor) -> int:
+    """How often x was changed in place, which is not counted in inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 def _zuko() -> Any:

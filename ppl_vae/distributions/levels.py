@@ -62,7 +62,8 @@ class Levels(dist.TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        return self.logits.exp() @ self._grid().square() - self.mean.square()
+        gap = self._grid() - self.mean.unsqueeze(-1)
+        return (self.logits.exp() * gap.square()).sum(-1)
 
     def _grid(self) -> Tensor:
         return torch.linspace(

@@ -195,7 +195,14 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         distance = x - loc
         first, last = x < half, x > 1 - half
         zero = torch.zeros((), dtype=loc.dtype, device=loc.device)
-        log_bin = torch.log(-torch.expm1(-2 * half * rate))
+        # log(1 - e^-t); where t is small, log t - t/2 + O(t^2), as t itself underflows
+        t = rate / steps
+        small = t < torch.finfo(t.dtype).eps ** 0.5
+        log_bin = torch.where(
+            small,
+            -self.log_scale - math.log(steps) - t / 2,
+            torch.log(-torch.expm1(-torch.where(small, 1.0, t))),
+        )
         log_p = (
             torch.where(last, zero, F.logsigmoid((distance + half) * rate))
             + torch.where(first, zero, F.logsigmoid((half - distance) * rate))

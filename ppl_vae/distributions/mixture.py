@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["DiagonalNormalMixture", "Mixture"]
@@ -69,7 +70,7 @@ class DiagonalNormalMixture(Mixture):
         loc, scale = normal.loc.detach(), normal.scale.detach()
         u = (z.unsqueeze(-2) - loc) / scale
         log_density = -0.5 * u.square() - scale.log() - 0.5 * math.log(2 * math.pi)
-        before = log_density.cumsum(-1) - log_density
+        before = F.pad(log_density[..., :-1], (1, 0)).cumsum(-1)
         weights = (self.mixture_distribution.logits.unsqueeze(-1) + before).softmax(-2)
         cdf = torch.special.ndtr(u)
         s = (weights * cdf).sum(-2)

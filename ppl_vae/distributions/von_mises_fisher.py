@@ -1,14 +1,14 @@
 """The von Mises-Fisher distribution on the sphere."""
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+
+from ppl_vae.distributions.quadrature import gauss_legendre
 
 __all__ = ["VonMisesFisher"]
 
@@ -49,7 +49,7 @@ class VonMisesFisher(dist.TorchDistribution):
     """
 
     arg_constraints = {  # noqa: RUF012
-        "loc": constraints.real_vector,
+        "loc": dist.constraints.sphere,
         "concentration": constraints.nonnegative,
     }
     has_rsample = True
@@ -91,14 +91,21 @@ class VonMisesFisher(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._moment(1).unsqueeze(-1) * self.loc
+        return self.loc - self.mean_gap.unsqueeze(-1) * self.loc
+
+    @property
+    def mean_gap(self) -> Tensor:
+        r""":math:`E(1 - \cos\theta)`, by which the mean falls short of the mean direction."""
+        return self._expectation(_gap)
 
     @property
     def variance(self) -> Tensor:
-        second = self._moment(2).unsqueeze(-1)
-        across = (1 - second) / (self.event_shape[0] - 1)
-        along = self.loc.square()
-        return across * (1 - along) + second * along - self.mean.square()
+        mean = self.mean_gap.unsqueeze(-1)
+        along = self._expectation(lambda theta: (_gap(theta) - mean).square()).unsqueeze(-1)
+        sine = self._expectation(lambda theta: theta.sin().square()).unsqueeze(-1)
+        across = sine / (self.event_shape[0] - 1)
+        share = self.loc.square()
+        return across * (1 - share) + along * share
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -114,27 +121,34 @@ class VonMisesFisher(dist.TorchDistribution):
 
     @torch.no_grad()
     def _angle(self, shape: torch.Size) -> Tensor:
-        """Draws of the angle, by Wood's rejection from a transformed beta distribution."""
-        kappa = self.concentration.expand(shape)
-        m = self.event_shape[0] - 1
-        b = m / (2 * kappa + (4 * kappa.square() + m * m).sqrt())
-        x = (1 - b) / (1 + b)
-        # 1 - x^2 = 4 b / (1 + b)^2, which does not cancel for large kappa
-        c = kappa * x + m * (4 * b / (1 + b).square()).log()
-        half = torch.full_like(kappa, m / 2)
-        beta = dist.Beta(half, half, validate_args=False).sample((PROPOSALS,))
-        # w = (1 - (1 + b) beta) / (1 - (1 - b) beta) is the cosine, gap = 1 - w
-        gap = 2 * b * beta / (1 - (1 - b) * beta)
-        score = kappa * (1 - gap) + m * (1 - x * (1 - gap)).log() - c
+        """Draws of the angle, by rejection."""
+        gap, score = self._proposals(shape)
         accepted = score >= torch.rand_like(score).log()
         first = accepted.to(torch.uint8).argmax(0, keepdim=True)
         gap = gap.gather(0, first).squeeze(0)
         return 2 * (gap / 2).clamp(0, 1).sqrt().asin()
 
+    @torch.no_grad()
+    def _proposals(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Wood's transformed beta draws, as 1 - cos, and the logarithms of their acceptance.
+
+        With x = (1 - b) / (1 + b), the latter is kappa cos + m log(1 - x cos) less its value at
+        cos = x. Nothing is subtracted from 1, of which little is left where kappa is large.
+        """
+        kappa = self.concentration.expand(shape)
+        m = self.event_shape[0] - 1
+        b = m / (2 * kappa + (4 * kappa.square() + m * m).sqrt())
+        half = torch.full_like(kappa, m / 2)
+        beta = dist.Beta(half, half, validate_args=False).sample((PROPOSALS,))
+        gap = 2 * b * beta / ((1 - beta) + b * beta)
+        one = 2 * b / (1 + b)  # 1 - x
+        rest = ((one + (1 - one) * gap) / (4 * b / (1 + b).square())).log()
+        return gap, kappa * (one - gap) + m * rest
+
     def _log_density(self, theta: Tensor, kappa: Tensor) -> Tensor:
         """Unnormalised log-density of the angle, with the exponential's peak at 0."""
         sine = theta.sin().clamp_min(torch.finfo(theta.dtype).tiny)
-        return -2 * kappa * (theta / 2).sin().square() + (self.event_shape[0] - 2) * sine.log()
+        return -kappa * _gap(theta) + (self.event_shape[0] - 2) * sine.log()
 
     @torch.no_grad()
     def _window(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,9 +169,9 @@ class VonMisesFisher(dist.TorchDistribution):
     def _log_integral(self) -> Tensor:
         return self._quadrature()[1].logsumexp(-1)
 
-    def _moment(self, power: int) -> Tensor:
+    def _expectation(self, f: Callable[[Tensor], Tensor]) -> Tensor:
         theta, log_weight = self._quadrature()
-        return (log_weight.softmax(-1) * theta.cos() ** power).sum(-1)
+        return (log_weight.softmax(-1) * f(theta)).sum(-1)
 
     @torch.no_grad()
     def _angle_derivative(self, theta: Tensor) -> Tensor:
@@ -172,20 +186,16 @@ class VonMisesFisher(dist.TorchDistribution):
         t, weight = _nodes(end, theta)
         kappa = self.concentration.unsqueeze(-1)
         ratio = (self._log_density(t, kappa) - self._log_density(theta.unsqueeze(-1), kappa)).exp()
-        return -(weight * ratio * (t.cos() - self._moment(1).unsqueeze(-1))).sum(-1)
+        return -(weight * ratio * (self.mean_gap.unsqueeze(-1) - _gap(t))).sum(-1)
 
 
-@lru_cache
-def _gauss_legendre(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    x, w = np.polynomial.legendre.leggauss(NODES)
-    return (
-        torch.as_tensor((x + 1) / 2, dtype=dtype, device=device),
-        torch.as_tensor(w / 2, dtype=dtype, device=device),
-    )
+def _gap(theta: Tensor) -> Tensor:
+    """1 - cos, without the cancellation."""
+    return 2 * (theta / 2).sin().square()
 
 
 def _nodes(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the integral from start to stop, of shape (*start.shape, NODES)."""
-    x, w = _gauss_legendre(start.dtype, start.device)
+    x, w = gauss_legendre(NODES, start.dtype, start.device)
     length = (stop - start).unsqueeze(-1)
     return start.unsqueeze(-1) + length * x, length * w

@@ -1,8 +1,7 @@
 """Autoregressive likelihoods: images one pixel at a time, and how to sample them quickly."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,6 +13,7 @@ from torch.distributions import constraints
 from ppl_vae.likelihoods.likelihood import Likelihood
 from ppl_vae.likelihoods.pixels import Pixels
 from ppl_vae.likelihoods.shifted import Cursor
+from ppl_vae.weights import evaluating
 
 __all__ = ["Autoregressive", "AutoregressiveLikelihood"]
 
@@ -109,7 +109,7 @@ class AutoregressiveLikelihood(Likelihood):
 
     @torch.no_grad()
     def draw(self, z: Tensor, noise: Tensor) -> Tensor:
-        """The images that given noise stands for, each pixel computed once.
+        """The images that given noise stands for, each pixel computed once, without dropout.
 
         Args:
             z: (n, d).
@@ -118,7 +118,7 @@ class AutoregressiveLikelihood(Likelihood):
         Returns:
             Tensor of shape (n, channels, height, width).
         """
-        with _evaluating(self):
+        with evaluating(self):
             condition, cursor = self.network(z), Cursor(self.width)
             x = noise.new_zeros(len(z), self.channels, self.height, self.width)
             above = noise.new_zeros(len(z), self.channels + 1, 1, self.width)
@@ -144,7 +144,7 @@ class AutoregressiveLikelihood(Likelihood):
         It needs nothing of the network but `outputs_at`, and stands here to check and to time
         `draw` against.
         """
-        with _evaluating(self):
+        with evaluating(self):
             x = noise.new_zeros(len(z), self.channels, self.height, self.width)
             for i in range(self.height):
                 for j in range(self.width):
@@ -161,17 +161,6 @@ def _inputs(x: Tensor) -> Tensor:
 def _columns(link: Tensor | None) -> tuple[Tensor, ...]:
     """A row of features, (n, k, 1, columns), as one tensor (n, k) for each column."""
     return () if link is None else link.squeeze(2).permute(2, 0, 1).contiguous().unbind()
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Leaves out dropout for a while, so that draws have the distribution they are said to."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 class Autoregressive(dist.TorchDistribution):

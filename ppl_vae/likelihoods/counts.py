@@ -1,12 +1,13 @@
 """Likelihoods of counts."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae import distributions
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood
 
@@ -78,9 +79,9 @@ class NegativeBinomial(Likelihood):
             self.raw_count = nn.Parameter(torch.zeros(shape))
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
-        return self.event(dist.NegativeBinomial(**self.parameters_at(self.features(z))))
+        return self.event(distributions.NegativeBinomial(**self.parameters_at(self.features(z))))
 
-    def parameters_at(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def parameters_at(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
         """The number r and the logits log(mean) - log(r), from the outputs."""
         mean = self.mean * positive(features[0], 1.0)
         raw = features[-1] if self.dispersion == "network" else self.raw_count
@@ -103,7 +104,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         features = self.features(z)
         return self.event(
-            dist.ZeroInflatedNegativeBinomial(
+            distributions.ZeroInflatedNegativeBinomial(
                 **self.parameters_at(features), gate_logits=features[1]
             )
         )
