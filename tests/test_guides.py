@@ -2,10 +2,14 @@
 
 import math
 from functools import partial
+from itertools import combinations
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import special, stats
+from torch import nn
 from torch.distributions import kl_divergence
 
 from ppl_vae import guides, priors
@@ -111,15 +115,178 @@ def test_density_integrates_to_one_and_draws_match_it(name, dim):
         assert ((got.mean(0) - expected).abs() < 4.5 * error + 1e-4).all()
 
 
-@pytest.mark.parametrize("name", [*DENSE, "VonMisesFisher"])
-def test_encoders_start_narrow_or_where_told(name):
-    x = torch.rand(50, *SIZE)
-    for scale in (NARROW, 0.5):
-        options = {} if scale == NARROW else {"initial_scale": scale}
-        q = ALL[name](SIZE, 3, **options)(x)
-        got = q.rsample((200,)).std(0).mean()
-        # on the sphere, only two of three directions have the scale
-        assert 0.6 * scale < got < 1.4 * scale
+def _silenced(encoder):
+    """The encoder with a network, and a flow, whose weights are all zero."""
+    for parameter in encoder.parameters():
+        nn.init.zeros_(parameter)
+    return encoder
+
+
+def _read_off(inputs, outputs):
+    """A body without weights, for encoders of exactly as many inputs as the network returns."""
+    assert inputs == outputs
+    return nn.Identity()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("scale", [None, 0.4], ids=["default", "told"])
+@pytest.mark.parametrize("name", [*DENSE, "Ladder", "VonMisesFisher"])
+def test_encoders_start_narrow_or_where_told(name, scale):
+    options = {} if scale is None else {"initial_scale": scale}
+    scale = NARROW if scale is None else scale
+    if name == "VonMisesFisher":
+        # a direction cannot be zero
+        q = guides.VonMisesFisher((4,), 3, body=_read_off, **options)(torch.eye(4)[0])
+        torch.testing.assert_close(q.concentration, torch.tensor(scale**-2))
+        return
+    x = torch.rand(5, *SIZE)
+    if name == "Ladder":
+        laws = _silenced(guides.Ladder(SIZE, (3, 3), features=8, **options))(x)
+    else:
+        laws = [_silenced(ALL[name](SIZE, 3, **options))(x)]
+    z = 2 * scale * torch.randn(5, 3)
+    expected = torch.from_numpy(stats.norm(0, scale).logpdf(z).sum(-1))
+    for q in laws:
+        torch.testing.assert_close(q.log_prob(z).detach(), expected)
+
+
+def _positive(raw, start, floor=1e-6):
+    """The softplus above a floor that is `start` at 0, written out."""
+    return floor + np.logaddexp(0, raw + np.log(np.expm1(start - floor)))
+
+
+def _mean_field(raw, z):
+    return stats.norm(raw[:3], _positive(raw[3:], 0.4)).logpdf(z).sum(-1)
+
+
+def _full_covariance(raw, z):
+    unit = np.eye(3)
+    unit[1, 0], unit[2, 0], unit[2, 1] = raw[6:]
+    factor = np.diag(_positive(raw[3:6], 0.4)) @ unit
+    return stats.multivariate_normal(raw[:3], factor @ factor.T).logpdf(z)
+
+
+def _low_rank(raw, z):
+    s, w = np.diag(_positive(raw[4:8], 0.4)), raw[8:].reshape(4, 3) / math.sqrt(3)
+    return stats.multivariate_normal(raw[:4], s @ (np.eye(4) + w @ w.T) @ s).logpdf(z)
+
+
+def _on_sphere(raw, z):
+    s = _positive(raw[3], 0.4, floor=0.01)
+    return stats.vonmises_fisher(raw[:3] / np.linalg.norm(raw[:3]), s**-2).logpdf(z)
+
+
+def _box(raw):
+    """The left ends and the widths inside [-3, 0.5], 0.3 as wide at the start."""
+    share = 1e-4 + (1 - 1e-4) * special.expit(
+        raw[..., 3:] + special.logit((0.3 - 1e-4) / (1 - 1e-4))
+    )
+    return -3 + 3.5 * (1 - share) * special.expit(raw[..., :3]), 3.5 * share
+
+
+def _in_box(raw, z):
+    return stats.uniform(*_box(raw)).logpdf(z).sum(-1)
+
+
+def _concrete(raw, z):
+    log_z = np.log(z)
+    constant = special.gammaln(4) + 3 * np.log(0.8) + (raw - 1.8 * log_z).sum(-1)
+    return constant - 4 * special.logsumexp(raw - 0.8 * log_z, -1)
+
+
+def _one_hot(raw, z):
+    return (z * special.log_softmax(raw)).sum(-1)
+
+
+# the encoder, its dimension, the numbers it needs, the log-density of z given those
+BY_HAND = {
+    "MeanFieldNormal": (partial(guides.MeanFieldNormal, initial_scale=0.4), 3, 6, _mean_field),
+    "FullCovarianceNormal": (
+        partial(guides.FullCovarianceNormal, initial_scale=0.4),
+        3,
+        9,
+        _full_covariance,
+    ),
+    "LowRankNormal": (partial(guides.LowRankNormal, rank=3, initial_scale=0.4), 4, 20, _low_rank),
+    "VonMisesFisher": (partial(guides.VonMisesFisher, initial_scale=0.4), 3, 4, _on_sphere),
+    "UniformBox": (
+        partial(guides.UniformBox, low=-3.0, high=0.5, initial_width=0.3),
+        3,
+        6,
+        _in_box,
+    ),
+    "RelaxedCategorical": (partial(guides.RelaxedCategorical, temperature=0.8), 4, 4, _concrete),
+    "OneHotCategorical": (guides.OneHotCategorical, 4, 4, _one_hot),
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_density_is_the_one_of_the_networks_output(name):
+    make, dim, outputs, log_density = BY_HAND[name]
+    encoder = make((outputs,), dim, body=_read_off)
+    raw = torch.randn(6, outputs)
+    q = encoder(raw)
+    z = q.sample((20,))
+    expected = [log_density(raw[i].numpy(), z[:, i].numpy()) for i in range(6)]
+    torch.testing.assert_close(q.log_prob(z), torch.from_numpy(np.stack(expected, -1)))
+    # nothing is saved but the weights of the network, which has none here
+    assert not encoder.state_dict()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("flow", ["affine", "spline"])
+def test_a_flow_encoder_shifts_and_scales_the_noise_it_bends(flow):
+    encoder = _flow((11,), 3, body=_read_off, flow=flow, context=5, initial_scale=0.4)
+    raw, noise = torch.randn(6, 11), torch.randn(6, 3)
+    scale = torch.from_numpy(_positive(raw[:, 3:6].numpy(), 0.4))
+    bend = encoder.flow.transform(raw[:, 6:])
+    bent, log_det = bend.call_and_ladj(noise)
+    expected = torch.from_numpy(stats.norm(0, 1).logpdf(noise).sum(-1))
+    expected = expected - log_det - scale.log().sum(-1)
+    got = encoder(raw).log_prob(raw[:, :3] + scale * bent)
+    torch.testing.assert_close(got, expected)
+    # only a spline leaves what is outside its box as it is
+    outside = torch.tensor([5.5, -7.0, 6.0]).expand(6, 3)
+    assert torch.equal(bend(outside), outside) == (flow == "spline")
+
+
+def test_a_flow_encoder_has_the_transforms_and_widths_told():
+    encoder = _flow(SIZE, 3, transforms=4, hidden=(16, 8), context=5)
+    layers = [m for m in encoder.flow.modules() if isinstance(m, nn.Linear)]
+    # a shift and a scale for each dimension
+    assert [m.out_features for m in layers] == [16, 8, 2 * 3] * 4
+    assert [m.in_features for m in layers] == [3 + 5, 16, 8] * 4
+
+
+def test_drawing_from_a_flow_encoder_takes_one_pass_and_scoring_one_for_each_dimension():
+    encoder = _flow(SIZE, 3, body=SMALL)
+    passes = []
+    for transform in encoder.flow.transform.transforms:
+        transform.hyper.register_forward_hook(lambda *_: passes.append(1))
+    q = encoder(torch.rand(5, *SIZE))
+    z = q.rsample()
+    q.log_prob(z)
+    assert len(passes) == 2
+    passes.clear()
+    q.log_prob(z + 1)
+    # and one more, for the derivative
+    assert len(passes) == (3 + 1) * 2
+
+
+@pytest.mark.usefixtures("double")
+def test_each_layer_of_a_ladder_reads_the_one_before():
+    ladder = guides.Ladder((6,), (3, 2), body=SMALL, features=5, hidden=(7,), initial_scale=0.4)
+    widths = [m.out_features for m in ladder.bodies[1].modules() if isinstance(m, nn.Linear)]
+    assert widths == [7, 5]
+    h = torch.randn(4, 6)
+    for body, head, q in zip(ladder.bodies, ladder.heads, ladder(h), strict=True):
+        h = body(h).relu()
+        loc, raw = (h @ head.weight.T + head.bias).detach().chunk(2, -1)
+        z = q.sample()
+        law = stats.norm(loc, _positive(raw.numpy(), 0.4))
+        expected = torch.from_numpy(law.logpdf(z).sum(-1))
+        torch.testing.assert_close(q.log_prob(z).detach(), expected)
 
 
 def test_full_covariance_is_a_scaled_unit_triangular_factor():
@@ -161,11 +328,18 @@ def test_boxes_stay_inside_the_prior_and_their_kl_is_the_sum_of_log_widths(by, l
     torch.testing.assert_close(sampled, kl.expand_as(sampled), rtol=1e-4, atol=1e-3)
 
 
-def test_boxes_start_at_the_width_told():
-    for share in (0.1, 0.5):
-        q = guides.UniformBox(SIZE, 3, initial_width=share)(torch.rand(50, *SIZE))
-        width = (q.base_dist.high - q.base_dist.low) / 2
-        assert abs(width.mean() / share - 1) < 0.2
+@pytest.mark.usefixtures("double")
+def test_boxes_have_the_ends_the_network_says_and_start_in_the_middle_at_the_width_told():
+    make, _, outputs, _ = BY_HAND["UniformBox"]
+    encoder = make((outputs,), 3, body=_read_off)
+    raw = torch.randn(6, outputs)
+    left, width = (torch.from_numpy(v) for v in _box(raw.numpy()))
+    q = encoder(raw).base_dist
+    torch.testing.assert_close(q.low, left)
+    torch.testing.assert_close(q.high, left + width)
+    start = encoder(torch.zeros(outputs)).base_dist
+    torch.testing.assert_close(start.high - start.low, torch.full((3,), 0.3 * 3.5))
+    torch.testing.assert_close(start.high + start.low, torch.full((3,), 0.5 - 3.0))
 
 
 def test_the_deterministic_encoder_has_no_noise():
@@ -184,6 +358,32 @@ def test_the_implicit_encoder_refuses_a_density_and_says_what_to_use():
         q.log_prob(q.rsample())
 
 
+@pytest.mark.usefixtures("double")
+@torch.no_grad()
+def test_the_implicit_encoder_draws_from_the_generator_at_normal_noise():
+    rows, dim, noise, n = 3, 4, 2, 4000
+    encoder = guides.Implicit(SIZE, dim, body=SMALL, features=7, noise=noise, hidden=())
+    x = torch.rand(rows, *SIZE)
+    z = encoder(x).rsample((n,))
+    # without hidden layers g is affine, and its noise can be told from its values
+    (affine,) = (m for m in encoder.generator.modules() if isinstance(m, nn.Linear))
+    assert affine.weight.shape == (dim, 7 + noise)
+    of_x, of_noise = affine.weight.split([7, noise], -1)
+    rest = z - encoder.features(x) @ of_x.T - affine.bias
+    epsilon = rest @ torch.linalg.pinv(of_noise).T
+    torch.testing.assert_close(epsilon @ of_noise.T, rest)
+    assert stats.kstest(epsilon.flatten(), stats.norm(0, 1).cdf).pvalue > 7e-6
+    # each row has noise of its own, and so has each of its dimensions
+    correlation = torch.corrcoef(epsilon.flatten(1).T) - torch.eye(rows * noise)
+    assert (correlation.abs() < 4.5 / n**0.5).all()
+
+
+def test_the_implicit_encoder_has_the_widths_told():
+    encoder = guides.Implicit(SIZE, 3, body=SMALL, features=7, noise=2, hidden=(6, 5))
+    widths = [m.out_features for m in encoder.generator.modules() if isinstance(m, nn.Linear)]
+    assert widths == [6, 5, 3]
+
+
 def test_flow_encoders_compute_the_density_with_the_draw():
     q = _flow(SIZE, 4, body=SMALL).double()(torch.rand(5, *SIZE, dtype=torch.double))
     z = q.rsample()
@@ -197,15 +397,35 @@ def test_the_relaxed_encoder_tends_to_the_categorical():
     probs = encoder.features(x).softmax(-1)
     share = torch.nn.functional.one_hot(z.argmax(-1), 4).float().mean(0)
     assert ((share - probs).abs() < 4.5 * (probs * (1 - probs) / 20_000).sqrt()).all()
-    assert z.amax(-1).mean() > 0.95
+    # of two classes the lesser has sigmoid(-|g| / t) at most, for a logistic g, whose density
+    # is at most 1/4: a mean of t log(2) / 2 at most for each of the 6 pairs
+    rest = 1 - z.amax(-1)
+    assert rest.mean() < 6 * 0.02 * math.log(2) / 2 + 4.5 * rest.std() / 20_000**0.5
+
+
+@pytest.mark.usefixtures("double")
+def test_log_odds_of_the_relaxed_encoders_draws_are_logistic():
+    logits, temperature = torch.tensor([0.5, -1.0, 2.0]), 0.8
+    encoder = guides.RelaxedCategorical((3,), 3, body=_read_off, temperature=temperature)
+    z = encoder(logits).rsample((5000,))
+    for i, j in combinations(range(3), 2):
+        odds = temperature * (z[:, i] / z[:, j]).log()
+        law = stats.logistic((logits[i] - logits[j]).item())
+        assert stats.kstest(odds, law.cdf).pvalue > 7e-6
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: guides.MeanFieldNormal(SIZE, 0), "at least 1"),
+        (lambda: guides.MeanFieldNormal(SIZE, 2, initial_scale=0.0), "above 0"),
+        (lambda: guides.LowRankNormal(SIZE, 2, initial_scale=0.0), "above 0"),
+        (lambda: guides.FullCovarianceNormal(SIZE, 2, initial_scale=-1.0), "above 0"),
+        (lambda: guides.VonMisesFisher(SIZE, 2, initial_scale=0.0), "above 0"),
+        (lambda: guides.Ladder(SIZE, (3, 2), initial_scale=0.0), "above 0"),
+        (lambda: guides.RelaxedCategorical(SIZE, 2, temperature=math.nan), "above 0"),
         (
-            lambda: guides.MeanFieldNormal(SIZE, 2, initial_scale=0.0)(torch.rand(1, *SIZE)),
+            lambda: guides.MeanFieldNormal(SIZE, 2, initial_scale=1e-7)(torch.rand(1, *SIZE)),
             "floor",
         ),
         (lambda: guides.LowRankNormal(SIZE, 2, rank=0), "rank"),

@@ -3,10 +3,12 @@
 import copy
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import special, stats
 
 from ppl_vae import distributions, priors
 from ppl_vae.bodies import MLP
@@ -51,6 +53,15 @@ def _moved(prior):
         for parameter in prior.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return prior
+
+
+def _positive(raw, start):
+    """The softplus above a floor of 1e-6 that is `start` at 0, written out."""
+    return 1e-6 + np.logaddexp(0, np.asarray(raw) + np.log(np.expm1(start - 1e-6)))
+
+
+def _array(tensor):
+    return tensor.detach().numpy()
 
 
 ON_SPACE = {
@@ -167,6 +178,112 @@ def test_the_default_is_the_standard_normal(name):
     torch.testing.assert_close(ALL[name](3)().log_prob(z), expected)
 
 
+def _concrete(z, temperature):
+    """The log-density of the concrete distribution of equal classes."""
+    d = z.shape[-1]
+    log_z = np.log(z)
+    constant = special.gammaln(d) + (d - 1) * np.log(temperature)
+    top = -(temperature + 1) * log_z.sum(-1)
+    return constant + top - d * special.logsumexp(-temperature * log_z, -1)
+
+
+def _on_sphere(dim, kappa):
+    return stats.vonmises_fisher(np.eye(dim)[0], kappa).logpdf
+
+
+def _product(law):
+    return lambda z: law.logpdf(z).sum(-1)
+
+
+BY_HAND = {
+    "StandardNormal": (priors.StandardNormal, _product(stats.norm(0, 1))),
+    "Uniform": (
+        lambda d: priors.Uniform(d, low=-0.5, high=2.2),
+        _product(stats.uniform(-0.5, 2.7)),
+    ),
+    "Laplace": (lambda d: priors.Laplace(d, scale=0.7), _product(stats.laplace(0, 0.7))),
+    "StudentT": (
+        lambda d: priors.StudentT(d, df=3.6, scale=1.7),
+        _product(stats.t(3.6, 0, 1.7)),
+    ),
+    "RelaxedOneHotCategorical": (
+        lambda d: priors.RelaxedOneHotCategorical(d, temperature=0.8),
+        lambda z: _concrete(z, 0.8),
+    ),
+    "VonMisesFisher": (
+        lambda d: priors.VonMisesFisher(d, concentration=2.3),
+        lambda z: _on_sphere(z.shape[-1], 2.3)(z),
+    ),
+    "VonMisesFisher at the start": (
+        lambda d: priors.VonMisesFisher(d, concentration=2.3, learnable=True),
+        lambda z: _on_sphere(z.shape[-1], 2.3)(z),
+    ),
+    "VonMisesFisher uniform": (
+        priors.VonMisesFisher,
+        # the sphere's area is 2 pi^(d/2) / Gamma(d/2)
+        lambda z: np.full(
+            z.shape[:-1],
+            special.gammaln(z.shape[-1] / 2) - np.log(2) - z.shape[-1] / 2 * np.log(np.pi),
+        ),
+    ),
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("dim", [2, 3, 5])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_density_is_the_one_its_arguments_name(name, dim):
+    make, log_density = BY_HAND[name]
+    raw = torch.randn(50, dim)
+    if name == "Uniform":
+        z = -0.5 + 2.7 * raw.sigmoid()
+    elif name.startswith("Relaxed"):
+        z = raw.softmax(-1)
+    elif name.startswith("VonMisesFisher"):
+        z = torch.nn.functional.normalize(raw, dim=-1)
+    else:
+        z = 2 * raw
+    expected = torch.from_numpy(log_density(z.numpy()))
+    torch.testing.assert_close(make(dim)().log_prob(z).detach(), expected)
+
+
+@pytest.mark.usefixtures("double")
+def test_learned_parameters_are_those_of_the_density():
+    z = torch.randn(20, 3)
+    normal = _moved(priors.DiagonalNormal(3))
+    law = stats.norm(_array(normal.loc), _positive(_array(normal.raw_scale), 1.0))
+    expected = torch.from_numpy(law.logpdf(z).sum(-1))
+    torch.testing.assert_close(normal().log_prob(z).detach(), expected)
+
+    mixture = _moved(priors.GaussianMixture(3, components=4, spread=2.0, scale=0.7))
+    law = stats.norm(_array(mixture.loc), _positive(_array(mixture.raw_scale), 0.7))
+    weights = np.log(special.softmax(_array(mixture.logits)))
+    terms = weights + law.logpdf(z[:, None]).sum(-1)
+    expected = torch.from_numpy(special.logsumexp(terms, -1))
+    torch.testing.assert_close(mixture().log_prob(z).detach(), expected)
+
+    sphere = _moved(priors.VonMisesFisher(3, concentration=2.3, learnable=True))
+    direction = _array(sphere.direction)
+    direction = direction / np.linalg.norm(direction)
+    law = stats.vonmises_fisher(direction, _positive(_array(sphere.kappa), 2.3))
+    z = torch.nn.functional.normalize(z, dim=-1)
+    expected = torch.from_numpy(law.logpdf(z.numpy()))
+    torch.testing.assert_close(sphere().log_prob(z).detach(), expected)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("learnable", [True, False])
+def test_a_mixture_starts_at_equal_weights_and_the_scale_and_spread_told(learnable):
+    z = torch.randn(20, 3)
+    prior = priors.GaussianMixture(3, 4, learnable, spread=2.5, scale=0.7)
+    terms = stats.norm(_array(prior.loc), 0.7).logpdf(z[:, None]).sum(-1)
+    expected = torch.from_numpy(special.logsumexp(terms, -1)) - math.log(4)
+    torch.testing.assert_close(prior().log_prob(z).detach(), expected)
+    means = priors.GaussianMixture(2, 5000, learnable, spread=2.5, scale=0.7).loc
+    # seven in a million is the chance of 4.5 standard errors
+    assert stats.kstest(_array(means).ravel(), stats.norm(0, 2.5).cdf).pvalue > 7e-6
+
+
 def test_the_uniform_prior_has_no_mass_outside():
     p = priors.Uniform(2)()
     inside = torch.tensor([[-1.0, 1.0], [0.3, 0.0]])
@@ -174,10 +291,32 @@ def test_the_uniform_prior_has_no_mass_outside():
     assert not p.support.check(torch.tensor([0.0, 1.001]))
 
 
-def test_a_fixed_mixture_has_nothing_to_train_and_is_saved():
-    prior = priors.GaussianMixture(2, components=4, learnable=False, spread=3.0)
-    assert not list(prior.parameters())
-    assert set(prior.state_dict()) == {"logits", "loc", "raw_scale"}
+MIXTURE = {"logits", "loc", "raw_scale"}
+
+
+@pytest.mark.parametrize(
+    ("name", "learned", "saved"),
+    [
+        *((name, set(), set()) for name in ("StandardNormal", "Uniform", "Laplace", "StudentT")),
+        ("RelaxedOneHotCategorical", set(), set()),
+        ("VonMisesFisher", set(), set()),
+        ("VonMisesFisher learned", {"direction", "kappa"}, {"direction", "kappa"}),
+        ("DiagonalNormal", {"loc", "raw_scale"}, {"loc", "raw_scale"}),
+        ("GaussianMixture", MIXTURE, MIXTURE),
+        # its means are drawn, and so are saved
+        ("GaussianMixture fixed", set(), MIXTURE),
+    ],
+)
+def test_what_is_learned_and_what_is_saved(name, learned, saved):
+    prior = ALL[name](2)
+    assert set(dict(prior.named_parameters())) == learned
+    assert set(prior.state_dict()) == saved
+
+
+def test_a_change_of_type_rounds_the_arguments_anew():
+    prior = priors.StudentT(2, df=3.6, scale=1.7).half().double()
+    assert prior.df.tolist() == [3.6] * 2
+    assert prior.scale.tolist() == [1.7] * 2
 
 
 def test_vamp_prior_is_the_mean_of_the_encoder_at_its_pseudo_inputs():
@@ -215,6 +354,31 @@ def test_vamp_prior_starts_at_data_when_told():
         prior.initialise(x[:2])
 
 
+def test_vamp_prior_starts_at_a_random_choice_of_the_data():
+    n, repeats = 8, 400
+    x = torch.arange(float(n))[:, None]
+    encoder = MeanFieldNormal((1,), 2, body=_small)
+    prior = priors.VampPrior(encoder, components=3, link="identity")
+    counts = torch.zeros(n)
+    for _ in range(repeats):
+        prior.initialise(x)
+        chosen = prior.pseudo_inputs.detach().flatten().long()
+        assert len(chosen.unique()) == 3
+        counts[chosen] += 1
+    # each row is chosen with probability 3 / n
+    error = math.sqrt(repeats * 3 / n * (1 - 3 / n))
+    assert ((counts - repeats * 3 / n).abs() < 4.5 * error).all()
+
+
+def test_vamp_prior_starts_inside_the_unit_interval_at_black_and_white_data():
+    x = torch.randint(2, (3, *SIZE)).float()
+    prior = _vamp(2)
+    prior.initialise(x)
+    assert prior.raw_inputs.isfinite().all()
+    black_and_white = prior.pseudo_inputs.round()
+    assert all(any(torch.equal(u, row) for row in x) for u in black_and_white)
+
+
 def test_vamp_prior_works_with_a_flow_encoder():
     pytest.importorskip("zuko")
     prior = _vamp(2, encoder=Flow)
@@ -239,8 +403,55 @@ def test_conditional_normal():
     p.log_prob(p.rsample()).sum().backward()
     assert all(q.grad.abs().sum() > 0 for q in prior.parameters())
     assert prior.double()(c.double()).rsample().dtype == torch.double
-    # starts near the standard normal
-    assert ((p.stddev > 0.5) & (p.stddev < 2)).all()
+
+
+@pytest.mark.usefixtures("double")
+def test_a_conditional_normal_reads_its_mean_and_scales_off_the_network():
+    prior = priors.ConditionalNormal(2, (3,), body=lambda i, o: torch.nn.Linear(3, 4))
+    c, z = torch.randn(6, 3), torch.randn(6, 2)
+    raw = _array(c @ prior.network.weight.T + prior.network.bias)
+    law = stats.norm(raw[:, :2], _positive(raw[:, 2:], 1.0))
+    expected = torch.from_numpy(law.logpdf(z).sum(-1))
+    torch.testing.assert_close(prior(c).log_prob(z).detach(), expected)
+    # where the network's output is zero, it is the standard normal
+    for parameter in prior.parameters():
+        torch.nn.init.zeros_(parameter)
+    expected = torch.from_numpy(stats.norm(0, 1).logpdf(z).sum(-1))
+    torch.testing.assert_close(prior(c).log_prob(z).detach(), expected)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("flow", ["affine", "spline"])
+def test_a_flow_prior_is_the_normal_law_of_the_flow_of_z(flow):
+    prior = _flow(flow=flow)(3)
+    z = 2 * torch.randn(6, 3)
+    noise, log_det = prior.flow.transform().call_and_ladj(z)
+    expected = torch.from_numpy(stats.norm(0, 1).logpdf(_array(noise)).sum(-1)) + log_det
+    torch.testing.assert_close(prior().log_prob(z), expected)
+    # only a spline leaves what is outside its box as it is
+    outside = torch.tensor([[5.5, -7.0, 6.0]])
+    assert torch.equal(prior.flow.transform()(outside), outside) == (flow == "spline")
+
+
+def test_a_flow_prior_has_the_transforms_and_widths_told():
+    pytest.importorskip("zuko")
+    prior = priors.FlowPrior(3, "affine", transforms=4, hidden=(16, 8))
+    widths = [m.out_features for m in prior.flow.modules() if isinstance(m, torch.nn.Linear)]
+    # a shift and a scale for each dimension
+    assert widths == [16, 8, 2 * 3] * 4
+
+
+def test_scoring_a_flow_prior_takes_one_pass_and_drawing_one_for_each_dimension():
+    prior = _flow()(3)
+    passes = []
+    for transform in prior.flow.transform.transforms:
+        transform.hyper.register_forward_hook(lambda *_: passes.append(1))
+    z = prior().sample((5,))
+    # and one more, for the density that is remembered with the draw
+    assert len(passes) == (3 + 1) * 2
+    passes.clear()
+    prior().log_prob(z + 1)
+    assert len(passes) == 2
 
 
 @pytest.mark.parametrize(
@@ -249,6 +460,11 @@ def test_conditional_normal():
         (lambda: priors.StandardNormal(0), "at least 1"),
         (lambda: priors.ConditionalNormal(0, (3,)), "at least 1"),
         (lambda: priors.Uniform(2, low=1.0, high=1.0), "below high"),
+        (lambda: priors.Laplace(2, scale=0.0), "scale must be above 0"),
+        (lambda: priors.StudentT(2, df=-1.0), "df must be above 0"),
+        (lambda: priors.StudentT(2, scale=math.nan), "scale must be above 0"),
+        (lambda: priors.RelaxedOneHotCategorical(2, temperature=0.0), "temperature must be"),
+        (lambda: priors.GaussianMixture(2, scale=0.0), "scale must be above 0"),
         (lambda: priors.GaussianMixture(2, components=0), "at least one component"),
         (lambda: _vamp(2).__class__(MeanFieldNormal(SIZE, 2), components=0), "at least one"),
         (lambda: priors.RelaxedOneHotCategorical(1), "at least 2 classes"),
