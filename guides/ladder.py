@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import above_zero
 from ppl_vae.bodies import MLP, Body, apply_body, positive
 from ppl_vae.guides.encoder import NARROW
 
@@ -66,6 +67,7 @@ class Ladder(nn.Module):
             )
         self.size = torch.Size(size)
         self.dims = tuple(dims)
+        above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale
         wide = torch.Size([features])
         self.bodies = nn.ModuleList(

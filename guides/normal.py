@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import above_zero
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 
@@ -42,6 +43,7 @@ class MeanFieldNormal(Encoder):
         initial_scale: float = NARROW,
     ) -> None:
         super().__init__(size, dim, body, outputs=2 * dim)
+        above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
@@ -77,6 +79,7 @@ class FullCovarianceNormal(Encoder):
         initial_scale: float = NARROW,
     ) -> None:
         super().__init__(size, dim, body, outputs=dim * (dim + 3) // 2)
+        above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale
         rows, columns = torch.tril_indices(dim, dim, offset=-1)
         self.register_buffer("rows", rows, persistent=False)
@@ -121,6 +124,7 @@ class LowRankNormal(Encoder):
             raise ValueError(f"the rank must be at least 1, got {rank}")
         super().__init__(size, dim, body, outputs=dim * (rank + 2))
         self.rank = rank
+        above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import distributions
+from ppl_vae.arguments import above_zero
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.guides.encoder import Encoder
 
@@ -41,6 +42,7 @@ class RelaxedCategorical(Encoder):
         if dim < 2:
             raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
         super().__init__(size, dim, body, outputs=dim)
+        above_zero(self, temperature=temperature)
         self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from ppl_vae import distributions
+from ppl_vae.arguments import above_zero
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 
@@ -44,6 +45,7 @@ class VonMisesFisher(Encoder):
         if dim < 2:
             raise ValueError(f"a sphere needs at least 2 dimensions, got {dim}")
         super().__init__(size, dim, body, outputs=dim + 1)
+        above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae.objectives.aggregate import AggregatePosterior, Prior
-from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.divergence import Divergence, Reads
 from ppl_vae.objectives.f_divergence import (
     KL,
     Bound,
@@ -20,10 +20,13 @@ from ppl_vae.objectives.f_divergence import (
     JensenShannon,
     ReverseKL,
 )
+from ppl_vae.objectives.factories import Unbuilt
 from ppl_vae.objectives.weighting import normalised
 from ppl_vae.objectives.wgan import WassersteinGP
 
 __all__ = ["Adversarial"]
+
+Factory = Callable[[torch.Size, torch.Size], nn.Module]
 
 BoundName = Literal["JS", "KL", "reverse KL", "chi-squared", "Hellinger", "WGAN-GP"]
 
@@ -76,7 +79,8 @@ class Adversarial(Divergence):
             factory of it, called with the sizes `(d,)` and `(1,)` (such as a body); by default a
             ReLU network of `hidden` layers.
         bound: what the critic bounds, by name, or a `Bound`, such as `WassersteinGP(weight=1.0)`.
-        dim: the dimension d of the joint code, to build a network from.
+        dim: the dimension d of the joint code, to make a network for at once; an `Experiment`
+            tells it where it is left out.
         hidden: widths of the default network's layers; the published MNIST critic's by default.
         non_saturating: whether the encoder descends the non-saturating loss; for `JS` alone by
             default.
@@ -89,8 +93,9 @@ class Adversarial(Divergence):
         codes `(n, d)`; the result is a scalar, in nats for `JS`, `KL` and `reverse KL`.
 
     Raises:
-        ValueError: without a network or a dimension; for an unknown bound; for `log_prior` with
-            a critic that is no density ratio; for a network that gives anything but a logit a row.
+        ValueError: for an unknown bound; for `log_prior` with a critic that is no density ratio;
+            in use without a network or a dimension, or with codes of another dimension; for a
+            network that gives anything but a logit a row.
 
     References:
         Goodfellow et al. (2014), Generative adversarial nets, arXiv:1406.2661.
@@ -111,7 +116,7 @@ class Adversarial(Divergence):
 
     def __init__(
         self,
-        net: nn.Module | Callable[[torch.Size, torch.Size], nn.Module] | None = None,
+        net: nn.Module | Factory | None = None,
         bound: BoundName | Bound = "JS",
         *,
         dim: int | None = None,
@@ -134,13 +139,34 @@ class Adversarial(Divergence):
             )
         if draws is not None and draws < 1:
             raise ValueError(f"Adversarial draws={draws}: one prior draw or more")
-        self.net = _build(net, dim, hidden)
+        made = isinstance(net, nn.Module)
+        self.dim = dim
+        self._factory = None if made else _critic(hidden) if net is None else net
+        self.net = (
+            net if isinstance(net, nn.Module) else Unbuilt("the critic", "a module, or dim=")
+        )
+        if dim is not None:
+            self.build(dim)
         self.bound = bound
         self.non_saturating = bound.non_saturating if non_saturating is None else non_saturating
         self.log_prior = log_prior
         self.draws = draws
 
+    @property
+    def reads(self) -> Reads:
+        return "density" if self.log_prior else "draws"
+
+    def build(self, dim: int) -> None:
+        if self._factory is not None:
+            self.dim = dim
+            self.net = self._factory(torch.Size([dim]), torch.Size([1]))
+
     def forward(self, q: AggregatePosterior) -> Tensor:
+        if self.dim is not None and self.dim != q.dim:
+            raise ValueError(
+                f"Adversarial's critic reads codes of {self.dim} dimensions, and those of "
+                f"{q.name!r} have {q.dim}: make dim {q.dim}"
+            )
         draws = q.prior_draws(self.draws)
         held = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
         on_codes, on_draws = self._logits(q, draws, self._still(held))
@@ -191,24 +217,14 @@ class Adversarial(Divergence):
         return _logit(self.net(points), points)
 
 
-def _build(
-    net: nn.Module | Callable[[torch.Size, torch.Size], nn.Module] | None,
-    dim: int | None,
-    hidden: Sequence[int],
-) -> nn.Module:
-    if isinstance(net, nn.Module):
-        return net
-    if dim is None:
-        raise ValueError(
-            "Adversarial needs a critic: give a module, or dim=, the dimension of the joint code, "
-            "to build one"
-        )
-    if net is not None:
-        return net(torch.Size([dim]), torch.Size([1]))
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise((dim, *hidden)):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear((dim, *hidden)[-1], 1))
+def _critic(hidden: Sequence[int]) -> Factory:
+    def make(inputs: torch.Size, outputs: torch.Size) -> nn.Module:
+        layers: list[nn.Module] = []
+        for a, b in pairwise((*inputs, *hidden)):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear((*inputs, *hidden)[-1], *outputs))
+
+    return make
 
 
 def _logit(output: Tensor, points: Tensor) -> Tensor:

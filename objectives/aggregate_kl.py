@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.aggregate import AggregatePosterior, Gaussians
-from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.divergence import Counted, Divergence, Reads
 from ppl_vae.objectives.weighting import normalised
 
 __all__ = ["AggregateKL", "Estimator", "LogDensities", "log_densities"]
@@ -35,7 +35,7 @@ Estimator = Literal["MSS", "MWS"]
 _LOG_2_PI = math.log(2 * math.pi)
 
 
-class AggregateKL(Divergence):
+class AggregateKL(Counted, Divergence):
     r"""$\mathrm{KL}(q_w(z) \Vert p(z))$ in nats, with log q(z) estimated on the minibatch.
 
     $$\sum_i \frac{w_i}{W} \left(\log \hat q(z_i) - \log p(z_i)\right), \qquad
@@ -52,9 +52,10 @@ class AggregateKL(Divergence):
 
     Args:
         estimator: "MSS" or "MWS".
-        size: the number of data N. By default what the plate says: its full size where it is
-            subsampled, and the rows themselves where they are all of it. A training loop that
-            feeds batches to a plate of `len(x)` must say it, or each batch is taken for the world.
+        size: the number of data N. By default what `ppl_vae.fit` tells, or else the plate: its
+            full size where it is subsampled, and the rows themselves where they are all of it. A
+            training loop of your own that feeds batches to a plate of `len(x)` must say it, or
+            each batch is taken for the world.
 
     Shape:
         codes `(n, d)`; the result is a scalar.
@@ -73,9 +74,13 @@ class AggregateKL(Divergence):
         self.estimator: Estimator = estimator
         self.size = size
 
+    @property
+    def reads(self) -> Reads:
+        return "density"
+
     def forward(self, q: AggregatePosterior) -> Tensor:
-        log_q = log_densities(q, self.estimator, self.size, "AggregateKL").aggregate
-        return (normalised(q.weights) * (log_q - q.prior.log_prob(q.codes))).sum()
+        found = log_densities(q, self.estimator, self.size, "AggregateKL", self.rows)
+        return (normalised(q.weights) * (found.aggregate - q.prior.log_prob(q.codes))).sum()
 
 
 class LogDensities:
@@ -99,23 +104,28 @@ class LogDensities:
 
 
 def log_densities(
-    q: AggregatePosterior, estimator: Estimator, size: int | None, user: str
+    q: AggregatePosterior,
+    estimator: Estimator,
+    size: int | None,
+    user: str,
+    rows: int | None = None,
 ) -> LogDensities:
     """Estimates the log-densities of a batch's codes under its aggregate posterior.
 
     Args:
         q: the batch.
         estimator: see the module's text.
-        size: the number of data N; what `q` says by default.
+        size: the number of data N; what `rows` or `q` say by default.
         user: who asks, for messages.
+        rows: the number of data where `size` does not say; `q` may say more.
 
     Raises:
-        ValueError: if a site of the joint has no Gaussian density given the data, or there is a
-            single row.
+        ValueError: if a site of the joint has no Gaussian density given the data, there is a
+            single row, or `size` is less than the batch.
     """
-    rows = q.conditional
-    if rows is None or rows.covariance is None or rows.points:
-        points = ", ".join(rows.points) if rows is not None and rows.points else q.name
+    each = q.conditional
+    if each is None or each.covariance is None or each.points:
+        points = ", ".join(each.points) if each is not None and each.points else q.name
         raise ValueError(
             f"{user} needs the density of q(z | x), Gaussian given the data, which {points!r} of "
             f"sites {q.name!r} does not have (a deterministic or other guide, a site that others "
@@ -124,7 +134,9 @@ def log_densities(
         )
     if len(q) < 2:
         raise ValueError(f"{user} needs two rows or more: a larger batch")
-    return LogDensities(rows, q, estimator, _population(q, size))
+    if size is not None and size < len(q) and q.groups is None:
+        raise ValueError(f"{user} size={size}: a batch of {len(q)} data is of more than that")
+    return LogDensities(each, q, estimator, _population(q, size, rows))
 
 
 def check(estimator: str, size: int | None, user: str) -> None:
@@ -137,13 +149,14 @@ def check(estimator: str, size: int | None, user: str) -> None:
         raise ValueError(f"{user} size={size}: the number of data, one or more")
 
 
-def _population(q: AggregatePosterior, size: int | None) -> Tensor:
+def _population(q: AggregatePosterior, size: int | None, rows: int | None) -> Tensor:
     """N, no fewer than the batch's own data."""
     weights = q.weights
     if size is not None:
         told = weights.new_full((), size)
     else:
         told = weights.detach().sum() if q.size is None else q.size.to(weights)
+        told = told if rows is None else told.clamp_min(rows)
     return torch.maximum(told, _data(q).clamp_min(1))
 
 

@@ -3,6 +3,7 @@ r"""Draws (z, x) of a model run without its observations, and the infomax bound 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -11,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppl_vae.objectives.auxiliary import check_auxiliary, log_r
 from ppl_vae.objectives.plates import Rows, find_rows
 from ppl_vae.objectives.traces import Site, Traces
 
@@ -86,15 +88,26 @@ class Dream:
         detached = [code.detach() for code in codes]
         if self.estimator == "enumerate":
             values, probs = self._values(sites[self.names[0]])
-            score = (probs * _log_r(frozen(values), codes, outer=True)).sum(-1)
-            fit = (probs.detach() * _log_r(auxiliary(values), detached, outer=True)).sum(-1)
+            score = (probs * log_r(frozen(values), codes, outer=True)).sum(-1)
+            fit = (probs.detach() * log_r(auxiliary(values), detached, outer=True)).sum(-1)
         else:
             x = [self._stack(sites[name]) for name in self.names]
-            score = _log_r(frozen(*x), codes)
-            fit = _log_r(auxiliary(*(part.detach() for part in x)), detached)
+            score = log_r(frozen(*x), codes)
+            fit = log_r(auxiliary(*(part.detach() for part in x)), detached)
         value = score + self._entropy(sites)
         value = value + self._score_function(sites, value.detach(), weights)
         return _mean(value, weights), -_mean(fit, weights)
+
+    @torch.no_grad()
+    def check(self, auxiliary: nn.Module) -> None:
+        """Refuses an r that does not read the model's x, or has no density at its z.
+
+        One run of the model, which leaves torch's CPU generator where it was.
+        """
+        with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+            sites = self._run()
+            x = {name: self._stack(sites[name]) for name in self.names}
+            check_auxiliary(auxiliary, x, {name: self._stack(sites[name]) for name in self.picked})
 
     def _run(self) -> dict[str, Site]:
         kept = self.traces.replayable.copy()
@@ -247,29 +260,6 @@ class _Unobserve(Messenger):
             relaxed = _relaxation(msg["fn"], self.temperature)
             assert relaxed is not None
             msg["value"], msg["done"] = relaxed.rsample(), True
-
-
-def _log_r(fn: Any, codes: Sequence[Tensor], outer: bool = False) -> Tensor:
-    """log r(z|x) by row, `(n,)`; with `outer`, of each z under each x, `(n, v)`.
-
-    Raises:
-        ValueError: if r is over neither z as it is nor its flattened joint.
-    """
-    flat = torch.cat([code.reshape(len(code), -1) for code in codes], -1)
-    accepted = [flat] if len(codes) > 1 else [codes[0], flat]
-    if flat.shape[1] == 1:
-        accepted.append(flat[:, 0])
-    shape = fn.batch_shape + fn.event_shape
-    for z in accepted:
-        if shape[1:] == z.shape[1:] and (outer or shape[0] == len(z)):
-            log_prob = fn.log_prob(z[:, None] if outer else z)
-            kept = 2 if outer else 1
-            return log_prob.flatten(kept).sum(-1) if log_prob.dim() > kept else log_prob
-    rows = f"{shape[0]} rows" if outer else f"{len(flat)} rows"
-    raise ValueError(
-        f"auxiliary returned a distribution of shape {tuple(shape)} where z has {rows} of shape "
-        f"{tuple(accepted[0].shape[1:])}"
-    )
 
 
 def _relaxation(fn: TorchDistributionMixin, temperature: float) -> Any | None:

@@ -99,7 +99,8 @@ class InfoVAE(Objective):
         if isinstance(sites, Mapping):
             if divergence is not None:
                 raise ValueError(
-                    "give a divergence, or sites as a mapping to divergences: not both"
+                    "give a divergence, or sites as a mapping to divergences and no divergence "
+                    "(null) beside it: not both"
                 )
             self.joints: list[_Joint] = [
                 ((key,) if isinstance(key, str) else tuple(key), d, weight)
@@ -110,6 +111,12 @@ class InfoVAE(Objective):
         for joint, d, weight in self.joints:
             self._check(joint, d, weight)
         self.divergences = nn.ModuleList([d for _, d, _ in self.joints if d is not None])
+
+    def build(self, size: Sequence[int], dims: Mapping[str, int]) -> None:
+        for names, divergence, _ in self.joints:
+            known = [n for n in (dims if names is None else names) if n in dims]
+            if divergence is not None and known:
+                divergence.build(sum(dims[n] for n in known))
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -125,6 +132,15 @@ class InfoVAE(Objective):
             return traces.latent
         picked = self._picked(local_sites(traces, self.plate))
         return [name for name in traces.latent if name not in picked]
+
+    def read(self, traces: Traces) -> dict[str, Divergence]:
+        local = local_sites(traces, self.plate)
+        return {
+            name: divergence
+            for names, divergence, _ in self.joints
+            if divergence is not None and divergence.reads != "draws"
+            for name in (local if names is None else names)
+        }
 
     def reconstruction(self, traces: Traces, name: str) -> Tensor:
         """What an observed site adds to the loss, in nats summed over data."""

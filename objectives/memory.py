@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.aggregate import AggregatePosterior, Gaussians, Prior
-from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.divergence import Divergence, Reads
 
 __all__ = ["Memory"]
 
@@ -40,7 +40,7 @@ class Memory(Divergence):
         codes `(n, d)`; the result is a scalar in the divergence's unit.
 
     Raises:
-        ValueError: if size is less than 1.
+        ValueError: if size is less than 1, or the divergence has a memory already.
 
     References:
         Wang, Zhang, Huang and Scott (2020), Cross-batch memory for embedding learning,
@@ -56,6 +56,8 @@ class Memory(Divergence):
         super().__init__()
         if size < 1:
             raise ValueError(f"Memory size={size}: one past row or more")
+        if isinstance(divergence, Memory):
+            raise ValueError("a Memory of a Memory: give one, of the larger size")
         self.divergence = divergence
         self.size = size
         self._queues: dict[str, _Queue] = {}
@@ -68,6 +70,13 @@ class Memory(Divergence):
 
     def critic_loss(self, q: AggregatePosterior) -> Tensor | None:
         return self.divergence.critic_loss(self._with_past(q))
+
+    @property
+    def reads(self) -> Reads:
+        return self.divergence.reads
+
+    def build(self, dim: int) -> None:
+        self.divergence.build(dim)
 
     def advance(self) -> None:
         seen, self._seen = self._seen, []

@@ -1,7 +1,7 @@
 """The mutual auto-encoder: the ELBO with a target on the model's own mutual information."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Penalty, pieces
 from ppl_vae.objectives.dreams import Dream, Estimator, check_estimator
+from ppl_vae.objectives.factories import Unbuilt
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.objectives.traces import Traces
 
 __all__ = ["MutualAutoencoder"]
 
 logger = logging.getLogger(__name__)
+
+Factory = Callable[[torch.Size, int], nn.Module]
 
 
 class MutualAutoencoder(ConstrainedObjective):
@@ -55,7 +58,8 @@ class MutualAutoencoder(ConstrainedObjective):
         weight: the penalty's weight C, or a `Constraint`, such as `Dual()`, that takes its place.
         auxiliary: r, a module called with the observed sites' values, each `(n, *size)`, that
             returns a distribution of batch shape `(n,)` over z, or over the flattened joint
-            `(n, d)` of the picked sites: any encoder of `ppl_vae.guides`, or the user's own.
+            `(n, d)` of the picked sites: any encoder of `ppl_vae.guides`, or the user's own; or
+            a factory of it, called with the shape of x and d, which an `Experiment` does.
         estimator: how the gradient passes x.
         draws: runs of the model to draw from, each step.
         temperature: of "relaxed" draws.
@@ -86,7 +90,7 @@ class MutualAutoencoder(ConstrainedObjective):
         self,
         information: Weight,
         weight: Weight | Constraint = 1.0,
-        auxiliary: nn.Module | None = None,
+        auxiliary: nn.Module | Factory | None = None,
         *,
         estimator: Estimator = "auto",
         draws: int = 1,
@@ -95,9 +99,10 @@ class MutualAutoencoder(ConstrainedObjective):
         plate: str | Sequence[str] | None = None,
         **elbo: Any,
     ):
-        if not isinstance(auxiliary, nn.Module):
+        if not callable(auxiliary):
             raise ValueError(
-                "give auxiliary=, the module r(z|x): an encoder of ppl_vae.guides or your own"
+                "give auxiliary=, the module r(z|x): an encoder of ppl_vae.guides, such as "
+                "MeanFieldNormal, or your own"
             )
         if not callable(information) and information < 0:
             raise ValueError(f"information={information}: mutual information is never below 0")
@@ -105,15 +110,25 @@ class MutualAutoencoder(ConstrainedObjective):
             raise ValueError(f"draws={draws}, temperature={temperature}: 1 or more, and above 0")
         constraint = weight if isinstance(weight, Constraint) else Penalty(weight, average=0.9)
         super().__init__(information, constraint, sites=sites, plate=plate, **elbo)
-        self.auxiliary = auxiliary
+        made = isinstance(auxiliary, nn.Module)
+        self._factory = None if made else auxiliary
+        self.auxiliary = (
+            auxiliary if isinstance(auxiliary, nn.Module) else Unbuilt("r(z|x)", "a module")
+        )
         self.estimator = check_estimator(estimator)
         self.draws, self.temperature = draws, temperature
         self.taken: str | None = None
+
+    def build(self, size: Sequence[int], dims: Mapping[str, int]) -> None:
+        picked = [name for name in (self.sites or dims) if name in dims]
+        if self._factory is not None and picked:
+            self.auxiliary = self._factory(torch.Size(size), sum(dims[name] for name in picked))
 
     def split(self, traces: Traces, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         run = pieces(traces, terms, self.sites, self.plate)
         dream = Dream(traces, run.sites, self.plate, self.estimator, self.temperature)
         if self.taken is None:
+            dream.check(self.auxiliary)
             self.taken = dream.estimator
             logger.info(
                 "the gradient of I(x, z) passes %s by: %s", ", ".join(dream.names), self.taken

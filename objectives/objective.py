@@ -2,7 +2,7 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
-from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.divergence import Counted, Divergence
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.traces import Traces, run
 from ppl_vae.registration import register
@@ -160,22 +160,39 @@ class Objective(ELBO, nn.Module):
         """The latent sites whose densities under guide and model the loss holds together."""
         return traces.latent
 
+    def read(self, traces: Traces) -> dict[str, Divergence]:
+        """The latent sites where a divergence reads the prior's density or score, and which."""
+        return {}
+
     def at_step(self, weight: Weight) -> Tensor | float:
         """A coefficient at this step."""
         # A copy: the step moves on in place before the backward pass.
         return weight(self.step.clone()) if callable(weight) else weight
 
-    def plan(self, total_steps: int) -> None:
-        """Tells the objective's schedules how long the run is; `ppl_vae.fit` does it.
+    def build(self, size: Sequence[int], dims: Mapping[str, int]) -> None:
+        """Makes anew the networks that were given as factories; `ppl_vae.Experiment` does it.
+
+        Args:
+            size: event shape of x.
+            dims: the dimension of each latent site that is a code.
+        """
+
+    def plan(self, total_steps: int, rows: int | None = None) -> None:
+        """Tells the objective's parts how long the run is, and on how much; `ppl_vae.fit` does it.
 
         Args:
             total_steps: training calls at the end of the run: `step` now, and those to come.
+            rows: the number of training data, for estimators that depend on it, where batches
+                come in plates of their own size.
 
         Warns:
             UserWarning: for each schedule that is longer than the run.
         """
         for schedule in schedules_of(self):
             schedule.plan(total_steps)
+        for part in self.modules():
+            if isinstance(part, Counted):
+                part.rows = rows
 
     def _finish(self, loss: Tensor, terms: Terms) -> Tensor:
         """Averages over particles, publishes the terms and moves the step and queues on."""

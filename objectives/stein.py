@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.aggregate import AggregatePosterior
-from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.divergence import Divergence, Reads
 from ppl_vae.objectives.kernels import RBF, Kernel, Laplacian, MultiScale
 from ppl_vae.objectives.weighting import pair_weights
 
@@ -82,6 +82,10 @@ class Stein(Divergence):
                 "IMQ or RationalQuadratic"
             )
         self.statistic: Statistic = statistic
+
+    @property
+    def reads(self) -> Reads:
+        return "score"
 
     def forward(self, q: AggregatePosterior) -> Tensor:
         if len(q) < 2 and self.statistic == "U":

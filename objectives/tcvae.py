@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae.objectives.aggregate import AggregatePosterior, DistributionPrior, Prior
 from ppl_vae.objectives.aggregate_kl import Estimator, LogDensities, check, log_densities
+from ppl_vae.objectives.divergence import Counted
 from ppl_vae.objectives.infovae import BetaVAE
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Terms, Weight
@@ -19,7 +20,7 @@ from ppl_vae.objectives.weighting import normalised
 __all__ = ["TCVAE"]
 
 
-class TCVAE(BetaVAE):
+class TCVAE(Counted, BetaVAE):
     r"""The beta-TCVAE: weights on mutual information, total correlation and dimension-wise KL.
 
     $$-\mathrm{E} \log p(x \mid z) + \alpha\, I_q(x; z)
@@ -57,7 +58,7 @@ class TCVAE(BetaVAE):
         total_correlation: beta; the paper's runs on images take 4 to 10.
         dimension_wise: gamma.
         estimator: "MSS" or "MWS".
-        size: the number of data N; by default what the plate says, see `AggregateKL`.
+        size: the number of data N; by default what `fit` or the plate says, see `AggregateKL`.
         **elbo: `num_particles` and the like as in `Objective`; `sites` and `plate` as in
             `InfoVAE`.
 
@@ -121,7 +122,7 @@ class TCVAE(BetaVAE):
             if is_rest:
                 _check_factorises(q.prior, q.name)
             with torch.set_grad_enabled(torch.is_grad_enabled() and is_weighed):
-                found = log_densities(q, self.estimator, self.size, "TCVAE")
+                found = log_densities(q, self.estimator, self.size, "TCVAE", self.rows)
                 information, correlation = _parts(q, found)
             weighed = excess[0] * information + excess[1] * correlation
             loss = loss + q.weights.sum() * weighed

@@ -12,6 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ppl_vae.dataset import first_marked
+from ppl_vae.pair import Pair, part_name
 from ppl_vae.weights import Program, evaluating, modules_of
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]
@@ -58,10 +59,18 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
                 outside = ~base.check(value)
                 number, place = first_marked(value, outside if outside.any() else ~inside)
                 raise ValueError(
-                    f"site {name!r} is {distribution_name(site['fn'])} with support "
+                    f"site {name!r} is {name_at(model, site)} with support "
                     f"{base}, which excludes the data: {place} is {number:g}; "
                     "rescale the data or choose another likelihood"
                 )
+
+
+def name_at(program: Program, site: Any, of_guide: bool = False) -> str:
+    """What a site is drawn from: the part, where the program is a `Pair`'s, or a distribution."""
+    pair = next(iter(modules_of(program).values()), None)
+    if isinstance(pair, Pair):
+        return part_name(pair.part(site["name"], of_guide))
+    return distribution_name(site["fn"])
 
 
 def distribution_name(fn: Any) -> str:

@@ -51,11 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as error:  # an argument parser's help
         return int(error.code or 0)
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("PPL_VAE_TRACEBACK"):
             raise
         print(f"ppl-vae: {_line(error)}", file=sys.stderr)
         return 1 if isinstance(error, ArithmeticError) else 2
+    except Exception as error:  # a mistake in a class of the user's, or in the library
+        if os.environ.get("PPL_VAE_TRACEBACK"):
+            raise
+        kind = type(error).__name__
+        print(
+            f"ppl-vae: {kind}: {_line(error)} (PPL_VAE_TRACEBACK=1 shows where)", file=sys.stderr
+        )
+        return 1
 
 
 def _dispatch(words: list[str]) -> int:
@@ -84,7 +92,7 @@ def fit(words: list[str]) -> None:
     from ppl_vae.experiment import build
     from ppl_vae.run import Run
 
-    read = _configured(words)
+    read = _configured(words, "fit")
     if read is None:
         return
     schema, settings, switches, out = read
@@ -98,20 +106,25 @@ def fit(words: list[str]) -> None:
 
 def show(words: list[str]) -> None:
     """Prints the model that fit would train, with shapes; --out draws its graph."""
+    from ppl_vae.config.help import resolved
     from ppl_vae.experiment import build
     from ppl_vae.show import describe, draw
 
-    read = _configured(words)
+    read = _configured(words, "show")
     if read is None:
         return
     schema, settings, _, out = read
     experiment = build(schema, settings)
-    print(describe(experiment))
-    if out is not None:
-        print(draw(experiment, out))
+    experiment.check()
+    drawn = None if out is None else draw(experiment, out)
+    print(describe(experiment), "", *resolved(settings), sep="\n")
+    if drawn is not None:
+        print(drawn)
 
 
-def _configured(words: list[str]) -> tuple[Any, dict[str, Any], set[str], str | None] | None:
+def _configured(
+    words: list[str], command: str
+) -> tuple[Any, dict[str, Any], set[str], str | None] | None:
     """The schema, settings, switches and `--out` of a command line; None where help was asked."""
     from ppl_vae.config.options import nested, split_options
     from ppl_vae.config.schema import Schema
@@ -142,7 +155,7 @@ def _configured(words: list[str]) -> tuple[Any, dict[str, Any], set[str], str | 
             if key in helped:
                 print(describe_class(schema, settings, key.removesuffix(".help"), value))
                 return None
-        print(describe_settings(schema, settings))
+        print(describe_settings(schema, settings, command))
         return None
     return schema, schema.parse(settings), switches, out
 
@@ -279,8 +292,19 @@ def _read_yaml(path: str) -> Any:
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no configuration file {path!r}")
+
+    class Loader(yaml.SafeLoader):
+        """YAML of plain values that says each key once."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            twice = next((key for k, key in enumerate(keys) if key in keys[:k]), None)
+            if twice is not None:
+                raise ValueError(f"{path!r} says {twice!r} twice: leave one")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path!r} is not YAML of plain values") from error
 
@@ -323,4 +347,6 @@ def _short_warnings() -> "Iterator[None]":
 
 def _line(error: object) -> str:
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return text[0] if text else type(error).__name__
+    # torch puts the offending values below
+    told = " ".join(text[:2])[:300] if text and text[0].endswith(":") else "".join(text[:1])
+    return told or type(error).__name__

@@ -1,7 +1,7 @@
 """Whether a model, a guide and an objective fit together, before anything is trained."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -11,28 +11,18 @@ from pyro import poutine
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
-from torch import Tensor
-from torch.distributions import constraints
 
-from ppl_vae.checks import distribution_name
-from ppl_vae.objectives import Objective
+from ppl_vae.checks import distribution_name, name_at
+from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.objectives.plates import local_sites
 from ppl_vae.objectives.traces import Site, Traces
+from ppl_vae.regions import VECTORS, fitting, region_of
 from ppl_vae.weights import Program, evaluating, modules_of
 
 __all__ = ["check_compatible"]
 
 _WITHOUT = "an objective that compares no densities there, such as InfoVAE(MMD(), alpha=1)"
-_VECTORS = "vectors"
-_UNBOUNDED = {"lower_bound": -float("inf"), "upper_bound": float("inf")}
-_GUIDES = {
-    "sphere": "VonMisesFisher",
-    "simplex": "RelaxedCategorical",
-    "values of a discrete variable": "an enumerated OneHotCategorical or Categorical",
-}
-
-# What a bound may be passed by in single precision.
-_SLACK = 1e-4
+_DRAWS = "use a divergence of draws, such as MMD()"
 
 
 def check_compatible(
@@ -53,21 +43,48 @@ def check_compatible(
         ValueError: in one line that names what does not fit and says what would: a latent whose
             shape differs between model and guide; densities compared that live on different sets
             (a prior on the sphere, a guide on all vectors), or do not exist (an implicit or a
-            point guide), or leave the prior's support; an observed site without a density whose
-            density is wanted; and whatever the objective itself refuses.
+            point guide), or leave the prior's support; a divergence that reads a prior's density
+            or score where there is none; an observed site without a density whose density is
+            wanted; a loss that is not finite; and whatever the objective itself refuses.
+
+    Warns:
+        UserWarning: if codes on a sphere or simplex are compared with a prior on all vectors,
+            which they cannot match.
     """
     with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
         with pyro.validation_enabled(False):
             traces = _run(model, guide, batch)
-        compared = traces.latent
-        local = local_sites(traces, None)
+        named = _Named(model, guide, traces)
+        compared, read, local = traces.latent, {}, local_sites(traces, None)
         if isinstance(objective, Objective):
-            compared = objective.compared(traces)
+            compared, read = objective.compared(traces), objective.read(traces)
         for name in compared:
             if name in traces.guide_sites:
                 own = isinstance(objective, Objective) and name in local
-                _check_densities(traces, name, type(objective).__name__, own)
-        _check_loss(model, guide, objective, batch, traces)
+                _check_densities(named, name, type(objective).__name__, own)
+        for name, divergence in read.items():
+            _check_read(named, name, divergence)
+        for name in traces.latent:
+            if name not in compared and name not in read:
+                _check_reach(named, name)
+        _check_loss(model, guide, objective, batch, named)
+
+
+class _Named:
+    """The sites of a run, by names that messages use."""
+
+    def __init__(self, model: Program, guide: Program, traces: Traces) -> None:
+        self.traces = traces
+        self._programs = {False: model, True: guide}
+
+    def fn(self, name: str, of_guide: bool = False) -> str:
+        """The part or the distribution that a site is drawn from."""
+        traces = self.traces
+        site = (traces.guide_sites if of_guide else traces.model_sites)[name]
+        return name_at(self._programs[of_guide], site, of_guide)
+
+    def both(self, name: str) -> str:
+        return f"site {name!r}: prior {self.fn(name)}, guide {self.fn(name, of_guide=True)}"
 
 
 def _run(model: Program, guide: Program, batch: Sequence[Any]) -> Traces:
@@ -97,115 +114,117 @@ class _Shapes(Messenger):
         ours, theirs = (tuple(s["fn"].shape()) for s in (msg, site))
         if ours != theirs:
             raise ValueError(
-                f"latent site {msg['name']!r}: {_name(msg)} in the model is of shape {ours}, "
-                f"{_name(site)} in the guide of shape {theirs}; give both the same dimension and "
+                f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
+                f"shape {ours}, {distribution_name(site['fn'])} in the guide of shape {theirs}; "
+                "give both the same dimension and "
                 "the same plates"
             )
 
 
-def _check_densities(traces: Traces, name: str, objective: str, own: bool) -> None:
-    p, q = traces.model_sites[name], traces.guide_sites[name]
-    pair = f"site {name!r}: prior {_name(p)}, guide {_name(q)}"
+def _check_densities(named: _Named, name: str, objective: str, own: bool) -> None:
+    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
     for part, site in (("guide", q), ("prior", p)):
         # A point guide under one of Pyro's own losses is a MAP estimate, and meant.
         if _has_no_density(site) or (own and part == "guide" and _is_point(site)):
             raise ValueError(
-                f"{pair}: the {part} has no density, which {objective} needs here; use a guide "
-                f"with one, such as {_fitting(_region(p))}, or {_WITHOUT}"
+                f"{named.both(name)}: the {part} has no density, which {objective} needs here; "
+                f"use a guide with one, such as {fitting(region_of(p))}, or {_WITHOUT}"
             )
-    ours, theirs = _region(p), _region(q)
+    _check_regions(named, name, objective)
+
+
+def _check_read(named: _Named, name: str, divergence: Divergence) -> None:
+    """Whether the prior has what a divergence reads of it at the guide's codes."""
+    reader, what = type(divergence).__name__, divergence.reads
+    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    if _has_no_density(p) or _is_point(p):
+        raise ValueError(
+            f"{named.both(name)}: the prior has no density, which {reader} reads; {_DRAWS}"
+        )
+    region = region_of(p)
+    bounded = region is not None and (region.kind != VECTORS or region.is_bounded)
+    if what == "score" and bounded:
+        raise ValueError(
+            f"{named.both(name)}: {reader} follows the prior's score, which a prior on {region} "
+            f"does not have everywhere; {_DRAWS}"
+        )
+    if not bounded:
+        _check_reach(named, name)
+        return
+    if region_of(q) is None or _is_point(q):
+        raise ValueError(
+            f"{named.both(name)}: the prior is on {region}, which the guide may leave, and "
+            f"{reader} reads its density; use {fitting(region)} for the guide, or {_DRAWS[4:]}"
+        )
+    _check_regions(named, name, reader)
+
+
+def _check_regions(named: _Named, name: str, who: str) -> None:
+    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    ours, theirs = region_of(p), region_of(q)
     if ours is None or theirs is None or _is_point(q):
         return
+    use = f"use {fitting(ours)} for the guide"
+    if fitting(ours) == named.fn(name, of_guide=True):
+        use = "use another prior for it"
     if ours.kind != theirs.kind:
         raise ValueError(
-            f"{pair}: the prior is on {ours}, the guide on {theirs}, so {objective} would compare "
-            f"densities that do not compare; use {_fitting(ours)} for the guide, or {_WITHOUT}"
+            f"{named.both(name)}: the prior is on {ours}, the guide on {theirs}, so {who} would "
+            f"compare densities that do not compare; {use}, or {_WITHOUT}"
         )
     if not ours.holds(theirs):
         raise ValueError(
-            f"{pair}: the guide, on {theirs}, can leave the prior, on {ours}, where {objective} "
-            f"is infinite; use {_fitting(ours)} for the guide, or {_WITHOUT}"
+            f"{named.both(name)}: the guide, on {theirs}, can leave the prior, on {ours}, where "
+            f"{who} is infinite; {use}, or {_WITHOUT}"
+        )
+
+
+def _check_reach(named: _Named, name: str) -> None:
+    """Warns where a divergence of draws can never come to nothing."""
+    ours, theirs = (
+        region_of(sites[name]) if name in sites else None
+        for sites in (named.traces.model_sites, named.traces.guide_sites)
+    )
+    if ours is None or theirs is None or ours.kind != VECTORS:
+        return
+    if theirs.kind in ("sphere", "simplex"):
+        warnings.warn(
+            f"{named.both(name)}: codes on the {theirs.kind} cannot match a prior on {ours}, "
+            "however long they are trained",
+            stacklevel=4,
         )
 
 
 def _check_loss(
-    model: Program, guide: Program, objective: ELBO, batch: Sequence[Any], traces: Traces
+    model: Program, guide: Program, objective: ELBO, batch: Sequence[Any], named: _Named
 ) -> None:
+    name = type(objective).__name__
     with torch.enable_grad():
         try:
             loss = objective.loss(model, guide, *batch)
         except NotImplementedError as error:
-            names = ", ".join(sorted({_name(s) for s in traces.guide_sites.values()}))
+            names = {named.fn(site, of_guide=True) for site in named.traces.guide_sites}
             raise ValueError(
-                f"{type(objective).__name__} does not fit the guide's {names}: {error}"
+                f"{name} does not fit the guide's {', '.join(sorted(names))}: {error}"
             ) from error
     if abs(loss) < float("inf"):
         return
-    for name in traces.observed:
-        if _is_point(traces.model_sites[name]):
+    for site in named.traces.observed:
+        if _is_point(named.traces.model_sites[site]):
             raise ValueError(
-                f"site {name!r}: Delta has no density, which {type(objective).__name__} needs of "
-                "data; use WAE, which takes a cost in its place, or another likelihood"
+                f"site {site!r}: {named.fn(site)} has no density, which {name} needs of data; use "
+                "WAE, which takes a cost in its place, or another likelihood"
             )
-
-
-@dataclass(frozen=True)
-class _Region:
-    """Where a distribution puts its mass: a kind of set, and its bounds where it has them."""
-
-    kind: str
-    low: Tensor | float = -float("inf")
-    high: Tensor | float = float("inf")
-
-    def __str__(self) -> str:
-        if self.kind != _VECTORS:
-            return f"the {self.kind}"
-        if not self.is_bounded:
-            return "all vectors"
-        low, high = torch.as_tensor(self.low).min(), torch.as_tensor(self.high).max()
-        return f"vectors in [{float(low):g}, {float(high):g}]"
-
-    @property
-    def is_bounded(self) -> bool:
-        bounds = (torch.as_tensor(self.low), torch.as_tensor(self.high))
-        return any(bool(bound.isfinite().any()) for bound in bounds)
-
-    def holds(self, other: "_Region") -> bool:
-        """Whether the other lies in here; rows of different batch shapes all in each."""
-        low, high = (torch.as_tensor(b) for b in (self.low, self.high))
-        inner, outer = (torch.as_tensor(b) for b in (other.low, other.high))
-        if low.dim() > 1 and low.shape != inner.shape:
-            low, high = low.flatten(0, -2).amax(0), high.flatten(0, -2).amin(0)
-        return bool((inner >= low - _SLACK).all() and (outer <= high + _SLACK).all())
-
-
-def _region(site: Site) -> _Region | None:
-    """The support in words that compare; None where it is not known."""
-    try:
-        support = site["fn"].support
-    except (NotImplementedError, AttributeError):
-        return None
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if support is dist.constraints.sphere:
-        return _Region("sphere")
-    if support is constraints.simplex:
-        return _Region("simplex")
-    if support.is_discrete:
-        return _Region("values of a discrete variable")
-    bounds = {
-        k: getattr(support, k) for k in ("lower_bound", "upper_bound") if hasattr(support, k)
-    }
-    if not bounds and support not in (constraints.real, constraints.real_vector):
-        return None
-    return _Region(_VECTORS, *(bounds.get(k, d) for k, d in _UNBOUNDED.items()))
-
-
-def _fitting(region: _Region | None) -> str:
-    """The guide to use for a prior on a region."""
-    if region is None:
-        return "MeanFieldNormal"
-    return _GUIDES.get(region.kind, "UniformBox" if region.is_bounded else "MeanFieldNormal")
+    terms = {key: float(v) for key, v in getattr(objective, "terms", {}).items()}
+    bad = [f"term {key!r} is {v:g}" for key, v in terms.items() if not abs(v) < float("inf")]
+    sites = ", ".join(
+        named.both(site) for site in named.traces.guide_sites if site in named.traces.model_sites
+    )
+    raise ValueError(
+        f"the loss of {name} is {loss:g} before any training"
+        + (f" ({bad[0]})" if bad else "")
+        + f", with {sites}: look at the parts' settings and the data there"
+    )
 
 
 def _has_no_density(site: Site) -> bool:
@@ -219,10 +238,8 @@ def _has_no_density(site: Site) -> bool:
 
 def _is_point(site: Site) -> bool:
     fn = site["fn"]
+    if isinstance(fn, dist.MixtureSameFamily):  # of points, as a VampPrior may be
+        fn = fn.component_distribution
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
     return isinstance(fn, dist.Delta)
-
-
-def _name(site: Any) -> str:
-    return distribution_name(site["fn"])

@@ -182,6 +182,9 @@ class Arrays(Dataset):
             raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
         if "train" not in arrays:
             raise ValueError(f"{str(path)!r} has no array 'train', only {sorted(arrays)}")
+        for key, value in arrays.items():
+            if value.dtype.kind not in "biuf":
+                raise ValueError(f"{str(path)!r}: {key} holds {value.dtype}, not real numbers")
         found = {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
         unknown = sorted(set(found) - {f"{a}{b}" for a in _PARTS for b in _KINDS})
         if unknown:
@@ -194,6 +197,11 @@ class Arrays(Dataset):
             if key in found and found[key].dtype == torch.uint8:
                 found[key] = found[key] / 255
         if "test" not in found and rows.ndim:
+            if not 1 <= round(held_out * len(rows)) < len(rows):
+                raise ValueError(
+                    f"{str(path)!r} has {len(rows)} rows, too few to hold {held_out:g} of them "
+                    "out: give more, or an array test"
+                )
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
             test = order[: round(held_out * len(rows))]
             train = order[len(test) :]

@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from pyro.optim import PyroOptim
 from torch import nn
 
 from ppl_vae import weights
+from ppl_vae.checks import check_support
+from ppl_vae.compatibility import check_compatible
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
-from ppl_vae.dataset import Dataset
+from ppl_vae.dataset import Dataset, splits
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
-from ppl_vae.inference import fit, pick_device
+from ppl_vae.inference import fit, pick_device, set_seed
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.optim import Adam
@@ -32,7 +33,9 @@ class Experiment:
     r"""A pair of a model and a guide, the data it is for and how it is trained.
 
     The command line and configuration files take the same names: `ppl-vae fit` builds one of
-    these. The weights start from `seed`, so an experiment made twice is the same twice.
+    these. All that is built here starts from `seed`, so an experiment made twice is the same
+    twice; a network of the objective's that was made before, as `Adversarial(dim=2)` makes its
+    critic, starts where it was.
 
     Where the pair has k covariates or classes beside x, the likelihood is built over d + k
     dimensions and the encoder reads them as k further entries of x's first dimension.
@@ -96,7 +99,7 @@ class Experiment:
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.seed, self.device = seed, device
-        pyro.set_rng_seed(seed)
+        set_seed(seed)
         dims = (dim,) if isinstance(dim, int) else tuple(dim)
         if not dims:
             raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
@@ -104,6 +107,22 @@ class Experiment:
         q = encoder(torch.Size([first + beside, *rest]), dim)  # type: ignore[arg-type]
         p_x = likelihood(dims[0] + beside, data.size)
         self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
+        objective.build(data.size, self.pair.codes)
+
+    def check(self) -> None:
+        """Refuses what `fit` would refuse before training.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        pair = self.pair
+        with torch.random.fork_rng():
+            drawn = (self.data.epoch(), *self.data.arguments("train")[1:])
+        steps = len(splits(len(drawn[0]), self.batch_size))
+        self.objective.plan(self.epochs * steps * (1 + self.critic_steps), len(drawn[0]))
+        first = tuple(part[: self.batch_size] for part in drawn)
+        check_support(pair.model, pair.guide, first, drawn[0])
+        check_compatible(pair.model, pair.guide, self.objective, first)
 
     def fit(
         self,
@@ -150,7 +169,7 @@ class Experiment:
 def build(schema: Schema, settings: Mapping[str, Any]) -> Experiment:
     """The experiment that parsed settings describe, its weights started by their seed."""
     # an objective may hold networks of its own, made before the experiment sets the seed
-    pyro.set_rng_seed(settings["seed"])
+    set_seed(settings["seed"])
     experiment: Experiment = schema.build(settings)
     return experiment
 

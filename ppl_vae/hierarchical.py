@@ -86,6 +86,16 @@ class HierarchicalVAE(Pair):
         self.likelihood = likelihood
         self.encoder = encoder
 
+    @property
+    def codes(self) -> dict[str, int]:
+        return {f"z{layer}": dim for layer, dim in enumerate(self.encoder.dims, 1)}
+
+    def part(self, site: str, of_guide: bool = False) -> nn.Module:
+        below = list(self.codes)[:-1]
+        if site in below and not of_guide:
+            return self.lower[below.index(site)]
+        return super().part(site, of_guide)
+
     def model(self, x: Tensor) -> Tensor:
         """Draws the layers from the top down and observes x, of shape (n, *size); returns x."""
         register(self)

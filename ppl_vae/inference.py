@@ -100,9 +100,11 @@ def fit(
         >>> vae = VAE(StandardNormal(2), Bernoulli(2, data.size), MeanFieldNormal(data.size, 2))
         >>> history = fit(vae.model, vae.guide, data, InfoVAE(MMD(), scale=64.0), epochs=2)
     """
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, number, least in (
+        ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("critic_steps", critic_steps, 0)
+    ):  # fmt: skip
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
     if out is not None:
         Run.check(out, overwrite)
     own = list(objective.parameters()) if isinstance(objective, nn.Module) else []
@@ -120,15 +122,17 @@ def fit(
     for module in modules_of(model, guide, objective).values():
         module.to(rows.train[0].device)
     if seed is not None:
-        pyro.set_rng_seed(seed)
+        set_seed(seed)
 
-    first = tuple(part[:batch_size] for part in rows.epoch())
+    drawn = rows.epoch()
+    first = tuple(part[:batch_size] for part in drawn)
     params = stored((model, guide), *first)
-    check_support(model, guide, first, rows.train[0])
+    check_support(model, guide, first, drawn[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
         # an objective counts every call in training, the critic's among them
-        objective.plan(int(objective.step) + epochs * steps * (1 + critic_steps))
+        calls = epochs * steps * (1 + critic_steps)
+        objective.plan(int(objective.step) + calls, len(drawn[0]))
     check_compatible(model, guide, objective, first)
     weights = Weights(model, guide, objective, params)
     run = None
@@ -206,6 +210,17 @@ class _Rows:
 
 def _tensors(data: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (data,) if isinstance(data, Tensor) else tuple(data)
+
+
+def set_seed(seed: int) -> None:
+    """Sets the seed of every generator.
+
+    Raises:
+        ValueError: if it is none that all of them take.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie between 0 and {2**32 - 1}, got {seed}")
+    pyro.set_rng_seed(seed)
 
 
 def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu") -> torch.device:

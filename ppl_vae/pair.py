@@ -27,6 +27,19 @@ class Pair(nn.Module):
     beside: ClassVar[Beside] = ""
     model: Callable[..., Any]
     guide: Callable[..., Any]
+    prior: Any
+    likelihood: Any
+    encoder: Any
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """The latent sites that are codes, and their dimensions."""
+        return {"z": self.prior.dim}
+
+    def part(self, site: str, of_guide: bool = False) -> nn.Module:
+        """The part that a site's distribution comes from, for messages."""
+        found: nn.Module = self.likelihood if site == "x" else self.prior
+        return self.encoder if of_guide else found
 
 
 def part_name(module: nn.Module) -> str:

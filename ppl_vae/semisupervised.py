@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.conditional import beside, covariates_of, joined
@@ -111,6 +111,10 @@ class SemiSupervisedVAE(Pair):
             )
         self.weight = weight
         self.register_buffer("probabilities", p / p.sum(), persistent=False)
+
+    def part(self, site: str, of_guide: bool = False) -> nn.Module:
+        is_class = site in ("y_observed", "y_unobserved", "label")
+        return self.classifier if is_class else super().part(site, of_guide)
 
     def model(self, x: Tensor, y: Tensor) -> Tensor:
         """Draws y and z and observes x, and y where it is known; returns x.

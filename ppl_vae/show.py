@@ -105,7 +105,8 @@ def _noting(shapes: dict[nn.Module, str]) -> Any:
     def note(part: nn.Module, _: Any, made: Any) -> None:
         fns = made if isinstance(made, tuple) else (made,)
         if all(isinstance(fn, Distribution) for fn in fns):
-            shapes[part] = "; ".join(map(_shape, fns))
+            # a prior may call the encoder again
+            shapes.setdefault(part, "; ".join(map(_shape, fns)))
 
     return note
 

@@ -599,8 +599,10 @@ def test_uniform_prior_with_its_constant_density() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="dim="):
-        Adversarial()
+    with pytest.raises(ValueError, match=r"critic is not made yet: give a module, or dim="):
+        Adversarial()(random_posterior())
+    with pytest.raises(ValueError, match=r"reads codes of 3 dimensions, and those of 'z' have 2"):
+        Adversarial(dim=3)(random_posterior())
     with pytest.raises(ValueError, match="chi-squared"):
         Adversarial(dim=2, bound="chi2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="log_prior=True"):

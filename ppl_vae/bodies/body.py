@@ -79,6 +79,18 @@ def positive(raw: Tensor, at_zero: float, floor: float = 1e-6) -> Tensor:
     return floor + nn.functional.softplus(raw + inverse_softplus(at_zero - floor))
 
 
+def check_widths(owner: object, widths: Sequence[int]) -> None:
+    """Refuses layers of no units.
+
+    Raises:
+        ValueError: naming the body and the widths.
+    """
+    if min(widths, default=1) < 1:
+        raise ValueError(
+            f"{type(owner).__name__}: layers of {list(widths)} units: give 1 or more each"
+        )
+
+
 def inverse_softplus(y: float) -> float:
     """The x with log(1 + exp(x)) = y.
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ppl_vae.bodies.body import Activation, activation_module
+from ppl_vae.bodies.body import Activation, activation_module, check_widths
 
 __all__ = ["DCGAN", "ResNet"]
 
@@ -57,7 +57,7 @@ class DCGAN(nn.Module):
         super().__init__()
         encodes = len(inputs) == 3
         image = inputs if encodes else outputs
-        inner = halved("DCGAN", image, len(channels))
+        inner = halved(self, inputs, outputs, channels)
         widths = [image[0], *channels]
         flat = widths[-1] * math.prod(inner)
 
@@ -135,7 +135,7 @@ class ResNet(nn.Module):
         super().__init__()
         encodes = len(inputs) == 3
         image = inputs if encodes else outputs
-        inner = halved("ResNet", image, len(channels))
+        inner = halved(self, inputs, outputs, channels)
         flat = channels[-1] * math.prod(inner)
 
         def level(width: int) -> list[nn.Module]:
@@ -178,17 +178,23 @@ class _Residual(nn.Module):
         return h + self.branch(h)
 
 
-def halved(name: str, image: Sequence[int], times: int) -> tuple[int, int]:
-    """Height and width of an image halved a number of times.
+def halved(
+    body: nn.Module, inputs: Sequence[int], outputs: Sequence[int], channels: Sequence[int]
+) -> tuple[int, int]:
+    """Height and width of the image at one end, halved for each entry of channels.
 
     Raises:
-        ValueError: if `image` is not (channels, height, width) or cannot be halved so often.
+        ValueError: if neither end is (channels, height, width), or the image cannot be halved so
+            often.
     """
+    name, times = type(body).__name__, len(channels)
+    image = inputs if len(inputs) == 3 else outputs
     if len(image) != 3:
         raise ValueError(
-            f"{name} needs images of shape (channels, height, width), got {tuple(image)}: "
-            "use MLP for other data"
+            f"{name} goes between an image (channels, height, width) and a vector, not from "
+            f"{tuple(inputs)} to {tuple(outputs)}: use MLP for other data"
         )
+    check_widths(body, channels)
     if times < 1:
         raise ValueError(f"{name} needs at least one entry in channels")
     _, height, width = image

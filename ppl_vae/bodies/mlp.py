@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ppl_vae.bodies.body import Activation, activation_module
+from ppl_vae.bodies.body import Activation, activation_module, check_widths
 
 __all__ = ["MLP"]
 
@@ -36,6 +36,7 @@ class MLP(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
+        check_widths(self, hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(inputs)
         for n in hidden:

@@ -9,29 +9,45 @@ from ppl_vae.config.names import is_part, load_class, parameters
 from ppl_vae.config.schema import Schema
 from ppl_vae.config.slots import Slot, read_slot
 
-__all__ = ["describe_class", "describe_settings"]
+__all__ = ["describe_class", "describe_settings", "resolved"]
 
 _WIDTH = 96
 
 
-def describe_settings(schema: Schema, settings: Mapping[str, Any]) -> str:
-    """The help of `ppl-vae fit`.
+_COMMANDS = {
+    "fit": (
+        "Trains a model, evaluates it and writes a run folder.",
+        [
+            ("--out FOLDER", "the run's folder; by default the first free runs/DATA-1, -2 ..."),
+            ("--overwrite", "replace a run that is in the folder."),
+        ],
+    ),
+    "show": (
+        "Prints the model that fit would train, or why it would not.",
+        [("--out FILE", "draw its graph, by graphviz: a .png, .pdf or .svg.")],
+    ),
+}
+
+
+def describe_settings(schema: Schema, settings: Mapping[str, Any], command: str) -> str:
+    """The help of `ppl-vae fit` or `ppl-vae show`.
 
     Args:
         schema: of the configuration.
         settings: the defaults.
+        command: which.
     """
+    text, own = _COMMANDS[command]
     lines = [
-        "usage: ppl-vae fit [--config FILE] [--out FOLDER] [--overwrite] [--trust] "
-        "[--SETTING VALUE ...]",
+        f"usage: ppl-vae {command} [--config FILE] "
+        + " ".join(f"[{option}]" for option, _ in own)
+        + " [--trust] [--SETTING VALUE ...]",
         "",
-        "Trains a model, evaluates it and writes a run folder. A part is given by its class "
-        "(any case),",
+        f"{text} A part is given by its class (any case),",
         "its settings after a dot: --objective.divergence MMD --objective.scale 784.",
         "",
         *_entry("--config FILE", "YAML file of settings; options on the command line come after."),
-        *_entry("--out FOLDER", "the run's folder; by default the first free runs/DATA-1, -2 ..."),
-        *_entry("--overwrite", "replace a run that is in the folder."),
+        *(line for option, what in own for line in _entry(option, what)),
         *_entry("--trust", "allow classes from outside ppl_vae, by import path."),
         *_entry("--PART.help [CLASS]", "show the settings of a part's class, and exit."),
         "",
@@ -69,6 +85,23 @@ def describe_class(schema: Schema, settings: Mapping[str, Any], path: str, name:
     return "\n".join(lines)
 
 
+def resolved(settings: Mapping[str, Any]) -> list[str]:
+    """Every setting on a line of its own, the parts with all of theirs.
+
+    Args:
+        settings: as `Schema.parse` gave them.
+    """
+    width = max(map(len, settings))
+    lines: list[str] = []
+    for name, value in settings.items():
+        head = f"{name:{width}}  "
+        text = _shown(value) or ""
+        lines += textwrap.wrap(
+            text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
+        ) or [head]
+    return lines
+
+
 def _settings(
     schema: Schema, cls: type, settings: Mapping[str, Any], prefix: str, given: int = 0
 ) -> list[str]:
@@ -79,8 +112,9 @@ def _settings(
         default = settings.get(name, signature.get(name, inspect.Parameter.empty))
         text = docs.get(name, "")
         classes = sorted(schema.named(slot))
+        words = [repr(word) for word in slot.words]
         if classes:
-            text += f" One of {', '.join(classes)}."
+            text += f" One of {', '.join([*words, *classes])}."
         shown = _shown(default)
         text += " Required." if shown is None else f" Default: {shown}."
         lines += _entry(f"--{prefix}{name} {_placeholder(slot)}", text)

@@ -29,11 +29,11 @@ class BadInput(ValueError):
 @functools.cache
 def parameters(cls: type) -> dict[str, Any]:
     """The settings of a class and their annotations, those passed on by `**kwargs` included."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "x", fail_untyped=False)
-    names = parser.get_defaults().x
+    names = getattr(parser.get_defaults(), "x", Namespace())  # none for a class of no settings
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base) and base is not object:

@@ -68,7 +68,7 @@ class Schema:
 
     def named(self, slot: Slot) -> dict[str, type]:
         """The library's classes that fit a place, by name."""
-        return {cls.__name__: cls for cls in public_classes() if slot.admits(cls)}
+        return {cls.__name__: cls for cls in public_classes() if slot.offers(cls)}
 
     def slot(self, path: Sequence[str], settings: Mapping[str, Any]) -> tuple[Slot, Any]:
         """The place at a dotted path and what stands there."""
@@ -102,6 +102,8 @@ class Schema:
     def _value(self, slot: Slot, old: Any, new: Any, where: str) -> Any:
         if isinstance(new, str):
             new = slot.parsed(new)
+        if new is None and slot.is_known and type(None) not in slot.plain:
+            raise BadInput(f"{where} is null, not {slot.described(self.named(slot))}")
         if isinstance(new, str) and slot.is_part and new not in slot.words:
             cls = self._find(slot, new, where)
             return new if cls is None else self._part(slot, cls, old, {}, where)
@@ -264,7 +266,7 @@ def _default_part(cls: type, name: str, slot: Slot) -> dict[str, Any] | None:
     parameter = inspect.signature(cls).parameters.get(name)
     default = None if parameter is None else parameter.default
     found = default if inspect.isclass(default) else type(default)
-    if found in public_classes() and slot.admits(found):
+    if found in public_classes() and slot.offers(found):
         return {"class_path": public_path(found), "init_args": {}}
     return None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 from pyro.optim import PyroOptim
 from torch import nn
 
@@ -25,6 +26,12 @@ _PLAIN: dict[object, str] = {
 # Callables that are parts of their own kind.
 _NO_FUNCTIONS = (nn.Module, PyroOptim, Dataset, Kernel)
 
+# Where the networks are that are made from two shapes, or from a shape and a dimension.
+_HOMES = {
+    (torch.Size, torch.Size): "ppl_vae.bodies",
+    (torch.Size, int): "ppl_vae.guides",
+}
+
 
 @dataclass
 class Slot:
@@ -36,6 +43,7 @@ class Slot:
         classes: classes an instance of whose subclass it admits.
         factories: classes of which it admits a factory, with the number of arguments that is
             called with.
+        homes: packages of the library whose networks it offers, where any network will do.
         functions: numbers of arguments of the functions it admits, -1 for any; none of the
             library's classes is taken for a function of any arguments.
         items: what the items of a list are; several for a tuple's, in order.
@@ -46,6 +54,7 @@ class Slot:
     words: list[Any] = field(default_factory=list)
     classes: list[type] = field(default_factory=list)
     factories: list[tuple[type, int]] = field(default_factory=list)
+    homes: list[str] = field(default_factory=list)
     functions: list[int] = field(default_factory=list)
     items: list["Slot"] = field(default_factory=list)
     values: list["Slot"] = field(default_factory=list)
@@ -56,6 +65,11 @@ class Slot:
         return bool(self.classes or self.factories or self.functions) or any(
             inner.is_part for inner in (*self.items, *self.values)
         )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the annotation says anything of what is admitted."""
+        return bool(self.plain or self.words or self.items or self.values) or self.is_part
 
     def item(self, index: int) -> "Slot":
         """What stands at a place of a list."""
@@ -72,18 +86,39 @@ class Slot:
         return str in self.plain
 
     def admits(self, cls: type) -> bool:
-        """Whether the library's class `cls` fits here."""
+        """Whether the class `cls` fits here."""
         if any(issubclass(cls, base) and cls is not base for base in self.classes):
             return True
-        if any(_makes(cls, base) for base, _ in self.factories):
+        if any(issubclass(cls, base) for base, _ in self.factories):
             return True
         return any(_is_function(cls, count) for count in self.functions)
 
+    def offers(self, cls: type) -> bool:
+        """Whether the library's class `cls` may be named here.
+
+        Any network fits where one is wanted, and few make sense: those made from the same shapes.
+        """
+        bases = {*self.classes, *(base for base, _ in self.factories)} - {nn.Module}
+        if any(issubclass(cls, base) for base in bases) or nn.Module not in self.networks:
+            return self.admits(cls)
+        return issubclass(cls, nn.Module) and cls.__module__.startswith(tuple(self.homes))
+
+    @property
+    def networks(self) -> set[type]:
+        """The classes of modules it admits, themselves or by a factory."""
+        every = {*self.classes, *(base for base, _ in self.factories)}
+        return {base for base in every if issubclass(base, nn.Module)}
+
     def is_factory(self, cls: type) -> bool:
-        """Whether what is wanted of `cls` is a factory and not an instance."""
-        return any(issubclass(cls, base) for base, _ in self.factories) and not any(
-            issubclass(cls, base) for base in self.classes
-        )
+        """Whether what is wanted of `cls` is a factory and not an instance.
+
+        Where either will do it is a factory if the caller's arguments are all it needs.
+        """
+        counts = [count for base, count in self.factories if issubclass(cls, base)]
+        if not counts or not any(issubclass(cls, base) for base in self.classes):
+            return bool(counts)
+        given = list(inspect.signature(cls).parameters.values())[: counts[0]]
+        return len(given) == counts[0] and all(p.default is p.empty for p in given)
 
     def given(self, cls: type) -> int:
         """How many of the first settings of `cls` the factory's caller gives."""
@@ -142,6 +177,8 @@ def _read(annotation: Any, slot: Slot) -> None:
         count = len(given) if isinstance(given, list) else -1
         if inspect.isclass(made) and (made is nn.Module or made.__module__.startswith("ppl_vae.")):
             slot.factories.append((made, count))
+            if made is nn.Module:
+                slot.homes += [_HOMES[tuple(given)]] if tuple(given) in _HOMES else []
         else:
             slot.functions.append(count)
     elif annotation in _PLAIN:
@@ -157,12 +194,6 @@ def _read(annotation: Any, slot: Slot) -> None:
     elif inspect.isclass(annotation):
         # whatever class it is: a parser would import what is named here
         slot.classes.append(annotation)
-
-
-def _makes(cls: type, base: type) -> bool:
-    if base is nn.Module:  # any network is one: bodies alone are made from two shapes
-        return issubclass(cls, base) and cls.__module__.startswith("ppl_vae.bodies")
-    return issubclass(cls, base)
 
 
 def _is_function(cls: type, count: int) -> bool:

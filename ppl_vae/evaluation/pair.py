@@ -80,6 +80,14 @@ class Terms:
         return [self.guide.nodes[name] for name in self.pair.latents]
 
 
+def _is_implicit(site: dict[str, Any]) -> bool:
+    try:
+        density(site["fn"], site["value"])
+    except NotImplementedError:
+        return True
+    return False
+
+
 class Pair:
     """A model and guide with the plate over the data found, and its sites told apart.
 
@@ -204,6 +212,7 @@ class Pair:
         self.deterministic = self.guide_sites == self.latents and any(
             type(local[name]["fn"]).__name__ == "Delta" for name in self.latents
         )
+        self.implicit = any(_is_implicit(site) for site in local.values())
         self.sizes = {name: self.flatten(s, s["value"]).shape[1] for name, s in local.items()}
 
     def require_observed(self) -> None:
@@ -280,6 +289,8 @@ class Pair:
     @cached_property
     def independent(self) -> bool:
         """Whether q(z_site | x) is the same whatever noise the guide drew elsewhere."""
+        if self.implicit:  # densities would tell
+            return len(self.guide_sites) == 1
         first, second = (self.run_guide(self.few).latent_nodes for _ in range(2))
         for a, b in zip(first, second, strict=True):
             if not torch.allclose(

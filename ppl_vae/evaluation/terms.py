@@ -42,7 +42,7 @@ def elbo_terms(
 
     Returns:
         The estimates under `"rate"`, `"distortion"` and `"elbo"`. A deterministic (Delta) guide of
-        a continuous latent has infinite rate.
+        a continuous latent has infinite rate, an implicit guide one that is not known (NaN).
 
     Raises:
         ValueError: for a pair that `Pair` refuses, or a model that observes nothing.
@@ -106,20 +106,24 @@ def _terms(
     with evaluating(model, guide):
         for _, rows in pair.blocks(block, num_samples):
             terms = pair.run(rows, prior_only=not likelihood)
-            rates.append(terms.kl.view(-1, num_samples))
+            if not pair.implicit:
+                rates.append(terms.kl.view(-1, num_samples))
             if likelihood:
                 costs.append(-terms.log_likelihood.view(-1, num_samples))
     found: dict[str, Estimate] = {}
-    kl = torch.cat(rates)
-    if pair.deterministic:
+    if pair.implicit:
+        note = "unknown: the guide has no density"
+        found["rate"] = found["elbo"] = Estimate(math.nan, note=note)
+    elif pair.deterministic:
         note = "infinite: the guide is deterministic"
         found["rate"] = Estimate(math.inf, note=note)
         found["elbo"] = Estimate(-math.inf, bound="lower", note=note)
     else:
-        found["rate"] = mean_over_rows(kl, note=pair.note)
+        found["rate"] = mean_over_rows(torch.cat(rates), note=pair.note)
     if likelihood:
         cost = torch.cat(costs)
         found["distortion"] = mean_over_rows(cost, note=pair.note)
-        if not pair.deterministic:
-            found["elbo"] = mean_over_rows(cost + kl, bound="lower", note=pair.note, sign=-1)
+        if "elbo" not in found:
+            total = cost + torch.cat(rates)
+            found["elbo"] = mean_over_rows(total, bound="lower", note=pair.note, sign=-1)
     return found

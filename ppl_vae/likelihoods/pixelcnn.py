@@ -13,6 +13,8 @@ from ppl_vae.likelihoods.shifted import Cursor, ShiftedConv2d
 
 __all__ = ["PixelCNN"]
 
+_PIXELS = BinaryPixels()
+
 
 class PixelCNN(AutoregressiveLikelihood):
     r"""Gated PixelCNN: autoregressive over pixels, every layer conditioned on z.
@@ -59,7 +61,7 @@ class PixelCNN(AutoregressiveLikelihood):
         self,
         dim: int,
         size: Sequence[int],
-        pixels: Pixels | None = None,
+        pixels: Pixels = _PIXELS,
         width: int = 32,
         depth: int = 6,
         kernel: int = 5,
@@ -73,7 +75,6 @@ class PixelCNN(AutoregressiveLikelihood):
                 raise ValueError(f"{name} must be odd and at least 3, got {k}")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        pixels = BinaryPixels() if pixels is None else pixels
         super().__init__(dim, size, _Condition(dim, depth * 4 * width, maps, size, body), pixels)
         n = self.channels + 1
         self.maps = ShiftedConv2d(maps, 4 * width, bias=False) if maps else None

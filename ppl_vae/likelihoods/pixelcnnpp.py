@@ -13,6 +13,8 @@ from ppl_vae.likelihoods.shifted import Cursor, ShiftedConv2d, Upsampling
 
 __all__ = ["PixelCNNpp"]
 
+_PIXELS = LogisticPixels()
+
 
 class PixelCNNpp(AutoregressiveLikelihood):
     r"""PixelCNN++: shifted convolutions in gated residual blocks, at several resolutions.
@@ -32,7 +34,7 @@ class PixelCNNpp(AutoregressiveLikelihood):
     Args:
         dim: dimension d of z.
         size: event shape of x: (height, width) or (channels, height, width).
-        pixels: the distribution of one pixel; `LogisticPixels()` if not given.
+        pixels: the distribution of one pixel; `LogisticPixels()` by default.
         width: channels of both stacks; 160 in the paper.
         depth: blocks in a row, both on the way there and back; 5 in the paper.
         scales: number of resolutions; 3 in the paper. Height and width must be divisible by
@@ -56,7 +58,7 @@ class PixelCNNpp(AutoregressiveLikelihood):
         self,
         dim: int,
         size: Sequence[int],
-        pixels: Pixels | None = None,
+        pixels: Pixels = _PIXELS,
         width: int = 32,
         depth: int = 2,
         scales: int = 1,
@@ -67,7 +69,6 @@ class PixelCNNpp(AutoregressiveLikelihood):
         # A level has as many blocks on the way back as it has features to take up there: one for
         # each block on the way there and, but for the last level, one for its input.
         blocks = 2 * (depth * scales + depth * scales + scales - 1)
-        pixels = LogisticPixels() if pixels is None else pixels
         super().__init__(dim, size, nn.Linear(dim, blocks * 2 * width), pixels)
         times = 2 ** (scales - 1)
         if self.height % times or self.width % times:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import distributions
+from ppl_vae.arguments import above_zero
 from ppl_vae.priors.prior import Prior
 
 __all__ = ["Laplace", "RelaxedOneHotCategorical", "StandardNormal", "StudentT", "Uniform"]
@@ -78,6 +79,7 @@ class Laplace(Prior):
 
     def __init__(self, dim: int, scale: float = 1.0) -> None:
         super().__init__(dim)
+        above_zero(self, scale=scale)
         self.constant("loc", 0.0)
         self.constant("scale", scale)
 
@@ -103,6 +105,7 @@ class StudentT(Prior):
 
     def __init__(self, dim: int, df: float = 5.0, scale: float = 1.0) -> None:
         super().__init__(dim)
+        above_zero(self, df=df, scale=scale)
         self.constant("df", df)
         self.constant("loc", 0.0)
         self.constant("scale", scale)
@@ -139,6 +142,7 @@ class RelaxedOneHotCategorical(Prior):
         super().__init__(dim)
         if dim < 2:
             raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
+        above_zero(self, temperature=temperature)
         self.constant("logits", 0.0)
         self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
 

@@ -91,14 +91,14 @@ class Subject:
         return told, labels[told]
 
     @cached_property
-    def basics(self) -> tuple[dict[str, Estimate], ev.Codes, ev.Discrepancy | ValueError]:
+    def basics(self) -> tuple[dict[str, Estimate], ev.Codes, ev.Discrepancy | Exception]:
         """Terms, codes and MMD, or why there is none, drawn in the order of `summary.json`."""
         pyro.set_rng_seed(self.effort.seed)
         terms = ev.elbo_terms(*self.pair, self.args)
         codes = ev.posterior_codes(*self.pair, self.args)
         try:
             return terms, codes, ev.full_mmd(*self.pair, self.args)
-        except ValueError as error:  # a prior that differs between data
+        except (ValueError, NotImplementedError) as error:  # a prior by row, or of no density
             return terms, codes, error
 
 
@@ -111,7 +111,7 @@ def _terms(s: Subject) -> Found:
 
 def _mmd(s: Subject) -> Found:
     found = s.basics[2]
-    if isinstance(found, ValueError):
+    if isinstance(found, Exception):
         raise found
     return {"mmd_u": found.u, "mmd_v": found.v}
 

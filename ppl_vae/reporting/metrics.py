@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -87,7 +88,9 @@ def evaluate(
     draw_pictures(folder, experiment, seed)
     save(folder, measured)
     for name, estimate in measured.metrics.items():
-        print(f"{name:28} {estimate!s:24} {about(name).unit}".rstrip())
+        known = isfinite(estimate.value)
+        shown = f"{estimate!s:24} {about(name).unit}" if known else estimate.note
+        print(f"{name:28} {shown}".rstrip())
     for group, reason in measured.skipped.items():
         print(f"no {group}: {reason}")
     print(folder.path)
