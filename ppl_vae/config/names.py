@@ -39,13 +39,13 @@ def parameters(cls: type) -> dict[str, Any]:
         if "__init__" in vars(base) and base is not object:
             hints |= get_type_hints(vars(base)["__init__"])
     order = [*inspect.signature(cls).parameters, *vars(names)]
-    kept = [n for n in dict.fromkeys(order) if n in hints and n != "return"]
     variadic = {
         n
         for n, p in inspect.signature(cls).parameters.items()
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-    return {n: hints[n] for n in kept if n not in variadic}
+    # an own class may leave its arguments without annotations
+    return {n: hints.get(n, Any) for n in dict.fromkeys(order) if n not in variadic}
 
 
 def holds_part(value: object) -> bool:
