@@ -212,11 +212,12 @@ def sample_run(
         raise ValueError(f"out is {str(path)!r}: its name must end in .png or .npy")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
-    draws = report.draw(load(folder, trust, device), n, seed)
+    experiment = load(folder, trust, device)
+    draws = report.draw(experiment, n, seed)
     if path.suffix == ".npy":
         np.save(path, draws.cpu().numpy())
     else:
-        plots.samples(draws, path)
+        plots.samples(draws, path, title=report.drawn_as(experiment.pair))
     print(path)
 
 

@@ -55,7 +55,13 @@ def reconstructions(x: Tensor, mean: Tensor, path: str | Path, columns: int = 10
     _save(figure, path)
 
 
-def samples(draws: Tensor, path: str | Path, x: Tensor | None = None, columns: int = 8) -> None:
+def samples(
+    draws: Tensor,
+    path: str | Path,
+    x: Tensor | None = None,
+    columns: int = 8,
+    title: str = "Samples of the model",
+) -> None:
     """Draws samples of the model: the decoder's means at draws of the prior.
 
     Args:
@@ -63,12 +69,13 @@ def samples(draws: Tensor, path: str | Path, x: Tensor | None = None, columns: i
         path: the file to write.
         x: data to show beside points.
         columns: images to a row.
+        title: what images are of.
     """
     if is_image(draws):
         rows = [draws[i : i + columns] for i in range(0, len(draws), columns)]
-        _save(_grid(rows, [], "Means of p(x | z) at draws of z from the prior"), path)
+        _save(_grid(rows, [], title), path)
         return
-    figure, axes = _figure(1, "Samples of the model")
+    figure, axes = _figure(1, title)
     _points(axes[0], {"model": draws} if x is None else {"data": x, "model": draws})
     _save(figure, path)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.evaluation import Codes, elbo_terms, full_mmd, linear_probe, posterior_codes
 from ppl_vae.evaluation.estimate import mean_of
+from ppl_vae.likelihoods import AutoregressiveLikelihood
 from ppl_vae.pair import Pair
 from ppl_vae.priors import StandardNormal
 from ppl_vae.run import Run
@@ -28,6 +29,7 @@ __all__ = [
     "accuracy",
     "decode",
     "draw",
+    "drawn_as",
     "evaluate",
     "has_classifier",
     "latents",
@@ -73,8 +75,15 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     mean = decode(pair, latents(pair, few, codes), few)
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
     draws = draw(experiment, 64 if plots.is_image(x) else len(x[shown]), seed)
-    plots.samples(draws, folder / "samples.png", x[shown])
+    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(pair))
     return summary
+
+
+def drawn_as(pair: Pair) -> str:
+    """What `draw` gives, in words."""
+    # pixel by pixel there is no mean to show
+    what = "Draws" if isinstance(pair.likelihood, AutoregressiveLikelihood) else "Means"
+    return f"{what} of p(x | z) at draws of z from the prior"
 
 
 def rows(experiment: "Experiment", part: str = "") -> tuple[Tensor, ...]:

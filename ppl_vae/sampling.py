@@ -1,6 +1,6 @@
 r"""Draws from a model, and from the chain that encodes and decodes again and again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ppl_vae.evaluation.programs import evaluating
 from ppl_vae.objectives.dreams import by_row
+from ppl_vae.weights import Program
 
 __all__ = ["ancestral", "markov_chain"]
 
-Program = Callable[..., Any]
 Site = dict[str, Any]
 
 

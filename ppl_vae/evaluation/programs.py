@@ -1,51 +1,31 @@
 """Calling a user's programs for evaluation, and checking what is asked."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
-from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ppl_vae import weights
+from ppl_vae.weights import Program, modules_of
 
 __all__ = ["Data", "Program", "as_rows", "check_positive", "density", "evaluating", "is_real"]
-
-Program = Callable[..., Any]
-"""A model or a guide."""
 
 Data = Tensor | tuple[Tensor, ...]
 """Rows of data: one tensor, or the tuple of a model's positional arguments, all of n rows."""
 
 
 @contextmanager
-def evaluating(*functions: Callable[..., Any], grad: bool = False) -> Iterator[None]:
+def evaluating(*functions: Program, grad: bool = False) -> Iterator[None]:
     """Runs modules in eval mode, and without gradients unless `grad`, and puts all back after.
 
     A plain function does not say which modules it calls, so each module that runs forward inside
     is switched when it is first called.
     """
-    switched: list[nn.Module] = []
-
-    def switch(module: nn.Module, *_: Any) -> None:
-        if module.training:
-            module.training = False
-            switched.append(module)
-
-    for function in functions:
-        owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", 0)
-        if isinstance(owner, nn.Module):
-            for module in owner.modules():
-                switch(module)
-    handle = register_module_forward_pre_hook(switch)
-    try:
-        with torch.set_grad_enabled(grad):
-            yield
-    finally:
-        handle.remove()
-        for module in switched:
-            module.training = True
+    with weights.evaluating(*modules_of(*functions).values()), torch.set_grad_enabled(grad):
+        yield
 
 
 def as_rows(x: Data) -> tuple[Tensor, ...]:
