@@ -85,8 +85,8 @@ class Subject:
         """
         labels = self.data.labels(part)
         if labels is None or not bool((labels >= 0).any()):
-            where = "held-out rows" if part == "test" else "training rows"
-            raise ValueError(f"labels are needed, and the {where} of these data have none")
+            rows = "" if self.data.train_labels is None else f" for their {part} rows"
+            raise ValueError(f"labels are needed, and these data have none{rows}")
         told = (labels >= 0).nonzero()[:, 0]
         return told, labels[told]
 
