@@ -6,7 +6,6 @@ the environment, errors are raised as they are.
 """
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,20 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["main"]
-
-DEFAULTS: dict[str, Any] = {
-    "data": "Digits",
-    "objective": {
-        "class_path": "InfoVAE",
-        "init_args": {"divergence": "MMD", "scale": 64.0},
-    },
-    "pair": "VAE",
-    "prior": "StandardNormal",
-    "likelihood": "Bernoulli",
-    "encoder": "MeanFieldNormal",
-    "optimizer": "Adam",
-}
-"""What `ppl-vae fit` fits when nothing else is said."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,10 +74,11 @@ def _usage() -> str:
 
 def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
+    from ppl_vae.config.commandline import configured
     from ppl_vae.experiment import build
     from ppl_vae.run import Run
 
-    read = _configured(words, "fit")
+    read = configured(words, "fit")
     if read is None:
         return
     schema, settings, switches, out = read
@@ -106,11 +92,12 @@ def fit(words: list[str]) -> None:
 
 def show(words: list[str]) -> None:
     """Prints the model that fit would train, with shapes; --out draws its graph."""
+    from ppl_vae.config.commandline import configured
     from ppl_vae.config.help import resolved
     from ppl_vae.experiment import build
     from ppl_vae.show import describe, draw
 
-    read = _configured(words, "show")
+    read = configured(words, "show")
     if read is None:
         return
     schema, settings, _, out = read
@@ -122,63 +109,29 @@ def show(words: list[str]) -> None:
         print(drawn)
 
 
-def _configured(
-    words: list[str], command: str
-) -> tuple[Any, dict[str, Any], set[str], str | None] | None:
-    """The schema, settings, switches and `--out` of a command line; None where help was asked."""
-    from ppl_vae.config.options import nested, split_options
-    from ppl_vae.config.schema import Schema
-    from ppl_vae.experiment import Experiment
-
-    switches, options, rest = split_options(words, ("overwrite", "trust", "help"))
-    if rest:
-        raise ValueError(f"{rest[0]!r} is not an option: options look like --dim 10")
-    schema = Schema(Experiment, trust="trust" in switches)
-    settings = schema.merge({}, DEFAULTS)
-    helped = [key for key, _ in options if key.endswith(".help")]
-    out = None
-    ordered = sorted(
-        ((key, value) for key, value in options if key not in helped),
-        key=lambda option: (option[0] != "config", option[0].count(".")),
-    )
-    for key, value in ordered:
-        if key == "config":
-            settings = schema.merge(settings, _read_yaml(value))
-        elif key == "out":
-            out = value
-        else:
-            settings = schema.merge(settings, nested(key, value))
-    if "help" in switches or helped:
-        from ppl_vae.config.help import describe_class, describe_settings
-
-        for key, value in options:
-            if key in helped:
-                print(describe_class(schema, settings, key.removesuffix(".help"), value))
-                return None
-        print(describe_settings(schema, settings, command))
-        return None
-    return schema, schema.parse(settings), switches, out
-
-
 def evaluate(words: list[str]) -> None:
     """Evaluates a run: its metrics with their errors, and the pictures."""
+    from ppl_vae.config.commandline import data_options, parse
     from ppl_vae.reporting.metrics import evaluate
 
-    data, words = _data_options(words)
-    evaluate(**_parse(evaluate, words), data=data)
+    data, words = data_options(words)
+    evaluate(**parse(evaluate, words), data=data)
 
 
 def report(words: list[str]) -> None:
     """Writes one HTML page that shows runs side by side."""
+    from ppl_vae.config.commandline import data_options, parse
     from ppl_vae.reporting.webpage import report
 
-    data, words = _data_options(words)
-    report(**_parse(report, words, many="runs"), data=data)
+    data, words = data_options(words)
+    report(**parse(report, words, many="runs"), data=data)
 
 
 def sample(words: list[str]) -> None:
     """Draws samples from a run's model."""
-    sample_run(**_parse(sample_run, words))
+    from ppl_vae.config.commandline import parse
+
+    sample_run(**parse(sample_run, words))
 
 
 def sample_run(
@@ -202,7 +155,7 @@ def sample_run(
     """
     import numpy as np
 
-    from ppl_vae import plots, report
+    from ppl_vae import decoding, plots
     from ppl_vae.experiment import load
     from ppl_vae.run import Run
 
@@ -213,26 +166,28 @@ def sample_run(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
     experiment = load(folder, trust, device)
-    draws = report.draw(experiment, n, seed)
+    draws = decoding.draw(experiment, n, seed)
     if path.suffix == ".npy":
         np.save(path, draws.cpu().numpy())
     else:
-        plots.samples(draws, path, title=report.drawn_as(experiment.pair))
+        plots.samples(draws, path, title=decoding.drawn_as(experiment.pair))
     print(path)
 
 
 def demo(words: list[str]) -> None:
     """Trains an MMD-VAE on handwritten digits from several seeds, and prints a table."""
+    from ppl_vae.config.commandline import parse
     from ppl_vae.demo import demo
 
-    demo(**_parse(demo, words))
+    demo(**parse(demo, words))
 
 
 def reproduce(words: list[str]) -> None:
     """Runs one experiment of the source papers, and prints its table."""
+    from ppl_vae.config.commandline import parse
     from ppl_vae.experiments import reproduce
 
-    reproduce(**_parse(reproduce, words))
+    reproduce(**parse(reproduce, words))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -244,70 +199,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "reproduce": reproduce,
 }
-
-
-def _parse(function: Callable[..., Any], words: list[str], many: str = "") -> dict[str, Any]:
-    """Options of plain types, read off a function's signature; `data` is read elsewhere.
-
-    The argument called `many` takes all words that belong to no option.
-    """
-    from argparse import ArgumentError
-
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog=f"ppl-vae {function.__name__.removesuffix('_run')}",
-        description=(function.__doc__ or "").split("\n\n    Args:")[0],
-        exit_on_error=False,
-    )
-    if many:
-        parser.add_argument(many, nargs="+", help="folders of runs")
-    parser.add_function_arguments(function, as_positional=True, skip={"data", many})
-    words = [f"{w}=true" if w in ("--trust", "--overwrite", "--quick") else w for w in words]
-    try:
-        return dict(parser.parse_args(words).as_dict())
-    except (ArgumentError, TypeError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
-
-
-def _data_options(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The options of the data set, and the other words."""
-    from ppl_vae.config.options import split_options
-
-    found, rest, k = [], [], 0
-    while k < len(words):
-        name = words[k].partition("=")[0]
-        if name == "--data" or name.startswith("--data."):
-            width = 1 if "=" in words[k] else 2
-            found += split_options(words[k : k + width], ())[1]
-            k += width
-        else:
-            rest.append(words[k])
-            k += 1
-    return found, rest
-
-
-def _read_yaml(path: str) -> Any:
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no configuration file {path!r}")
-
-    class Loader(yaml.SafeLoader):
-        """YAML of plain values that says each key once."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            twice = next((key for k, key in enumerate(keys) if key in keys[:k]), None)
-            if twice is not None:
-                raise ValueError(f"{path!r} says {twice!r} twice: leave one")
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path!r} is not YAML of plain values") from error
 
 
 def _free(name: str) -> Path:

@@ -1,21 +1,14 @@
 """What a trained experiment is worth: its summary and its pictures."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.distributions import TorchDistribution
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
-from torch import Tensor
 
 from ppl_vae import plots
+from ppl_vae.decoding import decode, draw, drawn_as, latents, rows
 from ppl_vae.evaluation import Codes, elbo_terms, full_mmd, linear_probe, posterior_codes
 from ppl_vae.evaluation.estimate import mean_of
-from ppl_vae.likelihoods import AutoregressiveLikelihood
-from ppl_vae.pair import Pair
 from ppl_vae.priors import StandardNormal
 from ppl_vae.run import Run
 from ppl_vae.semisupervised import SemiSupervisedVAE
@@ -25,17 +18,7 @@ if TYPE_CHECKING:
     from ppl_vae.evaluation import Estimate
     from ppl_vae.experiment import Experiment
 
-__all__ = [
-    "accuracy",
-    "decode",
-    "draw",
-    "drawn_as",
-    "evaluate",
-    "has_classifier",
-    "latents",
-    "rows",
-    "summarize",
-]
+__all__ = ["accuracy", "evaluate", "has_classifier", "summarize"]
 
 
 def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
@@ -79,86 +62,6 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     return summary
 
 
-def drawn_as(pair: Pair) -> str:
-    """What `draw` gives, in words."""
-    # pixel by pixel there is no mean to show
-    what = "Draws" if isinstance(pair.likelihood, AutoregressiveLikelihood) else "Means"
-    return f"{what} of p(x | z) at draws of z from the prior"
-
-
-def rows(experiment: "Experiment", part: str = "") -> tuple[Tensor, ...]:
-    """What the pair is evaluated at, on its device: held-out rows, unlabelled.
-
-    Args:
-        experiment: the experiment.
-        part: `train` or `test`; `test` if there are held-out rows by default.
-    """
-    data = experiment.data
-    found = data.arguments("train" if part == "train" else data.held_out, labelled=False)
-    device = next(p.device for p in experiment.pair.parameters())
-    return tuple(x.to(device) for x in found)
-
-
-def latents(pair: Pair, args: tuple[Tensor, ...], codes: Codes | None = None) -> dict[str, Tensor]:
-    """Where the guide puts each row: posterior means of codes, the likeliest class.
-
-    Args:
-        pair: the pair.
-        args: n rows, as the pair is called.
-        codes: of these rows and maybe more, if they are at hand.
-
-    Returns:
-        For each latent site a tensor `(n, d)`.
-    """
-    codes = posterior_codes(pair.model, pair.guide, args) if codes is None else codes
-    found = {name: codes.mean[: len(args[0]), k] for name, k in codes.slices.items()}
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
-        trace = poutine.trace(pair.guide).get_trace(*args)
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and name.endswith("_unobserved"):
-            found[name] = _likeliest(site["fn"])
-    return found
-
-
-def decode(pair: Pair, values: Mapping[str, Tensor], args: tuple[Tensor, ...]) -> Tensor:
-    """The mean of p(x | z) given latents; a draw where it has no closed mean.
-
-    Args:
-        pair: the pair.
-        values: for each site a tensor `(n, d)`. Codes below one of several layers may be left
-            out: they are then at their means given the layers above.
-        args: n rows, as the pair is called; what stands beside x is used.
-
-    Returns:
-        Tensor `(n, *size)`.
-    """
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
-        with _AtMean(), poutine.trace() as tracer, poutine.condition(data=dict(values)):
-            pair.model(*args)
-        return _picture(tracer.trace.nodes["x"]["fn"])
-
-
-def draw(experiment: "Experiment", n: int, seed: int = 0) -> Tensor:
-    """Samples of the model as pictures show them: means of p(x | z) at n draws of the prior.
-
-    Covariates are those of the held-out rows, in turn.
-
-    Args:
-        experiment: the trained experiment.
-        n: how many.
-        seed: of the draws.
-    """
-    if n < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {n}")
-    pair = experiment.pair
-    args = rows(experiment)
-    turn = torch.arange(n, device=args[0].device) % len(args[0])
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
-        torch.manual_seed(seed)
-        trace = poutine.trace(pair.model).get_trace(*(part[turn] for part in args))
-        return _picture(trace.nodes["x"]["fn"])
-
-
 def has_classifier(experiment: "Experiment") -> bool:
     """Whether `accuracy` can be told."""
     labels = experiment.data.labels(experiment.data.held_out)
@@ -180,28 +83,6 @@ def accuracy(experiment: "Experiment") -> "Estimate":
         found = torch.cat([pair.classify(part).argmax(-1) for part in x.split(1024)])
     labels = labels.to(found.device)
     return mean_of((found == labels).double()[labels >= 0])
-
-
-class _AtMean(Messenger):
-    """Puts latents that have no value yet at the means of their distributions."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is None and not site_is_subsample(msg):
-            msg["value"], msg["done"] = msg["fn"].mean, True
-
-
-def _likeliest(fn: TorchDistribution) -> Tensor:
-    try:
-        return fn.mode
-    except NotImplementedError:  # of a relaxed class, the class
-        return torch.nn.functional.one_hot(fn.logits.argmax(-1), fn.event_shape[-1]).to(fn.logits)
-
-
-def _picture(fn: TorchDistribution) -> Tensor:
-    try:
-        return fn.mean
-    except NotImplementedError:  # an autoregressive likelihood
-        return fn.sample()
 
 
 def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Codes]:

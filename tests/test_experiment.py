@@ -15,11 +15,12 @@ from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedV
 from ppl_vae.bodies import MLP
 from ppl_vae.cli import main
 from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
+from ppl_vae.decoding import decode, draw, latents, rows
 from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, InfoVAE
 from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
-from ppl_vae.report import accuracy, decode, draw, latents, rows
+from ppl_vae.report import accuracy
 from ppl_vae.run import Run
 from ppl_vae.vae import VAE
 

@@ -9,10 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppl_vae.decoding import decode, draw, latents, rows
 from ppl_vae.evaluation import Codes, posterior_codes
 from ppl_vae.evaluation.programs import is_real
 from ppl_vae.plots import is_image
-from ppl_vae.report import decode, draw, latents, rows
 from ppl_vae.reporting import charts
 from ppl_vae.run import Run
 from ppl_vae.weights import evaluating

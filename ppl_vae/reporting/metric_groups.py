@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ppl_vae import evaluation as ev
+from ppl_vae.decoding import draw, rows
 from ppl_vae.diagnostics import Calibration, ParetoK, pareto_k, sbc
 from ppl_vae.evaluation import Estimate
 from ppl_vae.plots import is_image
-from ppl_vae.report import accuracy, draw, has_classifier, rows
+from ppl_vae.report import accuracy, has_classifier
 
 if TYPE_CHECKING:
     from ppl_vae.experiment import Experiment

@@ -1,0 +1,124 @@
+"""The words of a command as settings: defaults, files and options, in this order."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DEFAULTS", "configured", "data_options", "parse"]
+
+DEFAULTS: dict[str, Any] = {
+    "data": "Digits",
+    "objective": {
+        "class_path": "InfoVAE",
+        "init_args": {"divergence": "MMD", "scale": 64.0},
+    },
+    "pair": "VAE",
+    "prior": "StandardNormal",
+    "likelihood": "Bernoulli",
+    "encoder": "MeanFieldNormal",
+    "optimizer": "Adam",
+}
+"""What `ppl-vae fit` fits when nothing else is said."""
+
+
+def configured(
+    words: list[str], command: str
+) -> tuple[Any, dict[str, Any], set[str], str | None] | None:
+    """The schema, settings, switches and `--out` of a command line; None where help was asked."""
+    from ppl_vae.config.options import nested, split_options
+    from ppl_vae.config.schema import Schema
+    from ppl_vae.experiment import Experiment
+
+    switches, options, rest = split_options(words, ("overwrite", "trust", "help"))
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not an option: options look like --dim 10")
+    schema = Schema(Experiment, trust="trust" in switches)
+    settings = schema.merge({}, DEFAULTS)
+    helped = [key for key, _ in options if key.endswith(".help")]
+    out = None
+    ordered = sorted(
+        ((key, value) for key, value in options if key not in helped),
+        key=lambda option: (option[0] != "config", option[0].count(".")),
+    )
+    for key, value in ordered:
+        if key == "config":
+            settings = schema.merge(settings, _read_yaml(value))
+        elif key == "out":
+            out = value
+        else:
+            settings = schema.merge(settings, nested(key, value))
+    if "help" in switches or helped:
+        from ppl_vae.config.help import describe_class, describe_settings
+
+        for key, value in options:
+            if key in helped:
+                print(describe_class(schema, settings, key.removesuffix(".help"), value))
+                return None
+        print(describe_settings(schema, settings, command))
+        return None
+    return schema, schema.parse(settings), switches, out
+
+
+def parse(function: Callable[..., Any], words: list[str], many: str = "") -> dict[str, Any]:
+    """Options of plain types, read off a function's signature; `data` is read elsewhere.
+
+    The argument called `many` takes all words that belong to no option.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog=f"ppl-vae {function.__name__.removesuffix('_run')}",
+        description=(function.__doc__ or "").split("\n\n    Args:")[0],
+        exit_on_error=False,
+    )
+    if many:
+        parser.add_argument(many, nargs="+", help="folders of runs")
+    parser.add_function_arguments(function, as_positional=True, skip={"data", many})
+    words = [f"{w}=true" if w in ("--trust", "--overwrite", "--quick") else w for w in words]
+    try:
+        return dict(parser.parse_args(words).as_dict())
+    except (ArgumentError, TypeError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
+
+
+def data_options(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The options of the data set, and the other words."""
+    from ppl_vae.config.options import split_options
+
+    found, rest, k = [], [], 0
+    while k < len(words):
+        name = words[k].partition("=")[0]
+        if name == "--data" or name.startswith("--data."):
+            width = 1 if "=" in words[k] else 2
+            found += split_options(words[k : k + width], ())[1]
+            k += width
+        else:
+            rest.append(words[k])
+            k += 1
+    return found, rest
+
+
+def _read_yaml(path: str) -> Any:
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no configuration file {path!r}")
+
+    class Loader(yaml.SafeLoader):
+        """YAML of plain values that says each key once."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            twice = next((key for k, key in enumerate(keys) if key in keys[:k]), None)
+            if twice is not None:
+                raise ValueError(f"{path!r} says {twice!r} twice: leave one")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path!r} is not YAML of plain values") from error

@@ -1,0 +1,23 @@
+"""Data sets by name, each wholly in memory: `(n, *size)` tensors for training and for testing.
+
+Images have shape `(1, height, width)` and values in [0, 1].
+"""
+
+from ppl_vae.data.arrays import Arrays
+from ppl_vae.data.changed import Binarized, PartlyLabelled
+from ppl_vae.data.images import MNIST, Digits, FashionMNIST
+from ppl_vae.data.toys import GaussianMixture, TwoPoints
+from ppl_vae.dataset import Dataset, batches
+
+__all__ = [
+    "MNIST",
+    "Arrays",
+    "Binarized",
+    "Dataset",
+    "Digits",
+    "FashionMNIST",
+    "GaussianMixture",
+    "PartlyLabelled",
+    "TwoPoints",
+    "batches",
+]

@@ -1,0 +1,82 @@
+"""Data of one's own."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ppl_vae.dataset import Dataset
+
+__all__ = ["Arrays"]
+
+# The arrays of a NumPy file.
+_PARTS = ("train", "test")
+_KINDS = ("", "_labels", "_covariates")
+
+
+class Arrays(Dataset):
+    r"""Data of your own from a NumPy file.
+
+    A `.npy` file holds the rows, `(n, *size)`; an `.npz` file holds `train` and, where there are
+    any, `test`, `train_labels`, `test_labels` (negative where unknown), `train_covariates` and
+    `test_covariates`. Bytes (`uint8`) are divided by 255. Pickled objects are not read.
+
+    Args:
+        path: the file.
+        held_out: share of the rows kept for testing when the file has no `test`.
+        seed: which rows those are.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not hold such arrays.
+    """
+
+    def __init__(self, path: str, held_out: float = 0.1, seed: int = 0) -> None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no data file {str(path)!r}")
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            arrays = {"train": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
+        if "train" not in arrays:
+            raise ValueError(f"{str(path)!r} has no array 'train', only {sorted(arrays)}")
+        for key, value in arrays.items():
+            if value.dtype.kind not in "biuf":
+                raise ValueError(f"{str(path)!r}: {key} holds {value.dtype}, not real numbers")
+        found = {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
+        unknown = sorted(set(found) - {f"{a}{b}" for a in _PARTS for b in _KINDS})
+        if unknown:
+            raise ValueError(
+                f"{str(path)!r} has an array {unknown[0]!r}, which is none of train, test, and "
+                "either with _labels or _covariates: rename it or leave it out"
+            )
+        rows = found["train"]
+        for key in ("train", "test"):
+            if key in found and found[key].dtype == torch.uint8:
+                found[key] = found[key] / 255
+        if "test" not in found and rows.ndim:
+            if not 1 <= round(held_out * len(rows)) < len(rows):
+                raise ValueError(
+                    f"{str(path)!r} has {len(rows)} rows, too few to hold {held_out:g} of them "
+                    "out: give more, or an array test"
+                )
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+            test = order[: round(held_out * len(rows))]
+            train = order[len(test) :]
+            found["train"], found["test"] = found["train"][train], found["train"][test]
+            for kind in _KINDS[1:]:
+                known = found.get(f"train{kind}")
+                if known is not None and len(known) == len(rows):
+                    found[f"train{kind}"], found[f"test{kind}"] = known[train], known[test]
+        super().__init__(
+            found["train"],
+            found.get("test"),
+            found.get("train_labels"),
+            found.get("test_labels"),
+            train_covariates=found.get("train_covariates"),
+            test_covariates=found.get("test_covariates"),
+            name=Path(path).stem,
+        )

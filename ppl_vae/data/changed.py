@@ -1,0 +1,100 @@
+"""Data sets made of another one."""
+
+import torch
+from torch import Tensor
+
+from ppl_vae.dataset import Dataset, first_marked
+
+__all__ = ["Binarized", "PartlyLabelled"]
+
+
+class Binarized(Dataset):
+    r"""Another data set with each value x in [0, 1] replaced by a draw from Bernoulli(x).
+
+    Args:
+        data: the grey-scale data.
+        dynamic: draw the training rows anew each epoch; otherwise once, by `seed`.
+        seed: of the fixed draws; held-out rows are always drawn once, so that their loss is
+            comparable from epoch to epoch.
+
+    Raises:
+        ValueError: if a value of `data` lies outside [0, 1].
+
+    References:
+        Salakhutdinov, Murray, On the quantitative analysis of deep belief networks, 2008.
+    """
+
+    def __init__(self, data: Dataset, dynamic: bool = True, seed: int = 0) -> None:
+        for part in (data.train, data.test):
+            if part is not None:
+                outside = (part < 0) | (part > 1)
+                if outside.any():
+                    value, place = first_marked(part, outside)
+                    raise ValueError(
+                        f"{data.name} cannot be binarized: {place} is {value:g}, outside [0, 1]"
+                    )
+        generator = torch.Generator().manual_seed(seed)
+        test = None if data.test is None else torch.bernoulli(data.test, generator=generator)
+        super().__init__(
+            data.train if dynamic else torch.bernoulli(data.train, generator=generator),
+            test,
+            data.train_labels,
+            data.test_labels,
+            train_covariates=data.train_covariates,
+            test_covariates=data.test_covariates,
+            name=f"binarized {data.name}",
+            classes=data.classes,
+        )
+        self.dynamic = dynamic
+
+    def epoch(self) -> Tensor:
+        """The training rows of one pass: a fresh draw, by torch's generator, where dynamic."""
+        return torch.bernoulli(self.train) if self.dynamic else self.train
+
+
+class PartlyLabelled(Dataset):
+    r"""Another data set with the classes of but a few training rows known.
+
+    Args:
+        data: the data, with a class for every row.
+        labels: how many training rows keep theirs, as evenly from the classes as can be.
+        seed: which rows those are.
+
+    Raises:
+        ValueError: if `data` has no labels, or not so many, or fewer are to be kept than there
+            are classes.
+    """
+
+    def __init__(self, data: Dataset, labels: int = 100, seed: int = 0) -> None:
+        classes = data.train_labels
+        if classes is None or bool((classes < 0).any()):
+            raise ValueError(f"{data.name} has no class for every training row")
+        count = int(classes.max()) + 1
+        if not count <= labels <= len(classes):
+            raise ValueError(
+                f"labels must lie between {count}, the number of classes, and {len(classes)}, the "
+                f"number of rows, got {labels}"
+            )
+        shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
+        # Rows in rounds, one of each class in a round: the first so many are even.
+        by_class = shuffled[classes[shuffled].argsort(stable=True)]
+        sizes = classes.bincount()
+        place = torch.arange(len(classes)) - (sizes.cumsum(0) - sizes)[classes[by_class]]
+        kept = by_class[place.argsort(stable=True)[:labels]]
+        known = torch.full_like(classes, -1)
+        known[kept] = classes[kept]
+        super().__init__(
+            data.train,
+            data.test,
+            known,
+            data.test_labels,
+            train_covariates=data.train_covariates,
+            test_covariates=data.test_covariates,
+            name=f"{data.name} with {labels} labels",
+            classes=data.classes,
+        )
+        self.data = data
+
+    def epoch(self) -> Tensor:
+        """The training rows of one pass, as those of the data themselves."""
+        return self.data.epoch()
