@@ -133,12 +133,13 @@ class InfoVAE(Objective):
         picked = self._picked(local_sites(traces, self.plate))
         return [name for name in traces.latent if name not in picked]
 
-    def read(self, traces: Traces) -> dict[str, Divergence]:
+    def matched(self, traces: Traces) -> dict[str, Divergence]:
         local = local_sites(traces, self.plate)
         return {
             name: divergence
-            for names, divergence, _ in self.joints
-            if divergence is not None and divergence.reads != "draws"
+            for names, divergence, scale in self.joints
+            if divergence is not None
+            and not _is_zero(self.at_step(self.alpha) + self.at_step(scale) - 1)
             for name in (local if names is None else names)
         }
 

@@ -160,8 +160,8 @@ class Objective(ELBO, nn.Module):
         """The latent sites whose densities under guide and model the loss holds together."""
         return traces.latent
 
-    def read(self, traces: Traces) -> dict[str, Divergence]:
-        """The latent sites where a divergence reads the prior's density or score, and which."""
+    def matched(self, traces: Traces) -> dict[str, Divergence]:
+        """The latent sites that a divergence holds against the prior, and which divergence."""
         return {}
 
     def at_step(self, weight: Weight) -> Tensor | float:

@@ -55,18 +55,18 @@ def check_compatible(
         with pyro.validation_enabled(False):
             traces = _run(model, guide, batch)
         named = _Named(model, guide, traces)
-        compared, read, local = traces.latent, {}, local_sites(traces, None)
+        compared, matched, local = traces.latent, {}, local_sites(traces, None)
         if isinstance(objective, Objective):
-            compared, read = objective.compared(traces), objective.read(traces)
+            compared, matched = objective.compared(traces), objective.matched(traces)
         for name in compared:
             if name in traces.guide_sites:
                 own = isinstance(objective, Objective) and name in local
                 _check_densities(named, name, type(objective).__name__, own)
-        for name, divergence in read.items():
-            _check_read(named, name, divergence)
-        for name in traces.latent:
-            if name not in compared and name not in read:
+        for name, divergence in matched.items():
+            if divergence.reads == "draws":
                 _check_reach(named, name)
+            else:
+                _check_read(named, name, divergence)
         _check_loss(model, guide, objective, batch, named)
 
 
@@ -116,8 +116,7 @@ class _Shapes(Messenger):
             raise ValueError(
                 f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
                 f"shape {ours}, {distribution_name(site['fn'])} in the guide of shape {theirs}; "
-                "give both the same dimension and "
-                "the same plates"
+                "give both the same dimension and the same plates"
             )
 
 

@@ -21,6 +21,7 @@ from ppl_vae.objectives import (
     MMD,
     WAE,
     Adversarial,
+    Autoencoder,
     BetaVAE,
     InfoVAE,
     Laplacian,
@@ -181,6 +182,15 @@ def test_codes_that_cannot_match_are_warned_of() -> None:
     vae = build("StandardNormal", "VonMisesFisher")
     with pytest.warns(UserWarning, match="codes on the sphere cannot match a prior on all vec"):
         check_compatible(vae.model, vae.guide, OBJECTIVES["mmd"](), (x_of(),))
+
+
+def test_nothing_is_warned_of_where_nothing_is_compared(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    vae = build("StandardNormal", "VonMisesFisher")
+    for objective in (Autoencoder(), InfoVAE(MMD(), alpha=1.0, scale=0.0)):
+        check_compatible(vae.model, vae.guide, objective, (x_of(),))
+    assert not recwarn.list
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
