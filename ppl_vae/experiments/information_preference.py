@@ -1,4 +1,4 @@
-"""A PixelCNN ignores its code under the ELBO, and uses it under MMD-VAE.
+"""How much a PixelCNN's code says under each objective, after one short epoch.
 
 Binarised MNIST (5,000 digits, drawn anew each epoch), a conditional PixelCNN, which could model
 the digits without any code, and a DCGAN encoder, d = 10; one epoch, batches of 50, Adam at 2e-3.
