@@ -11,6 +11,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@
 
+# Tensors are small here: one thread a process is fastest, and processes do not fight for the cores.
+docs test: export OMP_NUM_THREADS ?= 1
+
 demo: $(STAMP)
 	$(BIN)/ppl-vae demo
 
@@ -26,7 +29,7 @@ types: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m pytest --doctest-modules ppl_vae --ignore-glob='*/__main__.py' -p no:cacheprovider
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout 900 notebooks
 
 # The wheel is built and imported away from the checkout: a subpackage left out shows here.
 wheel: $(STAMP)
