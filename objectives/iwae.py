@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.objectives.objective import Objective, Terms
-from ppl_vae.objectives.plates import Rows, check_sites, data_sites, find_rows
+from ppl_vae.objectives.plates import Rows, check_sites, data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import PARTICLES, Site, Traces
 
 __all__ = ["IWAE"]
@@ -183,8 +183,10 @@ class _Run:
         self.common = self.scale.new_zeros(self.rows.particles)
         for name in outside:
             self.common = self.common + self._by_particle(traces.model_sites[name])
+        # missing data are masked where they are known, and so do not tell how many data there are
+        counted = (local_sites(traces, plate) or latent)[0]
         mask = self.rows.weights(
-            {**traces.guide_sites[latent[0]], "scale": 1.0}, self.scale.detach()
+            {**traces.guide_sites[counted], "scale": 1.0}, self.scale.detach()
         )
         self.data = (self.scale * mask)[0].sum()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ppl_vae.dataset import Beside
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.likelihoods import Likelihood
-from ppl_vae.pair import Pair, part_name
+from ppl_vae.pair import Pair, check_encoder, part_name
 from ppl_vae.priors import ConditionalNormal, Prior
 from ppl_vae.registration import register
 
@@ -132,6 +132,7 @@ def covariates_of(prior: nn.Module, likelihood: Likelihood, encoder: Encoder) ->
     Raises:
         ValueError: if that is none, or the two differ, or a prior is over other dimensions.
     """
+    check_encoder(encoder)
     dim, size = int(prior.dim), likelihood.size  # type: ignore[arg-type]
     covariates = likelihood.dim - dim
     if covariates < 1 or not size:

@@ -7,7 +7,7 @@ Batches are slices of a tensor that already lies on the device: one permutation 
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -116,6 +116,8 @@ class Dataset:
             >>> c.tolist()
             [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
         """
+        if what not in get_args(Beside):
+            raise ValueError(f"handing({what!r}): give 'covariates', 'labels' or ''")
         handing = copy(self)
         if what == "covariates" and self.train_covariates is None:
             handing.train_covariates, handing.test_covariates = self._one_hot()

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ppl_vae.dataset import Beside
+from ppl_vae.guides.encoder import Encoder
 
-__all__ = ["Pair", "part_name"]
+__all__ = ["Pair", "check_encoder", "part_name"]
 
 
 class Pair(nn.Module):
@@ -40,6 +41,19 @@ class Pair(nn.Module):
         """The part that a site's distribution comes from, for messages."""
         found: nn.Module = self.likelihood if site == "x" else self.prior
         return self.encoder if of_guide else found
+
+
+def check_encoder(encoder: nn.Module) -> None:
+    """Refuses an encoder of several layers of codes where one is wanted.
+
+    Raises:
+        ValueError: saying which pair takes it.
+    """
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            f"{part_name(encoder)} is no encoder of one layer of codes: use a HierarchicalVAE "
+            "for a Ladder, or an encoder such as MeanFieldNormal"
+        )
 
 
 def part_name(module: nn.Module) -> str:

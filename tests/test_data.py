@@ -268,6 +268,11 @@ def test_covariates_that_do_not_fit(options: dict[str, Tensor], message: str) ->
         Dataset(torch.zeros(4, 2), torch.zeros(2, 2), **options)
 
 
+def test_what_cannot_be_handed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"handing\('label'\): give 'covariates', 'labels'"):
+        Digits().handing("label")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [

@@ -318,6 +318,11 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"pair": HierarchicalVAE, "encoder": Ladder}, r"such as \[16, 4\], got 2"),
         ({"dim": [3, 2]}, r"whole number of at least 1, got \[3, 2\]; several layers .* Ladder"),
         ({"dim": []}, "dim is empty"),
+        ({"encoder": Ladder, "dim": [3, 2]}, "Ladder is no encoder of one layer of codes"),
+        (
+            {"pair": ConditionalVAE, "encoder": Ladder, "dim": [3, 2]},
+            "use a HierarchicalVAE for a Ladder",
+        ),
         ({"prior": ConditionalNormal}, "this pair has none: use a ConditionalVAE"),
         (
             {"pair": HierarchicalVAE, "encoder": Ladder, "dim": [3, 2], "prior": VampPrior},

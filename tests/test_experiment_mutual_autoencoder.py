@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from time import process_time
 
 import matplotlib.image
 import pytest
@@ -12,7 +11,7 @@ import torch
 from ppl_vae.experiments import mutual_autoencoder as experiment
 from ppl_vae.experiments.mutual_autoencoder import CATEGORICAL, NORMAL, truth
 
-# Nets this small gain nothing from a second core, and CPU time then is what one core needs.
+# Nets this small gain nothing from a second core.
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +24,7 @@ def _one_core() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_categorical(tmp_path: Path) -> None:
-    start = process_time()
     models = experiment.categorical()
-    assert process_time() - start < 60
     best = -math.log(10)
     vae = truth(models.pop("VAE"))
     assert vae["information"] < 0.05
@@ -42,9 +39,7 @@ def test_categorical(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_normal(tmp_path: Path) -> None:
-    start = process_time()
     models = experiment.normal()
-    assert process_time() - start < 60
     best = -0.5 * math.log(2 * math.pi * math.e)
     vae = truth(models.pop("VAE"))
     assert vae["information"] < 0.05

@@ -20,7 +20,7 @@ from ppl_vae.guides import Ladder, MeanFieldNormal, OneHotCategorical, RelaxedCa
 from ppl_vae.guides.ladder import precision_weighted
 from ppl_vae.hierarchical import HierarchicalVAE
 from ppl_vae.likelihoods import Bernoulli, Normal
-from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
+from ppl_vae.objectives import IWAE, MMD, BetaVAE, InfoVAE
 from ppl_vae.priors import ConditionalNormal, FlowPrior, StandardNormal, StudentT
 from ppl_vae.sampling import ancestral
 from ppl_vae.semisupervised import SemiSupervisedVAE
@@ -353,6 +353,20 @@ def test_terms_and_rows_of_the_semi_supervised_pair() -> None:
     vae.eval()
     objective.differentiable_loss(*args)
     assert "reconstruction/label" not in objective.terms
+
+
+@pytest.mark.parametrize("known", [0, 3, 6])
+def test_terms_count_all_data_whatever_is_known(known: int) -> None:
+    vae = semi_supervised(RelaxedCategorical, weight=0.0)
+    labels = torch.where(torch.arange(6) < known, torch.arange(6) % K, -1)
+    found = []
+    for objective in (IWAE(num_particles=1), BetaVAE()):
+        pyro.set_rng_seed(1)
+        loss = objective.loss(vae.model, vae.guide, x_of(), labels)
+        found.append(float(objective.terms["reconstruction/x"]))
+        if isinstance(objective, IWAE):
+            assert float(objective.terms["bound"]) == pytest.approx(loss / 6, rel=1e-5)
+    assert found[0] == pytest.approx(found[1], rel=0.2)  # other draws, the same count
 
 
 def test_the_classifier_sees_no_noise_of_labelled_data() -> None:
