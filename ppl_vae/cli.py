@@ -170,7 +170,7 @@ def sample_run(
     if path.suffix == ".npy":
         np.save(path, draws.cpu().numpy())
     else:
-        plots.samples(draws, path, title=decoding.drawn_as(experiment.pair))
+        plots.samples(draws, path, title=decoding.drawn_as(experiment))
     print(path)
 
 

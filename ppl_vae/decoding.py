@@ -11,7 +11,6 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
-from ppl_vae.likelihoods import AutoregressiveLikelihood
 from ppl_vae.pair import Pair
 from ppl_vae.weights import evaluating
 
@@ -94,10 +93,16 @@ def draw(experiment: "Experiment", n: int, seed: int = 0) -> Tensor:
         return _picture(trace.nodes["x"]["fn"])
 
 
-def drawn_as(pair: Pair) -> str:
+def drawn_as(experiment: "Experiment") -> str:
     """What `draw` gives, in words."""
-    # pixel by pixel there is no mean to show
-    what = "Draws" if isinstance(pair.likelihood, AutoregressiveLikelihood) else "Means"
+    pair = experiment.pair
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        trace = poutine.trace(pair.model).get_trace(*(part[:1] for part in rows(experiment)))
+    try:
+        _ = trace.nodes["x"]["fn"].mean
+        what = "Means"
+    except NotImplementedError:  # pixel by pixel, or channel by channel, there is no mean to show
+        what = "Draws"
     return f"{what} of p(x | z) at draws of z from the prior"
 
 

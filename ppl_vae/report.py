@@ -58,7 +58,7 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     mean = decode(pair, latents(pair, few, codes), few)
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
     draws = draw(experiment, 64 if plots.is_image(x) else len(x[shown]), seed)
-    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(pair))
+    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(experiment))
     return summary
 
 

@@ -398,3 +398,17 @@ def test_labels_reach_training_and_not_validation() -> None:
     held_out = [y for _, y in seen if len(y) == 12]
     assert held_out
     assert all((y == -1).all() for y in held_out)
+
+
+def test_samples_are_called_what_they_are() -> None:
+    from ppl_vae.decoding import drawn_as
+    from ppl_vae.likelihoods import LogisticMixture, PixelCNN
+
+    images = Dataset(torch.rand(20, 3, 4, 4).round(), name="colours")
+    for likelihood, what in (
+        (PixelCNN, "Draws"),
+        (partial(LogisticMixture, levels=2), "Draws"),
+        (partial(Normal, body=small), "Means"),
+    ):
+        made = Experiment(images, InfoVAE(MMD()), dim=2, likelihood=likelihood)
+        assert drawn_as(made) == f"{what} of p(x | z) at draws of z from the prior"

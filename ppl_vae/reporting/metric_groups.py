@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import evaluation as ev
-from ppl_vae.decoding import draw, rows
+from ppl_vae.decoding import draw, drawn_as, rows
 from ppl_vae.diagnostics import Calibration, ParetoK, pareto_k, sbc
 from ppl_vae.evaluation import Estimate
 from ppl_vae.plots import is_image
@@ -180,7 +180,7 @@ def _sharpness(s: Subject) -> Found:
         raise ValueError("sharpness is of images, and these data are none")
     drawn = draw(s.experiment, min(len(s.x), s.effort.rows), s.effort.seed)
     samples = ev.sharpness(drawn)
-    note = f"means of p(x|z) at {len(drawn)} draws of the prior"
+    note = f"{len(drawn)} samples: {drawn_as(s.experiment)}"
     return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.x)}
 
 
