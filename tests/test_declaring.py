@@ -395,3 +395,24 @@ def test_the_settings_of_a_file_are_all_in_the_runs_own(tmp_path: Path) -> None:
     assert config["data"]["class_path"] == "ppl_vae.data.TwoPoints"
     assert config["pair"]["class_path"] == "ppl_vae.VAE"
     assert load("run").pair.prior.components == 100
+
+
+def test_a_likelihood_of_a_cost_alone_has_no_likelihood_to_evaluate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        "--likelihood",
+        "Deterministic",
+        "--objective",
+        "WAE",
+        "--objective.divergence",
+        "MMD",
+    ]
+    assert main(["fit", *POINTS, *words, "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--quick"]) == 0
+    told = capsys.readouterr().out
+    for group in ("likelihood", "khat", "calibration"):
+        assert f"\nno {group}: Deterministic gives the data no density" in told
+    assert "\nkhat" not in told
+    assert "distortion                   infinite" in told

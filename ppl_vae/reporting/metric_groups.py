@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import sqrt
+from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -102,6 +102,14 @@ class Subject:
         except (ValueError, NotImplementedError) as error:  # a prior by row, or of no density
             return terms, codes, error
 
+    def need_density(self) -> None:
+        """Refuses a likelihood that gives data no density, as one of a cost alone."""
+        distortion = self.basics[0]["distortion"].value
+        pyro.set_rng_seed(self.effort.seed)  # whether the terms were there before or not
+        if not isfinite(distortion):
+            name = type(self.experiment.pair.likelihood).__name__
+            raise ValueError(f"{name} gives the data no density")
+
 
 Found = dict[str, Estimate]
 
@@ -125,10 +133,12 @@ def _codes(s: Subject) -> Found:
 
 
 def _likelihood(s: Subject) -> Found:
+    s.need_density()
     return {"log_likelihood": _negated(ev.nll(*s.pair, s.few, s.effort.samples), len(s.few[0]))}
 
 
 def _annealed(s: Subject) -> Found:
+    s.need_density()
     few = tuple(part[:100] for part in s.few)
     return {"annealed_log_likelihood": _negated(ev.annealed_nll(*s.pair, few), len(few[0]))}
 
@@ -196,6 +206,7 @@ def _classes(s: Subject) -> Found:
 
 
 def _khat(s: Subject) -> Found:
+    s.need_density()
     s.khat = found = pareto_k(*s.pair, s.few, draws=s.effort.samples, seed=s.effort.seed)
     present = int((~np.isnan(found.k)).sum())
     share = found.usable
@@ -210,6 +221,7 @@ def _khat(s: Subject) -> Found:
 
 
 def _calibration(s: Subject) -> Found:
+    s.need_density()
     e = s.effort
     few = tuple(part[: e.simulations] for part in s.few)
 

@@ -89,7 +89,7 @@ def evaluate(
     save(folder, measured)
     for name, estimate in measured.metrics.items():
         known = isfinite(estimate.value)
-        shown = f"{estimate!s:24} {about(name).unit}" if known else estimate.note
+        shown = f"{estimate!s:24} {about(name).unit}" if known else estimate.note or "infinite"
         print(f"{name:28} {shown}".rstrip())
     for group, reason in measured.skipped.items():
         print(f"no {group}: {reason}")
