@@ -9,7 +9,7 @@ from pyro.distributions import Independent, Normal, Unit
 from torch import Tensor, nn
 
 from ppl_vae.objectives.costs import Cost, SquaredError
-from ppl_vae.objectives.divergence import Divergence
+from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
 from ppl_vae.objectives.plates import check_sites, data_sites, find_rows, local_sites

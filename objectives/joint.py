@@ -15,14 +15,14 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from ppl_vae.objectives.aggregate import (
+from ppl_vae.objectives.dependence import depends
+from ppl_vae.objectives.divergences.aggregate_posterior import (
     AggregatePosterior,
     DistributionPrior,
     Gaussians,
     Prior,
     moments,
 )
-from ppl_vae.objectives.dependence import depends
 from ppl_vae.objectives.location_scale import location_scale
 from ppl_vae.objectives.plates import Rows, data_sites, find_rows, local_sites
 from ppl_vae.objectives.traces import Site, Traces

@@ -10,10 +10,10 @@ import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
-from ppl_vae.objectives.divergence import Counted, Divergence
+from ppl_vae.objectives.divergences.divergence import Counted, Divergence
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.traces import Traces, run
-from ppl_vae.registration import register
+from ppl_vae.program.registration import register
 
 __all__ = ["Objective", "Terms", "Weight"]
 

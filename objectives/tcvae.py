@@ -7,15 +7,24 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor
 
-from ppl_vae.objectives.aggregate import AggregatePosterior, DistributionPrior, Prior
-from ppl_vae.objectives.aggregate_kl import Estimator, LogDensities, check, log_densities
-from ppl_vae.objectives.divergence import Counted
+from ppl_vae.objectives.divergences.aggregate_kl import (
+    Estimator,
+    LogDensities,
+    check,
+    log_densities,
+)
+from ppl_vae.objectives.divergences.aggregate_posterior import (
+    AggregatePosterior,
+    DistributionPrior,
+    Prior,
+)
+from ppl_vae.objectives.divergences.divergence import Counted
+from ppl_vae.objectives.divergences.weighting import normalised
 from ppl_vae.objectives.infovae import BetaVAE
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.objectives.plates import local_sites
 from ppl_vae.objectives.traces import Traces
-from ppl_vae.objectives.weighting import normalised
 
 __all__ = ["TCVAE"]
 
@@ -29,7 +38,7 @@ class TCVAE(Counted, BetaVAE):
 
     whose three parts add up to $\mathrm{E}\, \mathrm{KL}(q(z \mid x) \Vert p(z))$ for a prior that
     factorises. With log q(z) and log q(z_k) estimated on the minibatch (see
-    `ppl_vae.objectives.aggregate_kl`), and q the sampled codes' batch mean,
+    `ppl_vae.objectives.divergences.aggregate_kl`), and q the sampled codes' batch mean,
 
     $$\hat I = \langle \log q(z_i \mid x_i) - \log \hat q(z_i) \rangle, \qquad
       \hat T = \langle \log \hat q(z_i) - \textstyle\sum_k \log \hat q(z_{ik}) \rangle,$$

@@ -9,12 +9,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "VAE": "ppl_vae.vae",
-    "ConditionalVAE": "ppl_vae.conditional",
+    "VAE": "ppl_vae.pairs.vae",
+    "ConditionalVAE": "ppl_vae.pairs.conditional",
     "Experiment": "ppl_vae.experiment",
-    "HierarchicalVAE": "ppl_vae.hierarchical",
-    "SemiSupervisedVAE": "ppl_vae.semisupervised",
-    "fit": "ppl_vae.inference",
+    "HierarchicalVAE": "ppl_vae.pairs.hierarchical",
+    "SemiSupervisedVAE": "ppl_vae.pairs.semisupervised",
+    "fit": "ppl_vae.training.fit",
     "load": "ppl_vae.experiment",
 }
 

@@ -10,21 +10,21 @@ import torch
 from pyro.optim import PyroOptim
 from torch import nn
 
-from ppl_vae import weights
-from ppl_vae.checks import check_support
-from ppl_vae.compatibility import check_compatible
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
-from ppl_vae.dataset import Dataset, splits
+from ppl_vae.data.dataset import Dataset, splits
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
-from ppl_vae.inference import fit, pick_device, set_seed
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
-from ppl_vae.optim import Adam
-from ppl_vae.pair import Pair
+from ppl_vae.pairs.pair import Pair
+from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
-from ppl_vae.run import History, Run
-from ppl_vae.vae import VAE
+from ppl_vae.program import modules as weights
+from ppl_vae.training.compatibility import check_compatible
+from ppl_vae.training.fit import fit, pick_device, set_seed
+from ppl_vae.training.guard import check_support
+from ppl_vae.training.optim import Adam
+from ppl_vae.training.run import History, Run
 
 __all__ = ["Experiment", "build", "load"]
 
@@ -160,7 +160,7 @@ class Experiment:
             progress=progress,
         )
         if out is not None:
-            from ppl_vae.report import evaluate
+            from ppl_vae.report.summary import evaluate
 
             evaluate(Run(out), self)
         return history

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives import AggregatePosterior
-from ppl_vae.objectives.aggregate_kl import Estimator
+from ppl_vae.objectives.divergences.aggregate_kl import Estimator
 
 MEANS = torch.tensor(
     [[-1.4, 0.5], [-0.3, -1.2], [0.2, 0.9], [0.6, -0.4], [1.1, 1.3], [1.6, 0.1]],

@@ -16,9 +16,9 @@ from test_semantics import Syncs
 from torch import Tensor, nn
 
 from ppl_vae.objectives import AggregatePosterior, InfoVAE
-from ppl_vae.objectives.adversarial import Adversarial
-from ppl_vae.objectives.f_divergence import Bound, JensenShannon
-from ppl_vae.objectives.wgan import WassersteinGP
+from ppl_vae.objectives.divergences.adversarial import Adversarial
+from ppl_vae.objectives.divergences.f_divergence import Bound, JensenShannon
+from ppl_vae.objectives.divergences.wgan import WassersteinGP
 
 F_DIVERGENCES = ["JS", "KL", "reverse KL", "chi-squared", "Hellinger"]
 BOUNDS = [*F_DIVERGENCES, "WGAN-GP"]

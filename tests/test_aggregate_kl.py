@@ -31,8 +31,13 @@ from test_semantics import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import AggregatePosterior, InfoVAE
-from ppl_vae.objectives.aggregate import DistributionPrior, Gaussians
-from ppl_vae.objectives.aggregate_kl import AggregateKL, Estimator, LogDensities, log_densities
+from ppl_vae.objectives.divergences.aggregate_kl import (
+    AggregateKL,
+    Estimator,
+    LogDensities,
+    log_densities,
+)
+from ppl_vae.objectives.divergences.aggregate_posterior import DistributionPrior, Gaussians
 
 
 def estimates(q: AggregatePosterior, estimator: Estimator = "MSS") -> LogDensities:

@@ -7,8 +7,8 @@ import pyro
 import pytest
 import torch
 
-from ppl_vae.experiments.capacity import HOLDS, MULTIPLIERS, LinearWorld, follow, meet, run
 from ppl_vae.objectives import BetaVAE, SquaredError
+from ppl_vae.reproductions.capacity import HOLDS, MULTIPLIERS, LinearWorld, follow, meet, run
 
 
 @pytest.mark.parametrize("multiplier", [0.25, 1.0, 4.0])

@@ -12,7 +12,7 @@ import yaml
 
 from ppl_vae.cli import main
 from ppl_vae.experiment import load
-from ppl_vae.run import Run
+from ppl_vae.training.run import Run
 
 QUICK = [
     *("--data", "gaussian_mixture", "--data.n", "60", "--likelihood", "normal"),
@@ -478,7 +478,7 @@ def test_as_a_process(tmp_path: Path) -> None:
 def test_importing_the_library_is_quick(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     code = """
-import sys, ppl_vae, ppl_vae.inference, ppl_vae.vae, ppl_vae.data
+import sys, ppl_vae, ppl_vae.training.fit, ppl_vae.pairs.vae, ppl_vae.data
 heavy = "torchvision sklearn matplotlib jsonargparse arviz tensorboard".split()
 print([name for name in heavy if name in sys.modules])
 """

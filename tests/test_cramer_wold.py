@@ -11,7 +11,7 @@ from scipy.special import hyp1f1
 from torch import Tensor
 
 from ppl_vae.objectives import AggregatePosterior, CramerWold
-from ppl_vae.objectives.cramer_wold import _Projected
+from ppl_vae.objectives.divergences.cramer_wold import _Projected
 
 pytestmark = pytest.mark.usefixtures("double")
 

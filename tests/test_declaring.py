@@ -17,9 +17,9 @@ from ppl_vae.data import GaussianMixture
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, TCVAE, Adversarial, InfoVAE, MutualAutoencoder
-from ppl_vae.objectives.aggregate_kl import AggregateKL
-from ppl_vae.objectives.memory import Memory
-from ppl_vae.run import Run
+from ppl_vae.objectives.divergences.aggregate_kl import AggregateKL
+from ppl_vae.objectives.divergences.memory import Memory
+from ppl_vae.training.run import Run
 
 POINTS = [
     *("--data", "gaussian_mixture", "--data.n", "60", "--likelihood", "normal"),
@@ -31,7 +31,7 @@ from torch import nn
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import Divergence
 from ppl_vae.priors import StandardNormal
-from ppl_vae.vae import VAE
+from ppl_vae.pairs.vae import VAE
 
 class Body(nn.Module):
     def __init__(self, inputs, outputs, width: int = 4):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.experiments.discrete_world import (
+from ppl_vae.evaluation.sampling import ancestral
+from ppl_vae.reproductions.discrete_world import (
     ENCODERS,
     STATES,
     World,
@@ -14,7 +15,6 @@ from ppl_vae.experiments.discrete_world import (
     run,
     simulate,
 )
-from ppl_vae.sampling import ancestral
 
 ROWS = 20_000
 

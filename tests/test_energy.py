@@ -11,7 +11,7 @@ from scipy.special import hyp1f1
 from torch import Tensor
 
 from ppl_vae.objectives import AggregatePosterior, Energy
-from ppl_vae.objectives.energy import _Distance
+from ppl_vae.objectives.divergences.energy import _Distance
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -14,7 +14,7 @@ from test_semantics import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import MMD, RBF, WAE, BetaVAE, Divergence, InfoVAE
-from ppl_vae.objectives.aggregate import AggregatePosterior
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.tcvae import TCVAE
@@ -411,12 +411,12 @@ def test_a_class_of_probability_one_is_no_enumeration() -> None:
 
 @pytest.mark.parametrize("sites", [["z"], ["y", "z"]])
 def test_every_divergence_takes_weighted_rows(sites: list[str]) -> None:
-    from ppl_vae.objectives.adversarial import Adversarial
-    from ppl_vae.objectives.cramer_wold import CramerWold
-    from ppl_vae.objectives.energy import Energy
-    from ppl_vae.objectives.features import FourierMMD
-    from ppl_vae.objectives.sliced import SlicedWasserstein
-    from ppl_vae.objectives.stein import Stein
+    from ppl_vae.objectives.divergences.adversarial import Adversarial
+    from ppl_vae.objectives.divergences.cramer_wold import CramerWold
+    from ppl_vae.objectives.divergences.energy import Energy
+    from ppl_vae.objectives.divergences.fourier_mmd import FourierMMD
+    from ppl_vae.objectives.divergences.sliced import SlicedWasserstein
+    from ppl_vae.objectives.divergences.stein import Stein
 
     divergences: list[Divergence] = [
         MMD(),

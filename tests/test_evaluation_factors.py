@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppl_vae import evaluation as ev
-from ppl_vae.factors import FactorData, FadingSquares, Sprites
+from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
 
 
 def test_sprites_are_what_their_factors_say():

@@ -13,7 +13,13 @@ import torch
 from ppca import PPCA
 
 from ppl_vae import evaluation as ev
-from ppl_vae.objectives.kernels import IMQ, RBF, Laplacian, MultiScale, RationalQuadratic
+from ppl_vae.objectives.divergences.kernels import (
+    IMQ,
+    RBF,
+    Laplacian,
+    MultiScale,
+    RationalQuadratic,
+)
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,14 +15,14 @@ from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedV
 from ppl_vae.bodies import MLP
 from ppl_vae.cli import main
 from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
-from ppl_vae.decoding import decode, draw, latents, rows
+from ppl_vae.evaluation.decoding import decode, draw, latents, rows
 from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, InfoVAE
+from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
-from ppl_vae.report import accuracy
-from ppl_vae.run import Run
-from ppl_vae.vae import VAE
+from ppl_vae.report.summary import accuracy
+from ppl_vae.training.run import Run
 
 small = partial(MLP, hidden=(8,))
 
@@ -401,7 +401,7 @@ def test_labels_reach_training_and_not_validation() -> None:
 
 
 def test_samples_are_called_what_they_are() -> None:
-    from ppl_vae.decoding import drawn_as
+    from ppl_vae.evaluation.decoding import drawn_as
     from ppl_vae.likelihoods import LogisticMixture, PixelCNN
 
     images = Dataset(torch.rand(20, 3, 4, 4).round(), name="colours")

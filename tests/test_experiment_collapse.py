@@ -2,7 +2,7 @@
 
 import pytest
 
-from ppl_vae.experiments.collapse import run
+from ppl_vae.reproductions.collapse import run
 
 
 @pytest.mark.slow

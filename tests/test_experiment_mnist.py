@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ppl_vae.data import Digits
-from ppl_vae.experiments import divergences, information_preference
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
+from ppl_vae.reproductions import divergences, information_preference
 
 
 def test_the_table_of_divergences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import matplotlib.image
 import pytest
 import torch
 
-from ppl_vae.experiments import mutual_autoencoder as experiment
-from ppl_vae.experiments.mutual_autoencoder import CATEGORICAL, NORMAL, truth
+from ppl_vae.reproductions import mutual_autoencoder as experiment
+from ppl_vae.reproductions.mutual_autoencoder import CATEGORICAL, NORMAL, truth
 
 # Nets this small gain nothing from a second core.
 

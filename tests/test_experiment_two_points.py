@@ -6,7 +6,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from ppl_vae.experiments import two_points
+from ppl_vae.reproductions import two_points
 
 
 @pytest.mark.slow

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae import VAE, fit
-from ppl_vae.checks import NotFinite
 from ppl_vae.data import Binarized, Dataset, Digits, GaussianMixture
 from ppl_vae.guides import MeanFieldNormal
-from ppl_vae.inference import warn_of_collapse
 from ppl_vae.likelihoods import Bernoulli, Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Linear
 from ppl_vae.priors import StandardNormal
-from ppl_vae.run import History, Run
-from ppl_vae.weights import load, modules_of, state, stored
+from ppl_vae.program.modules import load, modules_of, state, stored
+from ppl_vae.training.fit import warn_of_collapse
+from ppl_vae.training.guard import NotFinite
+from ppl_vae.training.run import History, Run
 
 SIZE = (1, 8, 8)
 

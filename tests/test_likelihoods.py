@@ -12,7 +12,7 @@ from scipy import stats
 
 from ppl_vae import likelihoods
 from ppl_vae.bodies import DCGAN, MLP, ResNet, positive
-from ppl_vae.checks import check_support
+from ppl_vae.training.guard import check_support
 
 SMALL = partial(MLP, hidden=(16,))
 ALL = {

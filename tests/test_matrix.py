@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ppl_vae import guides, likelihoods, priors
 from ppl_vae.bodies import MLP
-from ppl_vae.compatibility import check_compatible
 from ppl_vae.guides import Encoder
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.objectives import (
@@ -28,10 +27,11 @@ from ppl_vae.objectives import (
     Objective,
     Stein,
 )
-from ppl_vae.objectives.aggregate_kl import AggregateKL
+from ppl_vae.objectives.divergences.aggregate_kl import AggregateKL
 from ppl_vae.objectives.iwae import IWAE
+from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import Prior
-from ppl_vae.vae import VAE
+from ppl_vae.training.compatibility import check_compatible
 
 SIZE, D = (5,), 3
 small = partial(MLP, hidden=(8,))

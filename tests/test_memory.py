@@ -371,7 +371,7 @@ def test_bad_size() -> None:
 @pytest.mark.slow
 def test_free_particles() -> None:
     """The claim: log-det/d within .02 of 0 with the memory, beyond .2 under a V-statistic."""
-    from ppl_vae.experiments.free_particles import run
+    from ppl_vae.reproductions.free_particles import run
 
     torch.set_default_dtype(torch.float32)
     table = run(estimators=("V-statistic", "512 random features", "U-statistic with memory"))

@@ -15,15 +15,15 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ppl_vae.bodies import MLP
-from ppl_vae.conditional import ConditionalVAE, beside
+from ppl_vae.evaluation.sampling import ancestral
 from ppl_vae.guides import Ladder, MeanFieldNormal, OneHotCategorical, RelaxedCategorical
 from ppl_vae.guides.ladder import precision_weighted
-from ppl_vae.hierarchical import HierarchicalVAE
 from ppl_vae.likelihoods import Bernoulli, Normal
 from ppl_vae.objectives import IWAE, MMD, BetaVAE, InfoVAE
+from ppl_vae.pairs.conditional import ConditionalVAE, beside
+from ppl_vae.pairs.hierarchical import HierarchicalVAE
+from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.priors import ConditionalNormal, FlowPrior, StandardNormal, StudentT
-from ppl_vae.sampling import ancestral
-from ppl_vae.semisupervised import SemiSupervisedVAE
 
 SIZE, D, K = (1, 2, 3), 2, 3
 small = partial(MLP, hidden=(8,))

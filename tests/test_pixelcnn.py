@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppl_vae.data import MNIST
-from ppl_vae.experiments.autoregressive import histogram_nll, one_epoch
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import (
     AutoregressiveLikelihood,
@@ -28,6 +27,7 @@ from ppl_vae.likelihoods import (
     PixelCNNpp,
     Pixels,
 )
+from ppl_vae.reproductions.autoregressive import histogram_nll, one_epoch
 
 Factory = Callable[..., AutoregressiveLikelihood]
 

@@ -10,9 +10,9 @@ from torch import nn
 from ppl_vae.bodies import DCGAN
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
+from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import StandardNormal
-from ppl_vae.registration import register
-from ppl_vae.vae import VAE
+from ppl_vae.program.registration import register
 
 
 @pytest.fixture(autouse=True)

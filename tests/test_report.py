@@ -13,14 +13,14 @@ from chromium import Browser, chromium
 
 from ppl_vae.cli import main
 from ppl_vae.data import Digits
-from ppl_vae.dataset import Dataset
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.experiment import Experiment, load
 from ppl_vae.guides import Deterministic
 from ppl_vae.objectives import MMD, InfoVAE
-from ppl_vae.reporting import metrics, webpage
-from ppl_vae.reporting.metric_groups import COSTLY, GROUPS, Effort
-from ppl_vae.reporting.metric_table import shown
-from ppl_vae.run import Run
+from ppl_vae.report import metrics, webpage
+from ppl_vae.report.metric_groups import COSTLY, GROUPS, Effort
+from ppl_vae.report.metric_table import shown
+from ppl_vae.training.run import Run
 
 SMALL = Effort(samples=40, rows=60, simulations=60)
 OBJECTIVES = {

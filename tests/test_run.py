@@ -11,13 +11,13 @@ from PIL import Image
 
 from ppl_vae import plots
 from ppl_vae.data import Dataset, Digits, GaussianMixture, TwoPoints
-from ppl_vae.decoding import draw
 from ppl_vae.evaluation import elbo_terms, full_mmd, linear_probe, log_det, posterior_codes
+from ppl_vae.evaluation.decoding import draw
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
-from ppl_vae.report import evaluate, summarize
-from ppl_vae.run import History, Run
+from ppl_vae.report.summary import evaluate, summarize
+from ppl_vae.training.run import History, Run
 
 FILES = {
     "config.yaml",

@@ -11,7 +11,7 @@ from pairs import PAIRS, D, N
 from ppca import PPCA
 from torch import Tensor, nn
 
-from ppl_vae.sampling import ancestral, markov_chain
+from ppl_vae.evaluation.sampling import ancestral, markov_chain
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "two_latents": {"z1": (D,), "z2": (), "x": (D,)},

@@ -10,7 +10,6 @@ import torch
 from pairs import PAIRS
 from test_semantics import Syncs
 
-from ppl_vae.inference import fit
 from ppl_vae.objectives import (
     MMD,
     RBF,
@@ -27,6 +26,7 @@ from ppl_vae.objectives import (
     Schedule,
 )
 from ppl_vae.objectives.schedules import schedules_of
+from ppl_vae.training.fit import fit
 
 
 def at(schedule: Schedule, steps: list[int]) -> list[float]:

@@ -27,7 +27,7 @@ from ppl_vae.objectives import (
     Objective,
     SquaredError,
 )
-from ppl_vae.objectives.aggregate import AggregatePosterior
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 
 N, D = 8, 2
 

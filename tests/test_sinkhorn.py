@@ -9,7 +9,8 @@ from gaussians import MU, V, deviation, estimates, standard
 from test_sliced import overlap
 from torch import Tensor
 
-from ppl_vae.objectives import AggregatePosterior, Energy, Memory, Sinkhorn, sinkhorn
+from ppl_vae.objectives import AggregatePosterior, Energy, Memory, Sinkhorn
+from ppl_vae.objectives.divergences import sinkhorn
 
 pytest.importorskip("geomloss", reason="needs the extra: pip install 'ppl-vae[sinkhorn]'")
 pytestmark = pytest.mark.usefixtures("double")

@@ -352,7 +352,7 @@ def test_one_row_with_a_v_statistic() -> None:
 @pytest.mark.slow
 def test_particles_alone_underestimate_entropy() -> None:
     """The claim: within 5% of -1.13, -3.45 and -19.5, and .05 of -.06."""
-    from ppl_vae.experiments.stein_particles import descend
+    from ppl_vae.reproductions.stein_particles import descend
 
     torch.set_default_dtype(torch.float32)
     assert descend(4) == pytest.approx(-0.06, abs=0.05)

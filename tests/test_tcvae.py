@@ -27,7 +27,7 @@ from test_semantics import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import MMD, AggregatePosterior, BetaVAE
-from ppl_vae.objectives.aggregate_kl import Estimator, log_densities
+from ppl_vae.objectives.divergences.aggregate_kl import Estimator, log_densities
 from ppl_vae.objectives.tcvae import TCVAE, _parts
 
 # Chains as one joint and points of an auxiliary site have no Gaussian density.

@@ -12,8 +12,8 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from ppl_vae.bodies import MLP
 from ppl_vae.guides import FullCovarianceNormal, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Normal
+from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import StandardNormal, VampPrior
-from ppl_vae.vae import VAE
 
 SIZE = (1, 4, 4)
 

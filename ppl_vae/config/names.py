@@ -17,7 +17,7 @@ HOMES = (
     "ppl_vae.bodies",
     "ppl_vae.guides",
     "ppl_vae.objectives",
-    "ppl_vae.optim",
+    "ppl_vae.training.optim",
 )
 """Modules whose public classes may be named."""
 

@@ -10,7 +10,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import nn
 
-from ppl_vae.dataset import Dataset
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.objectives import Kernel
 
 __all__ = ["Slot", "read_slot"]

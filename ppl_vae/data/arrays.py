@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ppl_vae.dataset import Dataset
+from ppl_vae.data.dataset import Dataset
 
 __all__ = ["Arrays"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ppl_vae.dataset import Dataset, first_marked
+from ppl_vae.data.dataset import Dataset, first_marked
 
 __all__ = ["Binarized", "PartlyLabelled"]
 

@@ -4,7 +4,7 @@ from math import cos, pi, sin
 
 import torch
 
-from ppl_vae.dataset import Dataset
+from ppl_vae.data.dataset import Dataset
 
 __all__ = ["GaussianMixture", "TwoPoints"]
 

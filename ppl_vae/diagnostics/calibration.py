@@ -43,7 +43,7 @@ class Coverage:
 
     def plot(self, ax: Any = None) -> Any:
         """Observed against nominal coverage; returns the matplotlib axes."""
-        from ppl_vae.diagnostics.plots import plot_coverage
+        from ppl_vae.plots.diagnostics import plot_coverage
 
         return plot_coverage(self, ax)
 
@@ -103,7 +103,7 @@ class Calibration:
 
     def plot(self, components: int = 6) -> Any:
         """Rank histograms and ECDF differences; returns the matplotlib figure."""
-        from ppl_vae.diagnostics.plots import plot_sbc
+        from ppl_vae.plots.diagnostics import plot_sbc
 
         return plot_sbc(self, components)
 

@@ -57,7 +57,7 @@ class ParetoK:
 
     def plot(self, ax: Any = None) -> Any:
         """k-hat of each datum against the threshold; returns the matplotlib axes."""
-        from ppl_vae.diagnostics.plots import plot_pareto_k
+        from ppl_vae.plots.diagnostics import plot_pareto_k
 
         return plot_pareto_k(self, ax)
 

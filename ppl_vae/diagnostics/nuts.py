@@ -72,7 +72,7 @@ class NUTSComparison:
 
     def plot(self, components: int = 12) -> Any:
         """Means and sds of guide and NUTS, and the gaps; returns the matplotlib figure."""
-        from ppl_vae.diagnostics.plots import plot_nuts
+        from ppl_vae.plots.diagnostics import plot_nuts
 
         return plot_nuts(self, components)
 

@@ -52,7 +52,7 @@ class PredictiveCheck:
 
     def plot(self) -> Any:
         """Histograms of the drawn statistics with the data's; returns the matplotlib figure."""
-        from ppl_vae.diagnostics.plots import plot_predictive
+        from ppl_vae.plots.diagnostics import plot_predictive
 
         return plot_predictive(self)
 

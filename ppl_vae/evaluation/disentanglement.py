@@ -11,10 +11,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
+from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation.codes import posterior_codes
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.programs import Program, check_positive
-from ppl_vae.factors import FactorData
 
 __all__ = ["dci", "disentanglement", "factor_vae_score", "mig", "sap"]
 

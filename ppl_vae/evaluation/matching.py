@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
-from ppl_vae.objectives.kernels import RBF, Kernel
+from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 
 __all__ = ["Discrepancy", "full_mmd", "mmd"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
-from ppl_vae import weights
-from ppl_vae.weights import Program, modules_of
+from ppl_vae.program import modules as weights
+from ppl_vae.program.modules import Program, modules_of
 
 __all__ = ["Data", "Program", "as_rows", "check_positive", "density", "evaluating", "is_real"]
 

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from ppl_vae.likelihoods.likelihood import Likelihood
 from ppl_vae.likelihoods.pixels import Pixels
 from ppl_vae.likelihoods.shifted import Cursor
-from ppl_vae.weights import evaluating
+from ppl_vae.program.modules import evaluating
 
 __all__ = ["Autoregressive", "AutoregressiveLikelihood"]
 

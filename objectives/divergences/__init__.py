@@ -1,0 +1,1 @@
+"""Divergences of the aggregate posterior from the prior, a file each."""

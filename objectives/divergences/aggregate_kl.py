@@ -1,0 +1,219 @@
+r"""log q(z) of the aggregate posterior from one minibatch, and KL(q(z) || p(z)) by it.
+
+The density of q(z) is a mean over all N data, of which a minibatch of n holds some, the datum that
+z was drawn from among them. Either estimate weighs the conditionals of the batch,
+
+$$\hat q(z_i) = \sum_j A_{ij}\, q(z_i \mid x_j),$$
+
+**MSS**, minibatch stratified sampling: $A_{ii} = 1 / N$, the datum's true share, and
+$A_{ij} = (N - 1) / (N (n - 1))$. $\hat q$ is unbiased, so $\log \hat q$ is too low by Jensen's
+inequality, less so as n grows, and not at all at n = N. (The paper gives the others unequal
+weights of the same mean, by their order in the batch; equal ones have the lower variance.)
+
+**MWS**, minibatch weighted sampling: $A_{ij} = 1 / (N n)$. Its $\hat q$ is biased low: log q(z) by
+about log N where all conditionals overlap (at n = N, always), by log n where none do.
+
+References:
+    Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
+    autoencoders, arXiv:1802.04942.
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergences.divergence import Counted, Divergence, Reads
+from ppl_vae.objectives.divergences.weighting import normalised
+
+__all__ = ["AggregateKL", "Estimator", "LogDensities", "log_densities"]
+
+Estimator = Literal["MSS", "MWS"]
+
+_LOG_2_PI = math.log(2 * math.pi)
+
+
+class AggregateKL(Counted, Divergence):
+    r"""$\mathrm{KL}(q_w(z) \Vert p(z))$ in nats, with log q(z) estimated on the minibatch.
+
+    $$\sum_i \frac{w_i}{W} \left(\log \hat q(z_i) - \log p(z_i)\right), \qquad
+      z_i \sim q(z \mid x_i)$$
+
+    by MSS or MWS (see the module's text): both are biased low, may be negative and are not
+    clamped. By MSS it is never below the rate as sampled less log N, since the information it
+    implies is never above log N; by MWS it can be, by up to log n. The bias is large where the
+    conditionals that overlap at a code are too rare to be in one batch.
+    Costs $n^2 d$ in time and memory ($n^2 d^2$ in time for full covariances).
+
+    The guide must be Gaussian given the data at every site of the joint, and none of these sites
+    drawn given another. A site drawn given a further latent u counts (x, u) as its datum.
+
+    Args:
+        estimator: "MSS" or "MWS".
+        size: the number of data N. By default what `ppl_vae.fit` tells, or else the plate: its
+            full size where it is subsampled, and the rows themselves where they are all of it. A
+            training loop of your own that feeds batches to a plate of `len(x)` must say it, or
+            each batch is taken for the world.
+
+    Shape:
+        codes `(n, d)`; the result is a scalar.
+
+    Raises:
+        ValueError: for a guide without a Gaussian density, a prior without a density, or a
+            single row.
+
+    References:
+        Chen, Li, Grosse and Duvenaud (2018), arXiv:1802.04942.
+    """
+
+    def __init__(self, estimator: Estimator = "MSS", size: int | None = None):
+        super().__init__()
+        check(estimator, size, "AggregateKL")
+        self.estimator: Estimator = estimator
+        self.size = size
+
+    @property
+    def reads(self) -> Reads:
+        return "density"
+
+    def forward(self, q: AggregatePosterior) -> Tensor:
+        found = log_densities(q, self.estimator, self.size, "AggregateKL", self.rows)
+        return (normalised(q.weights) * (found.aggregate - q.prior.log_prob(q.codes))).sum()
+
+
+class LogDensities:
+    """Log-densities at the codes of a batch, in nats.
+
+    Attributes:
+        own: log q(z_i | x_i), `(n,)`.
+        aggregate: the estimated log q(z_i), `(n,)`.
+        by_dimension: the estimated log q(z_ik) of each dimension, `(n, d)`.
+        log_size: log N.
+    """
+
+    def __init__(self, rows: Gaussians, q: AggregatePosterior, estimator: Estimator, size: Tensor):
+        own, shares = _shares(q, estimator, size)
+        marginals = _marginal_log_densities(rows, q.codes)
+        joint = _full_log_densities(rows, q.codes) if rows.is_full else marginals.sum(-1)
+        self.own = torch.logsumexp(own + joint, 1)
+        self.aggregate = torch.logsumexp(shares + joint, 1)
+        self.by_dimension = torch.logsumexp(shares[..., None] + marginals, 1)
+        self.log_size = size.log()
+
+
+def log_densities(
+    q: AggregatePosterior,
+    estimator: Estimator,
+    size: int | None,
+    user: str,
+    rows: int | None = None,
+) -> LogDensities:
+    """Estimates the log-densities of a batch's codes under its aggregate posterior.
+
+    Args:
+        q: the batch.
+        estimator: see the module's text.
+        size: the number of data N; what `rows` or `q` say by default.
+        user: who asks, for messages.
+        rows: the number of data where `size` does not say; `q` may say more.
+
+    Raises:
+        ValueError: if a site of the joint has no Gaussian density given the data, there is a
+            single row, or `size` is less than the batch.
+    """
+    each = q.conditional
+    if each is None or each.covariance is None or each.points:
+        points = ", ".join(each.points) if each is not None and each.points else q.name
+        raise ValueError(
+            f"{user} needs the density of q(z | x), Gaussian given the data, which {points!r} of "
+            f"sites {q.name!r} does not have (a deterministic or other guide, a site that others "
+            "of the joint are drawn given, or covariates): choose sites= without it, or use a "
+            "divergence of draws, such as MMD()"
+        )
+    if len(q) < 2:
+        raise ValueError(f"{user} needs two rows or more: a larger batch")
+    if size is not None and size < len(q) and q.groups is None:
+        raise ValueError(f"{user} size={size}: a batch of {len(q)} data is of more than that")
+    return LogDensities(each, q, estimator, _population(q, size, rows))
+
+
+def check(estimator: str, size: int | None, user: str) -> None:
+    """Refuses arguments that no batch could meet."""
+    if estimator not in get_args(Estimator):
+        raise ValueError(
+            f"{user} estimator={estimator!r}: use one of {', '.join(get_args(Estimator))}"
+        )
+    if size is not None and size < 1:
+        raise ValueError(f"{user} size={size}: the number of data, one or more")
+
+
+def _population(q: AggregatePosterior, size: int | None, rows: int | None) -> Tensor:
+    """N, no fewer than the batch's own data."""
+    weights = q.weights
+    if size is not None:
+        told = weights.new_full((), size)
+    else:
+        told = weights.detach().sum() if q.size is None else q.size.to(weights)
+        told = told if rows is None else told.clamp_min(rows)
+    return torch.maximum(told, _data(q).clamp_min(1))
+
+
+def _same_datum(q: AggregatePosterior) -> Tensor:
+    if q.groups is None:
+        return torch.eye(len(q), dtype=q.weights.dtype, device=q.weights.device)
+    return (q.groups[:, None] == q.groups).to(q.weights)
+
+
+def _data(q: AggregatePosterior) -> Tensor:
+    """How many data have weight in the batch."""
+    weights = q.weights.detach()
+    of_datum = _same_datum(q) @ weights
+    return (weights / torch.where(of_datum > 0, of_datum, 1)).sum()
+
+
+def _shares(q: AggregatePosterior, estimator: Estimator, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of the weights `(n, n)` of q(z_i | x_j) within x_i's own datum, and in q(z_i)."""
+    weights, same = q.weights, _same_datum(q)
+    of_datum = (same @ weights)[:, None]
+    eye = torch.eye(len(q), dtype=weights.dtype, device=weights.device)
+    own = torch.where(of_datum > 0, same * weights / torch.where(of_datum > 0, of_datum, 1), eye)
+    share = normalised(weights)
+    if estimator == "MWS":
+        whole = (share / size).expand_as(own)
+    else:
+        # A datum's share of all N: its weight in the batch times the batch's share of the data.
+        mine = (same @ share)[:, None] * _data(q) / size
+        others = (1 - same) * weights
+        rest = others.sum(1, keepdim=True)
+        whole = mine * own + (1 - mine) * others / torch.where(rest > 0, rest, 1)
+    # Where no row has weight the estimate counts for nothing, but must not be log 0.
+    whole = torch.where(whole.sum(1, keepdim=True) > 0, whole, own)
+    return _log(own), _log(whole)
+
+
+def _log(shares: Tensor) -> Tensor:
+    # Weights carry a gradient where the guide enumerates a site, and at 0 the log's is infinite.
+    present = shares > 0
+    return torch.where(present, torch.where(present, shares, 1).log(), -torch.inf)
+
+
+def _marginal_log_densities(rows: Gaussians, codes: Tensor) -> Tensor:
+    """log q(z_ik | x_j) by dimension k, `(n, n, d)`."""
+    assert rows.covariance is not None
+    variance = rows.covariance
+    if rows.is_full:
+        variance = variance.diagonal(dim1=-2, dim2=-1)
+    squares = (codes[:, None] - rows.mean).square() / variance
+    return -0.5 * (squares + variance.log() + _LOG_2_PI)
+
+
+def _full_log_densities(rows: Gaussians, codes: Tensor) -> Tensor:
+    """log q(z_i | x_j) for full covariances, `(n, n)`."""
+    assert rows.covariance is not None
+    factor = torch.linalg.cholesky(rows.covariance)
+    delta = (codes[:, None] - rows.mean)[..., None]
+    squares = torch.linalg.solve_triangular(factor, delta, upper=False).square().sum((-2, -1))
+    log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * (squares + codes.shape[-1] * _LOG_2_PI) - log_root

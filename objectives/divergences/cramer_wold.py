@@ -1,0 +1,140 @@
+"""The Cramér-Wold distance."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergences.kernels import Kernel, Mixture
+from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic
+
+__all__ = ["CramerWold"]
+
+_NODES = 24
+
+
+class CramerWold(MMD):
+    r"""The Cramér-Wold distance between $q_w(z)$ and $p(z)$.
+
+    Project both on a direction, smooth by a normal of variance $\gamma$, take the squared $L^2$
+    distance of the densities, and average over directions:
+
+    $$D = \mathbb{E}_{\theta} \left\lVert \theta \# q * N(0, \gamma)
+          - \theta \# p * N(0, \gamma) \right\rVert_2^2.$$
+
+    The average is in closed form: D is `MMD` with the kernel $(4 \pi \gamma)^{-1/2}
+    \varphi_d(r^2 / 4 \gamma)$ and $\varphi_d(s) = {}_1F_1(1/2; d/2; -s) = \mathbb{E}\, e^{-s B}$,
+    $B \sim \mathrm{Beta}(1/2, (d-1)/2)$, taken here by 24 Gauss-Jacobi nodes, exact to $10^{-9}$
+    for s to 100. (The usual $(1 + 4 s / (2 d - 3))^{-1/2}$ is off by .2 at d = 2 and .016 at
+    d = 10.) So the terms of a Gaussian prior are in closed form, and the noise of a Gaussian guide
+    is integrated out, as in `MMD`.
+
+    * **Bias.** None at a given $\gamma$, but for the V-statistic, the paper's: $(4 \pi
+      \gamma)^{-1/2} (1 - \mathbb{E}\, \varphi_d)(1/n + 1/m)$, no 1/m for a prior in closed form.
+      `gamma="silverman"` makes what is estimated depend on n; a number does not.
+    * **Variance.** As `MMD`'s: 1/n where q differs from p, 1/n^2 at q = p; no directions are
+      drawn, so they add none.
+    * **Cost.** $n^2 (d + 24)$ sampled; $24\, n^2 d$ integrated over all pairs, $24\, n R d$ over R
+      shifts.
+
+    Args:
+        gamma: the variance of the smoothing, or "silverman" for $(4 / 3n)^{2/5}$ with n the
+            effective number of rows, $(\sum w)^2 / \sum w^2$.
+        prior: "sampled", "closed", or "auto" for closed where the prior is Gaussian.
+        noise: "sampled", "integrated", or "auto" for integrated where the guide is Gaussian.
+        statistic: "U" (unbiased) or "V" (the paper's), for terms that are sampled.
+        pairs: for integrated noise, "all" pairs of rows, or a number of shifts, or "auto".
+        draws: prior draws m; as many as rows by default.
+
+    Shape:
+        codes `(n, d)`; the result is a scalar, in inverse units of the code. (The paper's
+        auto-encoder minimises its logarithm.)
+
+    Raises:
+        ValueError: for a gamma that is not positive; else as `MMD`.
+
+    References:
+        Tabor, Knop, Spurek, Podolak, Mazur and Jastrzebski (2018), Cramer-Wold auto-encoder,
+        arXiv:1805.09235.
+    """
+
+    def __init__(
+        self,
+        gamma: float | Literal["silverman"] = "silverman",
+        prior: PriorTerms = "auto",
+        noise: NoiseTerms = "auto",
+        statistic: Statistic = "U",
+        pairs: Literal["auto", "all"] | int = "auto",
+        draws: int | None = None,
+    ):
+        super().__init__(_Projected(2), prior, noise, statistic, pairs, draws)
+        if isinstance(gamma, str) and gamma != "silverman":
+            raise ValueError(f"CramerWold gamma={gamma!r}: use 'silverman' or a positive number")
+        if not isinstance(gamma, str) and not gamma > 0:
+            raise ValueError(f"CramerWold gamma={gamma}: it must be positive")
+        self.gamma = gamma
+
+    def _estimate(
+        self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
+    ) -> Tensor:
+        value = super()._estimate(q, rows, prior, shifts)
+        return value / (4 * math.pi * self._variance(q)) ** 0.5
+
+    def _scaled_kernel(
+        self, q: AggregatePosterior, *draws: Tensor
+    ) -> tuple[Kernel, Tensor | float]:
+        return _Projected(q.dim), 2 * self._variance(q)
+
+    def _variance(self, q: AggregatePosterior) -> Tensor | float:
+        if not isinstance(self.gamma, str):
+            return self.gamma
+        total = q.weights.sum()
+        rows = total.square() / torch.where(total > 0, q.weights.square().sum(), 1)
+        return (4 / (3 * rows.clamp_min(1))) ** 0.4
+
+
+@dataclass(frozen=True)
+class _Projected(Kernel):
+    r"""$\varphi_d(r^2 / 2 h^2)$, the mean of a Gaussian kernel of a random projection."""
+
+    dim: int
+
+    def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
+        s = squared_distance / (2 * squared_length)
+        weights, multipliers = self.mixture()
+        value = torch.zeros_like(s)
+        for w, m in zip(weights, multipliers, strict=True):
+            value = value + w * torch.exp(-s / m)
+        return value
+
+    def mixture(self, scales: Sequence[float] = (1.0,)) -> Mixture:
+        weights, nodes = _beta_nodes(self.dim)
+        return weights * len(scales), tuple(s / b for s in scales for b in nodes)
+
+    def squared_length(self, dim: int, *codes: Tensor) -> Tensor | float:
+        return 1.0
+
+
+@lru_cache
+def _beta_nodes(dim: int) -> Mixture:
+    """Gauss-Jacobi weights and nodes of Beta(1/2, (dim - 1) / 2), by Golub and Welsch."""
+    if dim == 1:
+        return (1.0,), (1.0,)
+    with torch.inference_mode(False):
+        a, b = (dim - 3) / 2, -0.5  # of (1 - x)^a (1 + x)^b on [-1, 1]
+        k = torch.arange(1, _NODES, dtype=torch.float64)
+        c = 2 * k + a + b
+        diagonal = torch.cat(
+            [k.new_tensor([(b - a) / (a + b + 2)]), (b * b - a * a) / c / (c + 2)]
+        )
+        # The factor (k + a + b) / (c - 1) is 1 at k = 1, also where both vanish (dim 2).
+        ratio = torch.where(k == 1, 1, (k + a + b) / torch.where(k == 1, 1, c - 1))
+        beside = (4 * k * (k + a) * (k + b) * ratio / (c.square() * (c + 1))).sqrt()
+        matrix = torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
+        nodes, vectors = torch.linalg.eigh(matrix)
+        return tuple(vectors[0].square().tolist()), tuple(((1 + nodes) / 2).tolist())

@@ -1,0 +1,63 @@
+"""The interface every divergence of the aggregate posterior implements."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+
+__all__ = ["Counted", "Divergence", "Reads"]
+
+Reads = Literal["draws", "density", "score"]
+"""What is read of a prior."""
+
+
+class Counted(nn.Module):
+    """A divergence or an objective that depends on the number of data.
+
+    Attributes:
+        rows: how many there are, where `Objective.plan` has told.
+    """
+
+    rows: int | None = None
+
+
+class Divergence(nn.Module, ABC):
+    r"""A divergence $D(q_w(z) \,\Vert\, p(z))$ between the aggregate posterior and the prior.
+
+    A subclass writes `forward`. It reads from the `AggregatePosterior` what it needs (codes, the
+    conditionals, prior draws, the prior's density or score), and only that is computed.
+    """
+
+    reads_past = False
+    """Whether `forward` pairs the batch with `q.past`; for others `Memory` pools the rows."""
+
+    @property
+    def reads(self) -> Reads:
+        """What it reads of the prior at the codes: nothing there, but draws; its density, which
+        must be positive there; or the gradient of its log-density, for which the prior must live
+        on all vectors.
+        """
+        return "draws"
+
+    @abstractmethod
+    def forward(self, q: AggregatePosterior) -> Tensor:
+        """The divergence, a scalar whose gradient trains the encoder (and a learnable prior)."""
+
+    def critic_loss(self, q: AggregatePosterior) -> Tensor | None:
+        """The loss of the divergence's own parameters; None where it has none.
+
+        It must not reach the encoder. The objective adds its gradient, and nothing to its value.
+        """
+        return None
+
+    def build(self, dim: int) -> None:
+        """Makes anew the networks that were given as factories, for codes of `dim` numbers."""
+
+    def advance(self) -> None:
+        """Moves queues on by what `forward` saw under `q.moving`.
+
+        The objective calls it once a training step, after the loss, so that all particles of a
+        step meet the same queue.
+        """

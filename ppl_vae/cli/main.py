@@ -1,0 +1,245 @@
+"""The command line.
+
+Bad input ends with one line on standard error and exit code 2, before anything is written. A
+training that meets a NaN ends so with code 1 and keeps what it has. With PPL_VAE_TRACEBACK set in
+the environment, errors are raised as they are.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppl_vae import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: the words after the program's name; those of this process by default.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _short_warnings():
+            return _dispatch(words)
+    except KeyboardInterrupt:
+        print("ppl-vae: stopped", file=sys.stderr)
+        return 130
+    except SystemExit as error:  # an argument parser's help
+        return int(error.code or 0)
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        if os.environ.get("PPL_VAE_TRACEBACK"):
+            raise
+        print(f"ppl-vae: {_line(error)}", file=sys.stderr)
+        return 1 if isinstance(error, ArithmeticError) else 2
+    except Exception as error:  # a mistake in a class of the user's, or in the library
+        if os.environ.get("PPL_VAE_TRACEBACK"):
+            raise
+        kind = type(error).__name__
+        print(
+            f"ppl-vae: {kind}: {_line(error)} (PPL_VAE_TRACEBACK=1 shows where)", file=sys.stderr
+        )
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        raise ValueError(f"there is no command {name!r}; commands: {', '.join(COMMANDS)}")
+    COMMANDS[name](rest)
+    return 0
+
+
+def _usage() -> str:
+    lines = ["usage: ppl-vae COMMAND [--help] ...", "", "commands:"]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:10} {(command.__doc__ or '').splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def fit(words: list[str]) -> None:
+    """Trains a model, and writes a folder with its weights, numbers and pictures."""
+    from ppl_vae.config.commandline import configured
+    from ppl_vae.experiment import build
+    from ppl_vae.training.run import Run
+
+    read = configured(words, "fit")
+    if read is None:
+        return
+    schema, settings, switches, out = read
+    data = settings["data"]["class_path"].rpartition(".")[2].lower()
+    folder = Path(out) if out is not None else _free(data)
+    Run.check(folder, "overwrite" in switches)
+    experiment = build(schema, settings)
+    experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
+    _show(Run(folder).summary, folder)
+
+
+def show(words: list[str]) -> None:
+    """Prints the model that fit would train, with shapes; --out draws its graph."""
+    from ppl_vae.cli.show import describe, draw
+    from ppl_vae.config.commandline import configured
+    from ppl_vae.config.help import resolved
+    from ppl_vae.experiment import build
+
+    read = configured(words, "show")
+    if read is None:
+        return
+    schema, settings, _, out = read
+    experiment = build(schema, settings)
+    experiment.check()
+    drawn = None if out is None else draw(experiment, out)
+    print(describe(experiment), "", *resolved(settings), sep="\n")
+    if drawn is not None:
+        print(drawn)
+
+
+def evaluate(words: list[str]) -> None:
+    """Evaluates a run: its metrics with their errors, and the pictures."""
+    from ppl_vae.config.commandline import data_options, parse
+    from ppl_vae.report.metrics import evaluate
+
+    data, words = data_options(words)
+    evaluate(**parse(evaluate, words), data=data)
+
+
+def report(words: list[str]) -> None:
+    """Writes one HTML page that shows runs side by side."""
+    from ppl_vae.config.commandline import data_options, parse
+    from ppl_vae.report.webpage import report
+
+    data, words = data_options(words)
+    report(**parse(report, words, many="runs"), data=data)
+
+
+def sample(words: list[str]) -> None:
+    """Draws samples from a run's model."""
+    from ppl_vae.config.commandline import parse
+
+    sample_run(**parse(sample_run, words))
+
+
+def sample_run(
+    run: str,
+    n: int = 64,
+    out: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    trust: bool = False,
+) -> None:
+    """Draws samples from a run's model: means of p(x | z) at draws of z from the prior.
+
+    Args:
+        run: the run's folder.
+        n: how many samples.
+        out: file to write, a picture (.png) or the numbers (.npy); samples.png in the run's
+            folder by default.
+        seed: of the draws.
+        device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
+        trust: allow classes from outside ppl_vae in its configuration.
+    """
+    import numpy as np
+
+    from ppl_vae import plots
+    from ppl_vae.evaluation import decoding
+    from ppl_vae.experiment import load
+    from ppl_vae.training.run import Run
+
+    folder = Run(run)
+    path = folder.path / "samples.png" if out is None else Path(out)
+    if path.suffix not in (".png", ".npy"):
+        raise ValueError(f"out is {str(path)!r}: its name must end in .png or .npy")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
+    experiment = load(folder, trust, device)
+    draws = decoding.draw(experiment, n, seed)
+    if path.suffix == ".npy":
+        np.save(path, draws.cpu().numpy())
+    else:
+        plots.samples(draws, path, title=decoding.drawn_as(experiment))
+    print(path)
+
+
+def demo(words: list[str]) -> None:
+    """Trains an MMD-VAE on handwritten digits from several seeds, and prints a table."""
+    from ppl_vae.cli.demo import demo
+    from ppl_vae.config.commandline import parse
+
+    demo(**parse(demo, words))
+
+
+def reproduce(words: list[str]) -> None:
+    """Runs one experiment of the source papers, and prints its table."""
+    from ppl_vae.config.commandline import parse
+    from ppl_vae.reproductions import reproduce
+
+    reproduce(**parse(reproduce, words))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "fit": fit,
+    "show": show,
+    "evaluate": evaluate,
+    "report": report,
+    "sample": sample,
+    "demo": demo,
+    "reproduce": reproduce,
+}
+
+
+def _free(name: str) -> Path:
+    """The first folder `runs/NAME-1`, `runs/NAME-2`, ... that is not there."""
+    k = 1
+    while (folder := Path("runs", f"{name}-{k}")).exists():
+        k += 1
+    return folder
+
+
+def _show(summary: Mapping[str, Any], folder: Path) -> None:
+    units = {
+        "reconstruction": "nats per datum",
+        "rate": "nats per datum",
+        "mmd": "squared, unbiased",
+        "log_det": "per latent dimension",
+        "probe": "accuracy of a linear probe",
+        "accuracy": "of the model's classifier",
+    }
+    for name, unit in units.items():
+        value, error = summary.get(name), summary.get("errors", {}).get(name)
+        if value is not None:
+            print(f"{name:15} {value:9.4g}{'' if error is None else f' +- {error:.2g}':10} {unit}")
+    print(folder)
+
+
+@contextmanager
+def _short_warnings() -> "Iterator[None]":
+    """Warnings of this library as one line each."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"ppl-vae: warning: {_line(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _line(error: object) -> str:
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch puts the offending values below
+    told = " ".join(text[:2])[:300] if text and text[0].endswith(":") else "".join(text[:1])
+    return told or type(error).__name__

@@ -1,0 +1,128 @@
+"""From codes to data: what pictures and reports show of any pair."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae.evaluation import Codes, posterior_codes
+from ppl_vae.pairs.pair import Pair
+from ppl_vae.program.modules import evaluating
+
+if TYPE_CHECKING:
+    from ppl_vae.experiment import Experiment
+
+__all__ = ["decode", "draw", "drawn_as", "latents", "rows"]
+
+
+def rows(experiment: "Experiment", part: str = "") -> tuple[Tensor, ...]:
+    """What the pair is evaluated at, on its device: held-out rows, unlabelled.
+
+    Args:
+        experiment: the experiment.
+        part: `train` or `test`; `test` if there are held-out rows by default.
+    """
+    data = experiment.data
+    found = data.arguments("train" if part == "train" else data.held_out, labelled=False)
+    device = next(p.device for p in experiment.pair.parameters())
+    return tuple(x.to(device) for x in found)
+
+
+def latents(pair: Pair, args: tuple[Tensor, ...], codes: Codes | None = None) -> dict[str, Tensor]:
+    """Where the guide puts each row: posterior means of codes, the likeliest class.
+
+    Args:
+        pair: the pair.
+        args: n rows, as the pair is called.
+        codes: of these rows and maybe more, if they are at hand.
+
+    Returns:
+        For each latent site a tensor `(n, d)`.
+    """
+    codes = posterior_codes(pair.model, pair.guide, args) if codes is None else codes
+    found = {name: codes.mean[: len(args[0]), k] for name, k in codes.slices.items()}
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        trace = poutine.trace(pair.guide).get_trace(*args)
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and name.endswith("_unobserved"):
+            found[name] = _likeliest(site["fn"])
+    return found
+
+
+def decode(pair: Pair, values: Mapping[str, Tensor], args: tuple[Tensor, ...]) -> Tensor:
+    """The mean of p(x | z) given latents; a draw where it has no closed mean.
+
+    Args:
+        pair: the pair.
+        values: for each site a tensor `(n, d)`. Codes below one of several layers may be left
+            out: they are then at their means given the layers above.
+        args: n rows, as the pair is called; what stands beside x is used.
+
+    Returns:
+        Tensor `(n, *size)`.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        with _AtMean(), poutine.trace() as tracer, poutine.condition(data=dict(values)):
+            pair.model(*args)
+        return _picture(tracer.trace.nodes["x"]["fn"])
+
+
+def draw(experiment: "Experiment", n: int, seed: int = 0) -> Tensor:
+    """Samples of the model as pictures show them: means of p(x | z) at n draws of the prior.
+
+    Covariates are those of the held-out rows, in turn.
+
+    Args:
+        experiment: the trained experiment.
+        n: how many.
+        seed: of the draws.
+    """
+    if n < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    pair = experiment.pair
+    args = rows(experiment)
+    turn = torch.arange(n, device=args[0].device) % len(args[0])
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        torch.manual_seed(seed)
+        trace = poutine.trace(pair.model).get_trace(*(part[turn] for part in args))
+        return _picture(trace.nodes["x"]["fn"])
+
+
+def drawn_as(experiment: "Experiment") -> str:
+    """What `draw` gives, in words."""
+    pair = experiment.pair
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+        trace = poutine.trace(pair.model).get_trace(*(part[:1] for part in rows(experiment)))
+    try:
+        _ = trace.nodes["x"]["fn"].mean
+        what = "Means"
+    except NotImplementedError:  # pixel by pixel, or channel by channel, there is no mean to show
+        what = "Draws"
+    return f"{what} of p(x | z) at draws of z from the prior"
+
+
+class _AtMean(Messenger):
+    """Puts latents that have no value yet at the means of their distributions."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and not site_is_subsample(msg):
+            msg["value"], msg["done"] = msg["fn"].mean, True
+
+
+def _likeliest(fn: TorchDistribution) -> Tensor:
+    try:
+        return fn.mode
+    except NotImplementedError:  # of a relaxed class, the class
+        return torch.nn.functional.one_hot(fn.logits.argmax(-1), fn.event_shape[-1]).to(fn.logits)
+
+
+def _picture(fn: TorchDistribution) -> Tensor:
+    try:
+        return fn.mean
+    except NotImplementedError:  # an autoregressive likelihood
+        return fn.sample()

@@ -1,0 +1,238 @@
+r"""Draws from a model, and from the chain that encodes and decodes again and again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from ppl_vae.evaluation.programs import evaluating
+from ppl_vae.objectives.dreams import by_row
+from ppl_vae.program.modules import Program
+
+__all__ = ["ancestral", "markov_chain"]
+
+Site = dict[str, Any]
+
+
+def ancestral(
+    model: Program,
+    n: int,
+    *args: Any,
+    guide: Program | None = None,
+    plate: str | None = None,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    r"""Draws of a model's latent and observed sites, $z \sim p(z)$, $x \sim p(x \mid z)$.
+
+    The model runs without its observations, as often as n rows take: what its arguments say of x
+    does not matter, only how many rows they make and the covariates among them.
+
+    Args:
+        model: the model; modules it calls are in evaluation mode meanwhile.
+        n: number of draws.
+        *args: the model's arguments, such as a batch of data.
+        guide: draws the latent sites outside the data plate, where the model's prior for them is
+            not what is wanted.
+        plate: the data plate's name, where the model leaves a choice.
+        **kwargs: the model's keyword arguments.
+
+    Returns:
+        For each site in the data plate, in the order drawn, a tensor `(n, *size)`.
+
+    Raises:
+        ValueError: if no plate, or more than one, holds all that is observed and its latents.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> {name: draw.shape for name, draw in ancestral(model, 5, torch.zeros(3)).items()}
+        {'z': torch.Size([5]), 'x': torch.Size([5])}
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: one draw or more")
+    programs = (model,) if guide is None else (model, guide)
+    runs: list[dict[str, Tensor]] = []
+    with evaluating(*programs):
+        while (missing := n - sum(len(next(iter(run.values()))) for run in runs)) > 0:
+            run = _Unobserve()(model)
+            if guide is not None:
+                outside = poutine.trace(guide).get_trace(*args, **kwargs)
+                name = plate or _data_plate(_observed_run(model, outside, args, kwargs))
+                run = poutine.replay(run, trace=_without(outside, name))
+            sites = _sites(poutine.trace(run).get_trace(*args, **kwargs))
+            name = plate or _data_plate(sites)
+            runs.append({k: v[:missing] for k, v in _rows(sites, name).items()})
+    return {k: torch.cat([run[k] for run in runs]) for k in runs[0]}
+
+
+def markov_chain(
+    model: Program,
+    guide: Program,
+    x: Tensor | tuple[Any, ...],
+    steps: int,
+    *,
+    plate: str | None = None,
+    arguments: Mapping[str, int] | None = None,
+    every: int = 1,
+) -> dict[str, Tensor]:
+    r"""The chain $z \sim q(z \mid x)$, $x \sim p(x \mid z)$, a row of it for each row of data.
+
+    Where p(x|z) is the posterior of x under the data and q(z|x), as at an unregularised
+    auto-encoder's optimum, the data's distribution is stationary: this is how to sample a model
+    whose codes do not follow its prior.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        x: where the chain starts: the pair's argument, or the tuple of its arguments.
+        steps: number of steps.
+        plate: the data plate's name, where the model leaves a choice.
+        arguments: by observed site, the place of the argument it replaces; found where the model
+            observes an argument as it is, or reshaped.
+        every: keep each so-many-th step.
+
+    Returns:
+        For each site in the data plate, a tensor `(steps // every, n, *size)`.
+
+    Raises:
+        ValueError: if no argument is what a site observes.
+
+    References:
+        Bengio, Yao, Alain and Vincent (2013), Generalized denoising auto-encoders as generative
+        models, arXiv:1305.6663.
+    """
+    if steps < 1 or not 1 <= every <= steps:
+        raise ValueError(f"steps={steps}, every={every}: one step or more, and at most steps")
+    args = x if isinstance(x, tuple) else (x,)
+    kept: list[dict[str, Tensor]] = []
+    with evaluating(model, guide):
+        first = _observed_run(model, poutine.trace(guide).get_trace(*args), args, {})
+        name = plate or _data_plate(first)
+        places = _places(first, name, args) if arguments is None else arguments
+        for step in range(1, steps + 1):
+            codes = poutine.trace(guide).get_trace(*args)
+            run = _Unobserve()(poutine.replay(model, trace=codes))
+            sites = _sites(poutine.trace(run).get_trace(*args))
+            state = list(args)
+            for site, place in places.items():
+                value = sites[site]["value"]
+                if value.numel() != args[place].numel():
+                    raise ValueError(
+                        f"site {site!r} draws {tuple(value.shape)}, which cannot take the place "
+                        f"of an argument of shape {tuple(args[place].shape)}: a plate that takes "
+                        "a subsample makes no chain"
+                    )
+                state[place] = value.reshape(args[place].shape).to(args[place])
+            args = tuple(state)
+            if step % every == 0:
+                kept.append(_rows(sites, name))
+    return {k: torch.stack([state[k] for state in kept]) for k in kept[0]}
+
+
+class _Unobserve(Messenger):
+    """Draws observed sites from their distributions.
+
+    `poutine.uncondition` does so too, but redraws what `pyro.deterministic` leaves, whose
+    distribution a plate then widens.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and _is_variable(msg):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            msg["infer"]["was_observed"] = True
+
+
+def _is_variable(site: Any) -> bool:
+    """Whether a site is neither a `pyro.factor` nor `pyro.deterministic`."""
+    return type(site["fn"]).__name__ != "Unit" and not site["infer"].get("_deterministic")
+
+
+def _sites(trace: poutine.Trace) -> dict[str, Site]:
+    """Sample sites that are variables: no subsample indices, factors or deterministic values."""
+    return {
+        name: site
+        for name, site in prune_subsample_sites(trace).nodes.items()
+        if site["type"] == "sample" and _is_variable(site)
+    }
+
+
+def _observed_run(
+    model: Program, guide_trace: poutine.Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Site]:
+    replayed = poutine.replay(model, trace=guide_trace)
+    return _sites(poutine.trace(replayed).get_trace(*args, **kwargs))
+
+
+def _plates(site: Site) -> list[str]:
+    return [f.name for f in site["cond_indep_stack"] if f.vectorized]
+
+
+def _data_plate(sites: dict[str, Site]) -> str:
+    observed = [s for s in sites.values() if s["is_observed"] or s["infer"].get("was_observed")]
+    data = {name for site in observed for name in _plates(site)}
+    local = [s for s in sites.values() if data & set(_plates(s))]
+    common = (
+        [name for name in _plates(local[0]) if all(name in _plates(s) for s in local)]
+        if (local)
+        else []
+    )
+    if len(common) != 1:
+        raise ValueError(
+            f"the data plate cannot be told: plates {common or 'none'} hold all observed and "
+            "local sites; name it with plate=, or write `with pyro.plate('data', len(x)):` around "
+            "both"
+        )
+    return common[0]
+
+
+def _rows(sites: dict[str, Site], plate: str) -> dict[str, Tensor]:
+    rows = {}
+    for name, site in sites.items():
+        dims = [f.dim for f in site["cond_indep_stack"] if f.name == plate]
+        if dims:
+            rows[name] = by_row(site, dims)
+    if not rows:
+        raise ValueError(f"the model has no site in plate {plate!r}")
+    return rows
+
+
+def _without(trace: poutine.Trace, plate: str) -> poutine.Trace:
+    """The sites outside the plate."""
+    kept = trace.copy()
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and plate in _plates(site):
+            kept.nodes.pop(name)
+    return kept
+
+
+def _places(sites: dict[str, Site], plate: str, args: tuple[Any, ...]) -> dict[str, int]:
+    """Which argument each observed site of the plate observes."""
+    places: dict[str, int] = {}
+    for name, site in sites.items():
+        if not site["is_observed"] or plate not in _plates(site):
+            continue
+        value = site["value"]
+        match = [
+            i
+            for i, arg in enumerate(args)
+            if isinstance(arg, Tensor)
+            and arg.numel() == value.numel()
+            and torch.equal(arg.to(value), value.reshape(arg.shape))
+        ]
+        same = [i for i in match if args[i] is value]
+        if len(same or match) != 1:
+            raise ValueError(
+                f"site {name!r} observes {'several' if match else 'none'} of the arguments as "
+                f"they are: say which with arguments={{{name!r}: 0}}"
+            )
+        places[name] = (same or match)[0]
+    if not places:
+        raise ValueError(f"the model observes nothing in plate {plate!r}")
+    return places

@@ -1,0 +1,244 @@
+"""Whether a model, a guide and an objective fit together, before anything is trained."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+
+from ppl_vae.objectives import Divergence, Objective
+from ppl_vae.objectives.plates import local_sites
+from ppl_vae.objectives.traces import Site, Traces
+from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.training.guard import distribution_name, name_at
+from ppl_vae.training.regions import VECTORS, fitting, region_of
+
+__all__ = ["check_compatible"]
+
+_WITHOUT = "an objective that compares no densities there, such as InfoVAE(MMD(), alpha=1)"
+_DRAWS = "use a divergence of draws, such as MMD()"
+
+
+def check_compatible(
+    model: Program, guide: Program, objective: ELBO, batch: Sequence[Any]
+) -> None:
+    """Refuses a combination that could not be trained, or would be trained to no purpose.
+
+    The guide and the model are run once, and the objective is evaluated once, in evaluation mode;
+    torch's generators are left where they were.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        objective: the loss.
+        batch: arguments for both.
+
+    Raises:
+        ValueError: in one line that names what does not fit and says what would: a latent whose
+            shape differs between model and guide; densities compared that live on different sets
+            (a prior on the sphere, a guide on all vectors), or do not exist (an implicit or a
+            point guide), or leave the prior's support; a divergence that reads a prior's density
+            or score where there is none; an observed site without a density whose density is
+            wanted; a loss that is not finite; and whatever the objective itself refuses.
+
+    Warns:
+        UserWarning: if codes on a sphere or simplex are compared with a prior on all vectors,
+            which they cannot match.
+    """
+    with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
+        with pyro.validation_enabled(False):
+            traces = _run(model, guide, batch)
+        named = _Named(model, guide, traces)
+        compared, matched, local = traces.latent, {}, local_sites(traces, None)
+        if isinstance(objective, Objective):
+            compared, matched = objective.compared(traces), objective.matched(traces)
+        for name in compared:
+            if name in traces.guide_sites:
+                own = isinstance(objective, Objective) and name in local
+                _check_densities(named, name, type(objective).__name__, own)
+        for name, divergence in matched.items():
+            if divergence.reads == "draws":
+                _check_reach(named, name)
+            else:
+                _check_read(named, name, divergence)
+        _check_loss(model, guide, objective, batch, named)
+
+
+class _Named:
+    """The sites of a run, by names that messages use."""
+
+    def __init__(self, model: Program, guide: Program, traces: Traces) -> None:
+        self.traces = traces
+        self._programs = {False: model, True: guide}
+
+    def fn(self, name: str, of_guide: bool = False) -> str:
+        """The part or the distribution that a site is drawn from."""
+        traces = self.traces
+        site = (traces.guide_sites if of_guide else traces.model_sites)[name]
+        return name_at(self._programs[of_guide], site, of_guide)
+
+    def both(self, name: str) -> str:
+        return f"site {name!r}: prior {self.fn(name)}, guide {self.fn(name, of_guide=True)}"
+
+
+def _run(model: Program, guide: Program, batch: Sequence[Any]) -> Traces:
+    with torch.no_grad():
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        with _Shapes(guide_trace):
+            replayed = poutine.replay(model, trace=guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(*batch)
+    ours, theirs = (
+        {n: s for n, s in prune_subsample_sites(t).nodes.items() if s["type"] == "sample"}
+        for t in (model_trace, guide_trace)
+    )
+    return Traces(model, tuple(batch), {}, model_trace, ours, theirs)
+
+
+class _Shapes(Messenger):
+    """Compares a latent's shape in model and guide as it is drawn: the decoder comes after."""
+
+    def __init__(self, guide: poutine.Trace) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        site = self.guide.nodes.get(msg["name"])
+        if site is None or msg["is_observed"] or site_is_subsample(site):
+            return
+        ours, theirs = (tuple(s["fn"].shape()) for s in (msg, site))
+        if ours != theirs:
+            raise ValueError(
+                f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
+                f"shape {ours}, {distribution_name(site['fn'])} in the guide of shape {theirs}; "
+                "give both the same dimension and the same plates"
+            )
+
+
+def _check_densities(named: _Named, name: str, objective: str, own: bool) -> None:
+    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    for part, site in (("guide", q), ("prior", p)):
+        # A point guide under one of Pyro's own losses is a MAP estimate, and meant.
+        if _has_no_density(site) or (own and part == "guide" and _is_point(site)):
+            raise ValueError(
+                f"{named.both(name)}: the {part} has no density, which {objective} needs here; "
+                f"use a guide with one, such as {fitting(region_of(p))}, or {_WITHOUT}"
+            )
+    _check_regions(named, name, objective)
+
+
+def _check_read(named: _Named, name: str, divergence: Divergence) -> None:
+    """Whether the prior has what a divergence reads of it at the guide's codes."""
+    reader, what = type(divergence).__name__, divergence.reads
+    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    if _has_no_density(p) or _is_point(p):
+        raise ValueError(
+            f"{named.both(name)}: the prior has no density, which {reader} reads; {_DRAWS}"
+        )
+    region = region_of(p)
+    bounded = region is not None and (region.kind != VECTORS or region.is_bounded)
+    if what == "score" and bounded:
+        raise ValueError(
+            f"{named.both(name)}: {reader} follows the prior's score, which a prior on {region} "
+            f"does not have everywhere; {_DRAWS}"
+        )
+    if not bounded:
+        _check_reach(named, name)
+        return
+    if region_of(q) is None or _is_point(q):
+        raise ValueError(
+            f"{named.both(name)}: the prior is on {region}, which the guide may leave, and "
+            f"{reader} reads its density; use {fitting(region)} for the guide, or {_DRAWS[4:]}"
+        )
+    _check_regions(named, name, reader)
+
+
+def _check_regions(named: _Named, name: str, who: str) -> None:
+    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    ours, theirs = region_of(p), region_of(q)
+    if ours is None or theirs is None or _is_point(q):
+        return
+    use = f"use {fitting(ours)} for the guide"
+    if fitting(ours) == named.fn(name, of_guide=True):
+        use = "use another prior for it"
+    if ours.kind != theirs.kind:
+        raise ValueError(
+            f"{named.both(name)}: the prior is on {ours}, the guide on {theirs}, so {who} would "
+            f"compare densities that do not compare; {use}, or {_WITHOUT}"
+        )
+    if not ours.holds(theirs):
+        raise ValueError(
+            f"{named.both(name)}: the guide, on {theirs}, can leave the prior, on {ours}, where "
+            f"{who} is infinite; {use}, or {_WITHOUT}"
+        )
+
+
+def _check_reach(named: _Named, name: str) -> None:
+    """Warns where a divergence of draws can never come to nothing."""
+    ours, theirs = (
+        region_of(sites[name]) if name in sites else None
+        for sites in (named.traces.model_sites, named.traces.guide_sites)
+    )
+    if ours is None or theirs is None or ours.kind != VECTORS:
+        return
+    if theirs.kind in ("sphere", "simplex"):
+        warnings.warn(
+            f"{named.both(name)}: codes on the {theirs.kind} cannot match a prior on {ours}, "
+            "however long they are trained",
+            stacklevel=4,
+        )
+
+
+def _check_loss(
+    model: Program, guide: Program, objective: ELBO, batch: Sequence[Any], named: _Named
+) -> None:
+    name = type(objective).__name__
+    with torch.enable_grad():
+        try:
+            loss = objective.loss(model, guide, *batch)
+        except NotImplementedError as error:
+            names = {named.fn(site, of_guide=True) for site in named.traces.guide_sites}
+            raise ValueError(
+                f"{name} does not fit the guide's {', '.join(sorted(names))}: {error}"
+            ) from error
+    if abs(loss) < float("inf"):
+        return
+    for site in named.traces.observed:
+        if _is_point(named.traces.model_sites[site]):
+            raise ValueError(
+                f"site {site!r}: {named.fn(site)} has no density, which {name} needs of data; use "
+                "WAE, which takes a cost in its place, or another likelihood"
+            )
+    terms = {key: float(v) for key, v in getattr(objective, "terms", {}).items()}
+    bad = [f"term {key!r} is {v:g}" for key, v in terms.items() if not abs(v) < float("inf")]
+    sites = ", ".join(
+        named.both(site) for site in named.traces.guide_sites if site in named.traces.model_sites
+    )
+    raise ValueError(
+        f"the loss of {name} is {loss:g} before any training"
+        + (f" ({bad[0]})" if bad else "")
+        + f", with {sites}: look at the parts' settings and the data there"
+    )
+
+
+def _has_no_density(site: Site) -> bool:
+    try:
+        with torch.no_grad():
+            site["fn"].log_prob(site["value"])
+    except NotImplementedError:
+        return True
+    return False
+
+
+def _is_point(site: Site) -> bool:
+    fn = site["fn"]
+    if isinstance(fn, dist.MixtureSameFamily):  # of points, as a VampPrior may be
+        fn = fn.component_distribution
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)

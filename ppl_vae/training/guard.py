@@ -1,0 +1,173 @@
+"""What is checked before and while a pair is trained: data against supports, finite numbers."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.util import zero_grads
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from ppl_vae.data.dataset import first_marked
+from ppl_vae.pairs.pair import Pair, part_name
+from ppl_vae.program.modules import Program, evaluating, modules_of
+
+__all__ = ["NotFinite", "check_support", "first_bad_site"]
+
+
+class NotFinite(FloatingPointError):
+    """A loss term or a gradient was NaN or infinite; the optimiser has not acted on it."""
+
+
+def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows: Tensor) -> None:
+    """Holds observed values against the support of the distribution they are scored by.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        batch: arguments both are run with once, in evaluation mode; torch's generator is left
+            where it was.
+        rows: all rows that `batch[0]` was taken from; they are checked where that is observed.
+
+    Raises:
+        ValueError: naming the site, its distribution and the first value outside.
+    """
+    with (
+        torch.random.fork_rng(),
+        torch.no_grad(),
+        evaluating(*modules_of(model, guide).values()),
+        pyro.validation_enabled(False),
+    ):
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or not site["is_observed"] or _is_subsample(site):
+            continue
+        value, support = site["value"], getattr(site["fn"], "support", None)
+        if support is None or site["mask"] is not None or not isinstance(value, Tensor):
+            continue
+        # the whole of the data, where this site observes it
+        value = rows if value is batch[0] and value.shape[1:] == rows.shape[1:] else value
+        with suppress(NotImplementedError):  # dependent supports
+            inside = support.check(value)
+            if not inside.all():
+                # per row when an event has several elements: name the row's first offender
+                base = getattr(support, "base_constraint", support)
+                outside = ~base.check(value)
+                number, place = first_marked(value, outside if outside.any() else ~inside)
+                raise ValueError(
+                    f"site {name!r} is {name_at(model, site)} with support "
+                    f"{base}, which excludes the data: {place} is {number:g}; "
+                    "rescale the data or choose another likelihood"
+                )
+
+
+def name_at(program: Program, site: Any, of_guide: bool = False) -> str:
+    """What a site is drawn from: the part, where the program is a `Pair`'s, or a distribution."""
+    pair = next(iter(modules_of(program).values()), None)
+    if isinstance(pair, Pair):
+        return part_name(pair.part(site["name"], of_guide))
+    return distribution_name(site["fn"])
+
+
+def distribution_name(fn: Any) -> str:
+    """The public name of a distribution, inside any `to_event`, `expand` and mask."""
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
+        fn = fn.base_dist
+    names = (cls.__name__ for cls in type(fn).__mro__)
+    return next(name for name in names if not name.startswith("_"))
+
+
+def first_bad_site(model: Program, guide: Program, batch: Sequence[Any]) -> str | None:
+    """The first place, guide before model, where a run on `batch` is not finite; None if none.
+
+    Looked at, in the order of execution, are parameters, the parameters of each site's
+    distribution, its value and its log-probability.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False):
+        traced = poutine.trace(guide)
+        with suppress(Exception):  # whatever stopped it, the sites before tell
+            traced(*batch)
+        found = _first_bad(traced.trace, "guide")
+        if found is not None:
+            return found
+        replayed = poutine.trace(poutine.replay(model, trace=traced.trace))
+        with suppress(Exception):
+            replayed(*batch)
+        return _first_bad(replayed.trace, "model")
+
+
+def _first_bad(trace: poutine.Trace, part: str) -> str | None:
+    for name, site in trace.nodes.items():
+        if site["type"] == "param" and _bad(site["value"]):
+            return f"parameter {name!r}"
+        if site["type"] != "sample" or _is_subsample(site):
+            continue
+        where = f"site {name!r} of the {part}"
+        inner = getattr(site["fn"], "base_dist", site["fn"])
+        for key in getattr(inner, "arg_constraints", {}):
+            if key in vars(inner) and _bad(vars(inner)[key]):
+                return f"{where} ({key} of its distribution)"
+        if _bad(site["value"]):
+            return f"{where} (its value)"
+        with suppress(Exception):
+            if _bad(site["fn"].log_prob(site["value"])):
+                return f"{where} (its log-probability)"
+    return None
+
+
+def _is_subsample(site: dict[str, Any]) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _bad(x: object) -> bool:
+    return isinstance(x, Tensor) and not bool(torch.isfinite(x).all())
+
+
+class GuardedOptimizer(PyroOptim):
+    """An optimiser that acts only on finite gradients.
+
+    Args:
+        inner: the optimiser.
+        only: the parameters it may move, by `id`; all when None.
+        before: called once the gradients are found finite, before any parameter moves.
+    """
+
+    def __init__(
+        self,
+        inner: PyroOptim,
+        only: Collection[int] | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        # no super().__init__: `inner` holds all there is
+        self.inner, self.only, self.before = inner, only, before
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        params = [p for p in params if self.only is None or id(p) in self.only]
+        check_gradients(params)
+        self.before()
+        self.inner(params, *args, **kwargs)
+
+
+def check_gradients(params: Collection[Tensor]) -> None:
+    """Raises NotFinite naming the first parameter, by name, whose gradient is NaN or infinite.
+
+    It synchronises with the device once.
+    """
+    grads = [p.grad for p in params if p.grad is not None]
+    if not grads or torch.isfinite(torch.stack(_norms(grads)).sum()):
+        return
+    # the norm of large finite numbers may overflow: only now look at each
+    names = pyro.get_param_store().param_name
+    bad = sorted(names(p) for p in params if _bad(p.grad))
+    if bad:
+        zero_grads(params)
+        raise NotFinite(f"the gradient of parameter {bad[0].replace('$$$', '.')!r} is not finite")
+
+
+def _norms(grads: list[Tensor]) -> list[Tensor]:
+    norms = torch._foreach_norm(grads)
+    return [n.to(norms[0].dtype) for n in norms]

@@ -1,0 +1,163 @@
+"""The steps of a training, what they move, and the terms they leave."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, SVI
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from ppl_vae.data.dataset import batches
+from ppl_vae.program.modules import Program, Snapshot, evaluating, modules_of, state
+from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+
+__all__ = ["Mean", "Training", "Weights"]
+
+KINDS = ("reconstruction", "rate", "divergence", "global")
+"""The kinds of terms an objective leaves, as `kind/site`."""
+
+
+class Weights:
+    """All that a training moves, and its last good values."""
+
+    def __init__(
+        self, model: Program, guide: Program, objective: ELBO, params: dict[str, Tensor]
+    ) -> None:
+        self._modules, self._params = modules_of(model, guide, objective), params
+        buffers = [b for m in self._modules.values() for b in m.buffers()]
+        self.good = Snapshot([*self.state().values(), *buffers])
+
+    def state(self) -> dict[str, Tensor]:
+        return state(self._modules, self._params)
+
+    def zero_grad(self) -> None:
+        for module in self._modules.values():
+            module.zero_grad()
+        for param in self._params.values():
+            param.grad = None
+
+
+class Mean:
+    """Running means over rows, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._loss, self._rows = 0.0, 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, loss: float, terms: Mapping[str, Tensor], rows: int) -> None:
+        self._loss += loss
+        self._rows += rows
+        for name, term in terms.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(term, dtype=torch.float64)
+            self._sums[name].add_(term, alpha=rows)
+
+    def read(self) -> dict[str, float]:
+        found = {"loss": self._loss / self._rows}
+        if self._sums:
+            # one transfer for all
+            values = (torch.stack(list(self._sums.values())) / self._rows).tolist()
+            found |= dict(zip(self._sums, values, strict=True))
+        for kind in KINDS:
+            parts = [v for name, v in found.items() if name.startswith(f"{kind}/")]
+            if parts:
+                found[kind] = sum(parts)
+        return found
+
+
+class Training:
+    """The steps of a training and the terms they leave."""
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        objective: ELBO,
+        optimizer: PyroOptim,
+        weights: Weights,
+        critic_steps: int,
+        own: Sequence[Tensor],
+    ) -> None:
+        self.model, self.guide, self.objective, self.weights = model, guide, objective, weights
+        self.modules = list(modules_of(model, guide, objective).values())
+        self.critic_steps = critic_steps
+        self.step = 0
+
+        def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
+            ids = None if only is None else {id(p) for p in only}
+            guarded = GuardedOptimizer(optimizer, ids, before)
+            return SVI(model, guide, guarded, objective.loss, loss_and_grads=self._loss_and_grads)
+
+        # One optimiser: its state is kept by parameter, so the critic's further steps continue
+        # the very Adam that the main step uses.
+        self.main, self.critic = svi(None, weights.good.take), svi(own)
+
+    def _loss_and_grads(self, *args: Any) -> float:
+        loss = self.objective.loss_and_grads(*args)
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {loss}")
+        return loss
+
+    def epoch(self, rows: Sequence[Tensor], batch_size: int, bar: Any) -> dict[str, float]:
+        for module in self.modules:
+            module.train()
+        mean = Mean()
+        for batch in batches(rows, batch_size):
+            noise = torch.get_rng_state()
+            self.step += 1
+            try:
+                for _ in range(self.critic_steps):
+                    self.critic.step(*batch)
+                loss = self.main.step(*batch)
+            except (FloatingPointError, ValueError, RuntimeError) as error:
+                raise self._explained(error, batch, noise) from error
+            mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+            if bar.update():  # it was drawn: read the terms for the next time
+                bar.set_postfix_str(_brief(mean.read()), refresh=False)
+        row = mean.read()
+        bar.set_postfix_str(_brief(row))
+        return row
+
+    def _explained(self, error: Exception, batch: Sequence[Tensor], noise: Tensor) -> Exception:
+        """The error that names step and site, with the last good weights put back.
+
+        An error that has nothing to do with numbers that are not finite is returned as it is.
+        """
+        with torch.random.fork_rng():
+            torch.set_rng_state(noise)
+            site = first_bad_site(self.model, self.guide, batch)
+        numeric = isinstance(error, FloatingPointError)
+        if site is None and not numeric:
+            return error
+        self.weights.good.restore()
+        self.weights.zero_grad()
+        # an objective says its own step and advice, which are given below
+        what = str(error).splitlines()[0].split(" at step ")[0].rstrip(":")
+        where = f", first at {site}" if site is not None else ""
+        return NotFinite(
+            f"step {self.step}: {what}{where}; the optimiser has not acted on it, the weights "
+            "are the last at which all was finite (a lower learning rate or clipped gradients may "
+            "help)"
+        )
+
+    def validate(self, rows: Sequence[Tensor], batch_size: int, seed: int) -> dict[str, float]:
+        mean = Mean()
+        svi = self.main
+        with torch.random.fork_rng(), evaluating(*self.modules):
+            torch.manual_seed(seed)
+            # in a random order, the same each time: neighbouring rows may resemble each other,
+            # and a batch of such is far from the prior however well all rows match it
+            for batch in batches(rows, batch_size):
+                try:
+                    loss = svi.evaluate_loss(*batch)
+                except (FloatingPointError, ValueError, RuntimeError) as error:
+                    raise self._explained(error, batch, torch.get_rng_state()) from error
+                mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+        return {f"validation/{name}": value for name, value in mean.read().items()}
+
+
+def _brief(row: Mapping[str, float]) -> str:
+    names = [name for name in KINDS if name in row] or ["loss"]
+    return ", ".join(f"{name} {row[name]:.4g}" for name in names) + " nats"
