@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Dual, pieces
+from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Dual
 from ppl_vae.objectives.costs import Cost
+from ppl_vae.objectives.decomposition import cost_of, decompose
 from ppl_vae.objectives.objective import Terms, Weight
-from ppl_vae.objectives.traces import Traces
+from ppl_vae.program.reading import Reading
 
 __all__ = ["GECO", "CapacityVAE"]
 
@@ -43,7 +44,6 @@ class CapacityVAE(ConstrainedObjective):
     """
 
     enumerates = True
-    enumerates = True
     quantity = "rate"
 
     def __init__(
@@ -59,8 +59,8 @@ class CapacityVAE(ConstrainedObjective):
             raise ValueError(f"capacity={capacity}: a rate is never below 0")
         super().__init__(capacity, gamma, sites=sites, plate=plate, **elbo)
 
-    def split(self, traces: Traces, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        run = pieces(traces, terms, self.sites, self.plate)
+    def split(self, reading: Reading, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        run = decompose(reading, terms, self.selected(reading), self.plate)
         return run.reconstruction + run.rest, run.rate, run.data
 
 
@@ -88,7 +88,6 @@ class GECO(ConstrainedObjective):
     """
 
     enumerates = True
-    enumerates = True
     quantity = "reconstruction"
     at_most = True
 
@@ -105,6 +104,13 @@ class GECO(ConstrainedObjective):
         super().__init__(tolerance, constraint, plate=plate, **elbo)
         self.cost = cost
 
-    def split(self, traces: Traces, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        run = pieces(traces, terms, None, self.plate, self.cost)
-        return run.rate + run.rest, run.reconstruction, run.data
+    def split(self, reading: Reading, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        # The KL of every latent site is free, so none is selected; the rows say what a datum is.
+        self.selected(reading)
+        run = decompose(reading, terms, (), self.plate, self._reconstruct)
+        return run.rest, run.reconstruction, run.data
+
+    def _reconstruct(self, reading: Reading, name: str) -> Tensor:
+        if self.cost is None or reading.model_sites[name].role == "factor":
+            return -reading.log_prob(name)
+        return cost_of(reading, name, self.cost)

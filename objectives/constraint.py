@@ -7,18 +7,15 @@ objective minimises its free part plus N times what a `Constraint` makes of g.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.objectives.costs import Cost
 from ppl_vae.objectives.objective import Objective, Terms, Weight
-from ppl_vae.objectives.plates import data_sites, find_rows, local_sites
-from ppl_vae.objectives.traces import Traces
+from ppl_vae.program.reading import Reading
 
-__all__ = ["ConstrainedObjective", "Constraint", "Dual", "Penalty", "Pieces", "pieces"]
+__all__ = ["ConstrainedObjective", "Constraint", "Dual", "Penalty"]
 
 
 class Constraint(nn.Module, ABC):
@@ -159,74 +156,6 @@ class Dual(Constraint):
         return value + _gradient(slope * gap) - _gradient(multiplier * steer)
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """One particle's terms, in nats summed over data.
-
-    Attributes:
-        reconstruction: minus the observed sites' log-density (or their cost).
-        rate: the KL of the picked local sites.
-        rest: the KL of all others. The density of a guide's auxiliary site goes with the KL of
-            the sites that stand on it.
-        data: the number of data the run stands for: the sum of row weights.
-        sites: the picked sites.
-    """
-
-    reconstruction: Tensor
-    rate: Tensor
-    rest: Tensor
-    data: Tensor
-    sites: list[str]
-
-
-def pieces(
-    traces: Traces,
-    terms: Terms,
-    sites: Sequence[str] | None = None,
-    plate: str | Sequence[str] | None = None,
-    cost: Cost | None = None,
-) -> Pieces:
-    """Takes a run apart into the terms of the ELBO.
-
-    Raises:
-        ValueError: as `find_rows`.
-    """
-    local, inside = local_sites(traces, plate), data_sites(traces, plate)
-    picked = list(local if sites is None else sites)
-    rows = find_rows(traces, picked, plate)
-    site = traces.guide_sites[picked[0]]
-    data = rows.weights(site, site["value"].detach()).sum()
-    terms.add_data(data)
-    zero = torch.zeros_like(data)
-    reconstruction, rate, rest = zero, zero, zero
-    for name in traces.observed:
-        term = -traces.log_prob(name) if cost is None else traces.cost(name, cost)
-        terms.add(f"reconstruction/{name}", term)
-        reconstruction = reconstruction + term
-    for name in traces.latent:
-        kl = traces.kl(name)
-        terms.add(f"{'rate' if name in inside else 'global'}/{name}", kl)
-        if name in picked:
-            rate = rate + kl
-        else:
-            rest = rest + kl
-    for name in traces.auxiliary:
-        entropy = traces.entropy(name)
-        on = traces.standing_on(name)
-        if on & set(picked) and on - set(picked):
-            raise ValueError(
-                f"auxiliary site {name!r} of the guide stands behind {sorted(on & set(picked))} "
-                f"and {sorted(on - set(picked))}, of which only the former are held: give each "
-                "its own (AutoNormal does, a joint such as AutoMultivariateNormal does not)"
-            )
-        terms.add(f"{'rate' if on & set(picked) else 'auxiliary'}/{name}", entropy)
-        if on & set(picked):
-            rate = rate + entropy
-        else:
-            rest = rest + entropy
-    return Pieces(reconstruction, rate, rest, data, picked)
-
-
 class ConstrainedObjective(Objective):
     """An objective with a target on a quantity that it estimates.
 
@@ -265,14 +194,19 @@ class ConstrainedObjective(Objective):
         self.sites, self.plate = sites, plate
 
     @abstractmethod
-    def split(self, traces: Traces, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, reading: Reading, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         """One particle's free loss and quantity, summed over data, and the number of data."""
+
+    def selected(self, reading: Reading) -> list[str]:
+        """The latent sites meant, in the model's order."""
+        return reading.rows(self.plate, self.sites)[0]
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         terms = Terms()
-        parts = [self.split(t, terms) for t in self._get_traces(model, guide, args, kwargs)]
+        runs = self._get_traces(model, guide, args, kwargs)
+        parts = [self.split(reading, terms) for reading in runs]
         free, quantity, data = (torch.stack(column).sum() for column in zip(*parts, strict=True))
         # The mean over particles first: the gap's noise is what the penalty is biased by.
         gap = quantity / torch.where(data > 0, data, 1) - self.at_step(self.target)

@@ -8,15 +8,17 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae.objectives.auxiliary import check_auxiliary, log_r
-from ppl_vae.objectives.plates import Rows, find_rows
-from ppl_vae.objectives.traces import Site, Traces
+from ppl_vae.program.handlers import Unobserve
+from ppl_vae.program.plates import PlateName
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.rows import by_row
+from ppl_vae.program.sites import Site, base_of, read_sites
 
-__all__ = ["Dream", "Estimator", "by_row", "check_estimator"]
+__all__ = ["Dream", "Estimator", "check_estimator"]
 
 Estimator = Literal["auto", "reparameterised", "enumerate", "score", "relaxed"]
 
@@ -34,9 +36,9 @@ class Dream:
     """A model to be run without its observations, beside the run that tells its rows.
 
     Args:
-        traces: a run of the pair, whose globals and subsample indices are kept.
-        picked: the latent sites z.
-        plate: as in `find_rows`.
+        reading: a run of the pair, whose globals and subsample indices are kept.
+        codes: the latent sites z.
+        plate: as in `Reading.rows`.
         estimator: how gradients pass x; see `MutualAutoencoder`.
         temperature: of relaxed draws.
 
@@ -47,25 +49,23 @@ class Dream:
 
     def __init__(
         self,
-        traces: Traces,
-        picked: Sequence[str],
-        plate: str | Sequence[str] | None,
+        reading: Reading,
+        codes: Sequence[str],
+        plate: PlateName | None,
         estimator: Estimator,
         temperature: float,
     ):
-        self.traces, self.picked = traces, list(picked)
-        self.rows: Rows = find_rows(traces, self.picked, plate)
+        self.reading = reading
+        self.codes, self.rows = reading.rows(plate, codes)
+        sites = reading.model_sites
         # What `pyro.factor` and `pyro.deterministic` leave is observed too, but is no variable.
         self.variables = [
-            name
-            for name, site in traces.model_sites.items()
-            if not isinstance(_base(site["fn"]), dist.Unit)
-            and not site["infer"].get("_deterministic")
+            name for name, site in sites.items() if site.role not in ("factor", "deterministic")
         ]
         self.names = [
             name
-            for name in traces.observed
-            if name in self.variables and self._is_inside(traces.model_sites[name])
+            for name, site in sites.items()
+            if site.role == "observed" and site.inside(self.rows.plates)
         ]
         if not self.names:
             raise ValueError(
@@ -78,7 +78,7 @@ class Dream:
     def bound(self, auxiliary: nn.Module) -> tuple[Tensor, Tensor]:
         """The infomax bound with r fixed, in nats, and the loss that fits r to the draws."""
         sites = self._run()
-        codes = [self._stack(sites[name]) for name in self.picked]
+        codes = [self._stack(sites[name]) for name in self.codes]
         weights = self._weights(sites)
         fixed = {n: p.detach() for n, p in auxiliary.named_parameters()}
 
@@ -107,27 +107,30 @@ class Dream:
         with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             sites = self._run()
             x = {name: self._stack(sites[name]) for name in self.names}
-            check_auxiliary(auxiliary, x, {name: self._stack(sites[name]) for name in self.picked})
+            check_auxiliary(auxiliary, x, {name: self._stack(sites[name]) for name in self.codes})
 
     def _run(self) -> dict[str, Site]:
-        kept = self.traces.replayable.copy()
-        for name in [*self.names, *self._local()]:
-            kept.nodes.pop(name, None)
-        model = poutine.replay(self.traces.model, trace=kept)
-        relaxed = self.temperature if self.estimator == "relaxed" else None
-        dreaming = _Unobserve(self.names, relaxed)(model)
-        return poutine.trace(dreaming).get_trace(*self.traces.args, **self.traces.kwargs).nodes
+        model = self.reading.without([*self.names, *self._local()])
+        draw = self._relaxed if self.estimator == "relaxed" else None
+        trace = poutine.trace(Unobserve(self.names, draw)(model))
+        return read_sites(trace.get_trace(*self.reading.args, **self.reading.kwargs))
+
+    def _relaxed(self, site: Site) -> Tensor | None:
+        if site.fn.has_rsample:
+            return None
+        relaxed = _relaxation(site.fn, self.temperature)
+        assert relaxed is not None
+        draw: Tensor = relaxed.rsample()
+        return draw
 
     def _local(self) -> list[str]:
-        """All latent sites in the plate: those not picked are drawn anew as well."""
-        return [n for n in self.traces.latent if self._is_inside(self.traces.model_sites[n])]
-
-    def _is_inside(self, site: Site) -> bool:
-        return set(self.rows.plates) <= {f.name for f in site["cond_indep_stack"] if f.vectorized}
+        """All latent sites in the plate: those that are no code are sampled anew as well."""
+        sites = self.reading.model_sites
+        return [n for n in self.reading.latent if sites[n].inside(self.rows.plates)]
 
     def _choose(self, estimator: Estimator) -> Estimator:
-        sites = [self.traces.model_sites[name] for name in self.names]
-        rough = [s["name"] for s in sites if not s["fn"].has_rsample]
+        sites = [self.reading.model_sites[name] for name in self.names]
+        rough = [s.name for s in sites if not s.fn.has_rsample]
         summable = self._is_summable()
         if estimator == "auto":
             if not rough:
@@ -146,7 +149,7 @@ class Dream:
             )
         if estimator == "relaxed":
             for name in rough:
-                if _relaxation(self.traces.model_sites[name]["fn"], self.temperature) is None:
+                if _relaxation(self.reading.model_sites[name].fn, self.temperature) is None:
                     raise ValueError(
                         f"estimator='relaxed': no relaxation of site {name!r}, "
                         f"{_kind(sites, name)}, that r could read; use 'score', or observe it as "
@@ -155,8 +158,8 @@ class Dream:
         return estimator
 
     def _is_summable(self) -> bool:
-        site = self.traces.model_sites[self.names[-1]]
-        fn, base = site["fn"], _base(site["fn"])
+        site = self.reading.model_sites[self.names[-1]]
+        fn, base = site.fn, base_of(site.fn)
         if len(self.names) > 1 or fn.event_shape.numel() != 1:
             return False
         if self.variables[-1] != self.names[0]:
@@ -167,7 +170,7 @@ class Dream:
 
     def _values(self, site: Site) -> tuple[Tensor, Tensor]:
         """The values x can take, `(v, *size)`, and their probabilities by row, `(n, v)`."""
-        fn, base = site["fn"], _base(site["fn"])
+        fn, base = site.fn, base_of(site.fn)
         values = base.enumerate_support(expand=False)
         log_probs = base.log_prob(values).reshape(len(values), *fn.batch_shape).movedim(0, -1)
         rows = self.rows.cut(log_probs, log_probs.dim() - 1).reshape(-1, len(values))
@@ -186,9 +189,9 @@ class Dream:
         advantage = value - torch.where(others > 0, baseline, 0)
         for name in [*self._local(), *(self.names if self.estimator == "score" else [])]:
             site = sites[name]
-            if not site["fn"].has_rsample:
-                # A mask says what was observed; here all is drawn.
-                log_prob = _unmasked(site["fn"]).log_prob(site["value"])
+            if not site.fn.has_rsample:
+                # A mask says what was observed; here all is sampled.
+                log_prob = site.fn.log_prob(site.value)
                 log_prob = self.rows.cut(log_prob, log_prob.dim()).sum(-1).reshape(-1)
                 total = total + advantage * (log_prob - log_prob.detach())
         return total
@@ -196,21 +199,21 @@ class Dream:
     def _entropy(self, sites: dict[str, Site]) -> Tensor:
         """H(z) by row, in closed form where the prior has one, else minus log p(z) at the draw."""
         rows = []
-        for name in self.picked:
-            fn = sites[name]["fn"]
+        for name in self.codes:
+            fn = sites[name].fn
             try:
                 entropy = fn.entropy()
             except NotImplementedError:
-                entropy = -fn.log_prob(sites[name]["value"])
+                entropy = -fn.log_prob(sites[name].value)
             rows.append(self.rows.cut(entropy, entropy.dim()).sum(-1).reshape(-1))
         return torch.stack(rows).sum(0)
 
     def _weights(self, sites: dict[str, Site]) -> Tensor:
-        site = sites[self.picked[0]]
-        return self.rows.weights(site, site["value"].detach()).reshape(-1)
+        site = sites[self.codes[0]]
+        return self.rows.weights(site, site.value.detach()).reshape(-1)
 
     def _rest(self, site: Site) -> list[int]:
-        return _other_plates(site, self._front)
+        return [dim for dim in site.dims.values() if dim not in self._front]
 
     @property
     def _front(self) -> list[int]:
@@ -222,48 +225,8 @@ class Dream:
         return by_row(site, self._front).flatten(0, len(self._front) - 1)
 
 
-def by_row(site: Site, dims: Sequence[int]) -> Tensor:
-    """A site's value with some of its batch dimensions in front.
-
-    Args:
-        site: a sample site.
-        dims: the batch dimensions, negative.
-
-    Returns:
-        Tensor `(*dims, *other plates, *event)`: batch dimensions of no plate are dropped.
-    """
-    fn = site["fn"]
-    value = site["value"].expand(fn.batch_shape + fn.event_shape)
-    batch, whole = len(fn.batch_shape), range(value.dim())
-    order = [batch + dim for dim in [*dims, *_other_plates(site, dims)]]
-    single = [i for i in whole[:batch] if i not in order]
-    value = value.permute(*order, *whole[batch:], *single)
-    return value.reshape(value.shape[: len(whole) - len(single)])
-
-
-def _other_plates(site: Site, dims: Sequence[int]) -> list[int]:
-    return sorted(f.dim for f in site["cond_indep_stack"] if f.vectorized and f.dim not in dims)
-
-
-class _Unobserve(Messenger):
-    """Draws observed sites from their distributions; relaxed, where a temperature is given."""
-
-    def __init__(self, names: Sequence[str], temperature: float | None):
-        super().__init__()
-        self.names, self.temperature = set(names), temperature
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.names:
-            return
-        msg["is_observed"], msg["value"], msg["done"] = False, None, False
-        if self.temperature is not None and not msg["fn"].has_rsample:
-            relaxed = _relaxation(msg["fn"], self.temperature)
-            assert relaxed is not None
-            msg["value"], msg["done"] = relaxed.rsample(), True
-
-
 def _relaxation(fn: TorchDistributionMixin, temperature: float) -> Any | None:
-    base = _base(fn)
+    base = base_of(fn)
     heat = torch.as_tensor(temperature)
     if isinstance(base, dist.Bernoulli):
         relaxed = dist.RelaxedBernoulliStraightThrough(heat, logits=base.logits)
@@ -274,17 +237,8 @@ def _relaxation(fn: TorchDistributionMixin, temperature: float) -> Any | None:
     return None
 
 
-def _base(fn: Any) -> Any:
-    fn = _unmasked(fn)
-    return fn.base_dist if isinstance(fn, dist.Independent) else fn
-
-
-def _unmasked(fn: Any) -> Any:
-    return _unmasked(fn.base_dist) if isinstance(fn, dist.MaskedDistribution) else fn
-
-
 def _kind(sites: Sequence[Site], name: str) -> str:
-    return next(type(_base(site["fn"])).__name__ for site in sites if site["name"] == name)
+    return next(type(base_of(site.fn)).__name__ for site in sites if site.name == name)
 
 
 def _sum(values: Tensor, weights: Tensor) -> Tensor:

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Independent, Normal, Unit
 from torch import Tensor, nn
 
 from ppl_vae.objectives.costs import Cost, SquaredError
+from ppl_vae.objectives.decomposition import cost_of, decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
-from ppl_vae.objectives.plates import check_sites, data_sites, find_rows, local_sites
-from ppl_vae.objectives.traces import Traces
+from ppl_vae.program.reading import Reading
 
 __all__ = ["WAE", "Autoencoder", "BetaVAE", "InfoVAE"]
 
@@ -123,85 +122,65 @@ class InfoVAE(Objective):
     ) -> Tensor:
         terms = Terms()
         loss: Tensor | float = 0.0
-        for traces in self._get_traces(model, guide, args, kwargs):
-            loss = loss + self._particle(traces, terms)
+        for reading in self._get_traces(model, guide, args, kwargs):
+            loss = loss + self._particle(reading, terms)
         return self._finish(torch.as_tensor(loss), terms)
 
-    def compared(self, traces: Traces) -> list[str]:
+    def compared(self, reading: Reading) -> list[str]:
         if not _is_zero(1 - self.at_step(self.alpha)):
-            return traces.latent
-        picked = self._picked(local_sites(traces, self.plate))
-        return [name for name in traces.latent if name not in picked]
+            return reading.latent
+        selected = self._selected(reading)
+        return [name for name in reading.latent if name not in selected]
 
-    def matched(self, traces: Traces) -> dict[str, Divergence]:
-        local = local_sites(traces, self.plate)
+    def matched(self, reading: Reading) -> dict[str, Divergence]:
         return {
             name: divergence
             for names, divergence, scale in self.joints
             if divergence is not None
             and not _is_zero(self.at_step(self.alpha) + self.at_step(scale) - 1)
-            for name in (local if names is None else names)
+            for name in (reading.local(self.plate) if names is None else names)
         }
 
-    def reconstruction(self, traces: Traces, name: str) -> Tensor:
+    def reconstruction(self, reading: Reading, name: str) -> Tensor:
         """What an observed site adds to the loss, in nats summed over data."""
-        return -traces.log_prob(name)
+        return -reading.log_prob(name)
 
-    def _particle(self, traces: Traces, terms: Terms) -> Tensor | float:
-        loss: Tensor | float = 0.0
-        for name in traces.observed:
-            term = self.reconstruction(traces, name)
-            terms.add(f"reconstruction/{name}", term)
-            loss = loss + term
-        loss = loss + self._rates(traces, terms)
-        return loss + self._divergences(traces, terms)
+    def _particle(self, reading: Reading, terms: Terms) -> Tensor | float:
+        alpha = self.at_step(self.alpha)
+        # At alpha = 0 every KL has weight 1, and no plate is asked for.
+        selected = set() if _is_zero(alpha) else self._selected(reading)
+        if self.plate is not None or any(names for names, *_ in self.joints):
+            self._selected(reading)  # refuses what no site and no plate is named
+        weight = 1 - alpha
+        weighs = not _is_zero(weight)
+        run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs)
+        loss = run.reconstruction + run.rest
+        if weighs:
+            loss = loss + weight * run.rate
+        return loss + self._divergences(reading, terms)
 
-    def _rates(self, traces: Traces, terms: Terms) -> Tensor | float:
-        local, inside = local_sites(traces, self.plate), data_sites(traces, self.plate)
-        picked = self._picked(local)
-        weighs = not _is_zero(self.at_step(self.alpha))
-        if weighs or self.plate is not None or any(names for names, *_ in self.joints):
-            check_sites(traces, sorted(picked, key=[*traces.latent, *picked].index), self.plate)
-        terms.add_data(_data_weight(traces, local, self.plate))
-        weight = 1 - self.at_step(self.alpha)
-        loss: Tensor | float = 0.0
-        for name in traces.latent:
-            kind = "rate" if name in inside else "global"
-            if name in picked and _is_zero(weight):
-                logged = _cheap_kl(traces, name)
-                if logged is not None:
-                    terms.add(f"{kind}/{name}", logged)
-                continue
-            kl = traces.kl(name)
-            loss = loss + (weight * kl if name in picked else kl)
-            terms.add(f"{kind}/{name}", kl)
-        for name in traces.auxiliary:
-            on = traces.standing_on(name) if weighs else set()
-            if on & picked and on - picked:
-                raise ValueError(
-                    f"auxiliary site {name!r} of the guide stands behind {sorted(on & picked)} "
-                    f"and {sorted(on - picked)}, whose KL have different weights: give each its "
-                    "own (AutoNormal does, a joint such as AutoMultivariateNormal does not)"
-                )
-            if on & picked and _is_zero(weight):
-                continue
-            entropy = traces.entropy(name)
-            loss = loss + (weight * entropy if on & picked else entropy)
-            terms.add(f"{'rate' if on & picked else 'auxiliary'}/{name}", entropy)
-        return loss
+    def _selected(self, reading: Reading) -> set[str]:
+        """The sites whose KL is weighed: those that some divergence compares, or could."""
+        selected: set[str] = set()
+        for names, *_ in self.joints:
+            if names is None:
+                selected.update(reading.local(self.plate))
+            elif self.plate is None:
+                reading.check_names(names)
+                selected.update(names)
+            else:
+                reading.plates(self.plate, names)
+                selected.update(names)
+        return selected
 
-    def _picked(self, local: Sequence[str]) -> set[str]:
-        """The sites that some divergence compares."""
-        return {name for names, *_ in self.joints for name in (local if names is None else names)}
-
-    def _divergences(self, traces: Traces, terms: Terms) -> Tensor | float:
+    def _divergences(self, reading: Reading, terms: Terms) -> Tensor | float:
         loss: Tensor | float = 0.0
         for names, divergence, scale in self.joints:
             coefficient = self.at_step(self.alpha) + self.at_step(scale) - 1
             if _is_zero(coefficient) or divergence is None:
                 continue
             posteriors = aggregate_posteriors(
-                traces, names, self.plate, self.given, moving=self.is_moving
+                reading, names, self.plate, self.given, moving=self.is_moving
             )
             for q in posteriors:
                 value = divergence(q)
@@ -300,10 +279,10 @@ class WAE(InfoVAE):
         super().__init__(divergence, alpha=1.0, scale=scale, **infovae)
         self.cost = SquaredError() if cost is None else cost
 
-    def reconstruction(self, traces: Traces, name: str) -> Tensor:
-        if isinstance(traces.model_sites[name]["fn"], Unit):
-            return super().reconstruction(traces, name)  # a pyro.factor has no mean
-        return traces.cost(name, self.cost)
+    def reconstruction(self, reading: Reading, name: str) -> Tensor:
+        if reading.model_sites[name].role == "factor":
+            return super().reconstruction(reading, name)  # a pyro.factor has no mean
+        return cost_of(reading, name, self.cost)
 
 
 @dataclass
@@ -318,25 +297,3 @@ class _OneMinus:
 
 def _is_zero(coefficient: Tensor | float) -> bool:
     return not isinstance(coefficient, Tensor) and coefficient == 0
-
-
-def _cheap_kl(traces: Traces, name: str) -> Tensor | None:
-    """The rate of a Gaussian site, for the log of an objective that does not weigh it."""
-    fns = [sites[name]["fn"] for sites in (traces.guide_sites, traces.model_sites)]
-    bases = [fn.base_dist if isinstance(fn, Independent) else fn for fn in fns]
-    if not all(isinstance(base, Normal) for base in bases) or name in traces.out_of_order:
-        return None
-    with torch.no_grad():
-        return traces.kl(name)
-
-
-def _data_weight(
-    traces: Traces, local: list[str], plate: str | Sequence[str] | None
-) -> Tensor | float:
-    """The number of data the run stands for; 1 where no plate tells."""
-    try:
-        rows = find_rows(traces, local[:1], plate)
-    except ValueError:
-        return 1.0
-    site = traces.guide_sites[local[0]]
-    return rows.weights(site, site["value"].detach()).sum()

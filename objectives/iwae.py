@@ -6,15 +6,16 @@ from typing import Any, Literal, get_args
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.objectives.objective import Objective, Terms
-from ppl_vae.objectives.plates import Rows, check_sites, data_sites, find_rows, local_sites
-from ppl_vae.objectives.traces import PARTICLES, Site, Traces
+from ppl_vae.program.plates import PlateName
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.rows import Rows
+from ppl_vae.program.sites import Site
 
 __all__ = ["IWAE"]
 
@@ -72,7 +73,7 @@ class IWAE(Objective):
         vectorize_particles: bool = False,
         gradient: Gradient = "pathwise",
         *,
-        plate: str | Sequence[str] | None = None,
+        plate: PlateName | None = None,
         max_plate_nesting: float = float("inf"),
     ):
         super().__init__(num_particles, vectorize_particles, max_plate_nesting)
@@ -88,7 +89,7 @@ class IWAE(Objective):
     ) -> Tensor:
         self._indices, self._draws = None, []
         runs = [
-            _Run(traces, self.plate) for traces in self._get_traces(model, guide, args, kwargs)
+            _Run(reading, self.plate) for reading in self._get_traces(model, guide, args, kwargs)
         ]
         log_p = torch.cat([run.log_p for run in runs])
         log_q = torch.cat([run.log_q for run in runs])
@@ -113,7 +114,7 @@ class IWAE(Objective):
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Traces:
+    ) -> Reading:
         if isinstance(poutine.unwrap(guide), Messenger):
             raise ValueError(
                 "IWAE needs a guide that runs by itself, which an AutoGuideMessenger does not: "
@@ -125,13 +126,13 @@ class IWAE(Objective):
         if self.gradient == "dreg":
             self._draws.append(_Leaves())
             guide = self._draws[-1](guide)
-        traces = super()._get_trace(model, guide, args, kwargs)
+        reading = super()._get_trace(model, guide, args, kwargs)
         if self._indices is None:
             self._indices = poutine.Trace()
-            for name, site in traces.replayable.nodes.items():
+            for name, site in reading.model_trace.nodes.items():
                 if site_is_subsample(site):
                     self._indices.add_node(name, **site)
-        return traces
+        return reading
 
     def _dreg(
         self,
@@ -161,33 +162,42 @@ class IWAE(Objective):
 
 
 class _Run:
-    """One run's log-densities by row, `(particles, n)`, unscaled and masked, in nats."""
+    """One run's log-densities by row, `(particles, n)`, unscaled and masked, in nats.
 
-    def __init__(self, traces: Traces, plate: str | Sequence[str] | None):
-        self.traces = traces
-        latent = traces.latent
-        self.rows = self._rows(latent, plate)
-        inside = [name for name in traces.observed if self._is_inside(traces.model_sites[name])]
-        outside = [name for name in traces.observed if name not in inside]
-        self.outside = f"observed site {', '.join(map(repr, outside))}"
-        sites = [traces.guide_sites[n] for n in [*latent, *traces.auxiliary]]
-        sites += [traces.model_sites[n] for n in [*latent, *inside]]
-        self.scale = self._scale(sites)
-        self.observed = {n: self._log_prob(traces.model_sites[n]) for n in inside}
-        self.prior = {n: self._log_prob(traces.model_sites[n]) for n in latent}
-        self.guide = {
-            n: self._log_prob(traces.guide_sites[n]) for n in [*latent, *traces.auxiliary]
-        }
+    What the guide observes divides the weight as its densities do, but is differentiated as it
+    stands, by `gradient="dreg"` too: it goes with `log_p`, with the sign turned.
+    """
+
+    def __init__(self, reading: Reading, plate: PlateName | None):
+        self.reading = reading
+        latent, model, guide = reading.latent, reading.model_sites, reading.guide_sites
+        self.rows = self._rows(plate)
+        observed = [model[name] for name in reading.observed]
+        given = [guide[name] for name in reading.guide_observed]
+        inside = [site for site in observed if site.inside(self.rows.plates)]
+        given_inside = [site for site in given if site.inside(self.rows.plates)]
+        outside = [site for site in observed if site not in inside]
+        given_outside = [site for site in given if site not in given_inside]
+        sampled = [guide[name] for name in [*latent, *reading.auxiliary]]
+        priors = [model[name] for name in latent]
+        self.scale = self._scale([*sampled, *priors, *inside, *given_inside])
+        self.observed = {site.name: self._by_row(site) for site in inside}
+        self.given = {site.name: self._by_row(site) for site in given_inside}
+        self.prior = {site.name: self._by_row(site) for site in priors}
+        self.guide = {site.name: self._by_row(site) for site in sampled}
         self.log_p = _sum([*self.prior.values(), *self.observed.values()])
+        for log_prob in self.given.values():
+            self.log_p = self.log_p - log_prob
         self.log_q = _sum(list(self.guide.values()))
+        self.outside = f"observed site {', '.join(repr(s.name) for s in outside + given_outside)}"
         self.common = self.scale.new_zeros(self.rows.particles)
-        for name in outside:
-            self.common = self.common + self._by_particle(traces.model_sites[name])
+        for site in outside:
+            self.common = self.common + self._by_particle(site)
+        for site in given_outside:
+            self.common = self.common - self._by_particle(site)
         # missing data are masked where they are known, and so do not tell how many data there are
-        counted = (local_sites(traces, plate) or latent)[0]
-        mask = self.rows.weights(
-            {**traces.guide_sites[counted], "scale": 1.0}, self.scale.detach()
-        )
+        counted = guide[(reading.local(self.rows.plates) or latent)[0]]
+        mask = self.rows.weights(counted.unscaled(), self.scale.detach())
         self.data = (self.scale * mask)[0].sum()
 
     def add(self, terms: Terms) -> None:
@@ -195,49 +205,44 @@ class _Run:
         terms.add_data(self.data * self.rows.particles)
         for name, log_prob in self.observed.items():
             terms.add(f"reconstruction/{name}", -(self.scale * log_prob).sum())
+        for name, log_prob in self.given.items():
+            terms.add(f"guide/{name}", (self.scale * log_prob).sum())
         for name, log_prob in self.prior.items():
             terms.add(f"rate/{name}", (self.scale * (self.guide[name] - log_prob)).sum())
 
-    def _rows(self, latent: list[str], plate: str | Sequence[str] | None) -> Rows:
-        inside = data_sites(self.traces, plate)
+    def _rows(self, plate: PlateName | None) -> Rows:
+        reading = self.reading
+        plates, latent = reading.plates(plate), reading.latent
         for name in latent:
-            if inside and name not in inside:
+            if not reading.guide_sites[name].inside(plates):
                 raise ValueError(
                     f"latent site {name!r} is outside the data plate: the weights of all data "
                     "hang together through it, so they do not factor by datum and the bound does "
                     "not exist. Use InfoVAE(alpha=0), or condition the model on a value of it"
                 )
-        check_sites(self.traces, latent, plate)
         # One site tells the rows; masks, which stay inside a weight, may differ between sites.
-        return find_rows(self.traces, latent[:1], plate)
-
-    def _is_inside(self, site: Site) -> bool:
-        return set(self.rows.plates) <= _plates(site)
+        return reading.rows(plates, latent[:1])[1]
 
     def _scale(self, sites: list[Site]) -> Tensor:
         """The scale that all sites of a row share, `(particles, n)`."""
-        like = self.traces.guide_sites[self.traces.latent[0]]["value"].detach()
-        scales = [self.rows.weights({**site, "mask": None}, like) for site in sites]
+        like = self.reading.guide_sites[self.reading.latent[0]].value.detach()
+        scales = [self.rows.weights(site.unmasked(), like) for site in sites]
         if is_validation_enabled():
             for site, scale in zip(sites, scales, strict=True):
                 if not torch.allclose(scale, scales[0]):
                     raise ValueError(
-                        f"site {site['name']!r} is scaled unlike {sites[0]['name']!r}, so a row's "
+                        f"site {site.name!r} is scaled unlike {sites[0].name!r}, so a row's "
                         "weight is no ratio of densities: scale whole rows, and do not subsample "
                         "a plate inside them"
                     )
         return scales[0]
 
-    def _log_prob(self, site: Site) -> Tensor:
-        fn = site["fn"]
-        log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
-        log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
-        return self.rows.cut(log_prob, log_prob.dim()).sum(-1)
+    def _by_row(self, site: Site) -> Tensor:
+        return self.rows.sum(site.log_density())
 
     def _by_particle(self, site: Site) -> Tensor:
-        """The scaled, masked log-density of a site that knows no rows, `(particles,)`."""
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
+        """The scaled, masked log-density of a site outside the plate, `(particles,)`."""
+        log_prob = site.log_prob()
         dim, particles = self.rows.particle_dim, self.rows.particles
         if dim is not None and log_prob.dim() >= -dim:
             return log_prob.movedim(dim, 0).reshape(particles, -1).sum(-1)
@@ -300,7 +305,3 @@ def _log_mean(log_weights: Tensor) -> Tensor:
 
 def _sum(parts: list[Tensor]) -> Tensor:
     return torch.stack(parts).sum(0)
-
-
-def _plates(site: Site) -> set[str]:
-    return {f.name for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}

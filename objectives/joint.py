@@ -24,48 +24,46 @@ from ppl_vae.objectives.divergences.aggregate_posterior import (
     moments,
 )
 from ppl_vae.objectives.location_scale import location_scale
-from ppl_vae.objectives.plates import Rows, data_sites, find_rows, local_sites
-from ppl_vae.objectives.traces import Site, Traces
+from ppl_vae.program.dependence import depends
+from ppl_vae.program.plates import PlateName
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.rows import Rows
+from ppl_vae.program.sites import Site
 
 __all__ = ["aggregate_posteriors"]
 
 
 def aggregate_posteriors(
-    traces: Traces,
+    reading: Reading,
     sites: Sequence[str] | None = None,
-    plate: str | Sequence[str] | None = None,
+    plate: PlateName | None = None,
     given: Callable[..., Tensor] | None = None,
     moving: bool = False,
 ) -> list[AggregatePosterior]:
     """The aggregate posterior of a joint of sites, one for each vectorised particle.
 
     Args:
-        traces: the run.
+        reading: the run.
         sites: the joint's sites; all local ones by default.
-        plate: the plate or plates whose entries are rows; found where only one is possible.
+        plate: the plate or plates whose entries are rows, where the rule leaves a choice.
         given: covariates `(n, k)` from the model's arguments, to be matched jointly with z.
         moving: whether queues may move.
 
     Raises:
-        ValueError: see `find_rows`; and for a prior that is not a location-scale family and varies
-            along the plate, without `given`.
+        ValueError: see `Reading.rows`; and for a prior that is not a location-scale family and
+            varies along the plate, without `given`.
     """
-    local = local_sites(traces, plate)
-    picked = [name for name in traces.latent if name in (local if sites is None else sites)]
-    for name in sites or ():
-        if name not in picked:
-            picked.append(name)  # refused with its reason
-    rows = find_rows(traces, picked, plate)
+    names, rows = reading.rows(plate, sites)
     if given is not None and rows.choices:
         raise ValueError("given= does not go with an enumerated guide site: relax the site")
-    joint = _Joint(traces, picked, data_sites(traces, plate), rows, given)
-    return joint.posteriors(moving)
+    inside = [name for name in reading.latent if reading.guide_sites[name].inside(rows.plates)]
+    return _Joint(reading, names, inside, rows, given).posteriors(moving)
 
 
 @dataclass
 class _Joint:
-    traces: Traces
-    picked: list[str]
+    reading: Reading
+    names: list[str]
     redrawn: list[str]
     rows: Rows
     given: Callable[..., Tensor] | None
@@ -73,8 +71,8 @@ class _Joint:
     checked: bool = False
 
     def posteriors(self, moving: bool) -> list[AggregatePosterior]:
-        codes = self.codes(self.traces.guide_sites, self.traces.model_sites, self.rows)
-        first = self.traces.guide_sites[self.picked[0]]
+        codes = self.codes(self.reading.guide_sites, self.reading.model_sites, self.rows)
+        first = self.reading.guide_sites[self.names[0]]
         weights = self.rows.weights(first, codes)
         data = self.rows.data.weights(first, codes)
         conditionals: list[Gaussians | None] | None = None
@@ -94,7 +92,7 @@ class _Joint:
                 weights=weights[p],
                 groups=self.rows.groups,
                 aligned=self.given is not None,
-                name="+".join(self.picked),
+                name="+".join(self.names),
                 moving=moving,
                 conditional_of=lambda p=p: conditional(p),  # type: ignore[misc]
                 shared=memo if shared else {},
@@ -106,8 +104,8 @@ class _Joint:
     def codes(self, values: dict[str, Site], priors: dict[str, Site], rows: Rows) -> Tensor:
         """Values of the joint in the prior's units, `(particles, n, d)`."""
         blocks = []
-        for name in self.picked:
-            value, fn = values[name]["value"], priors[name]["fn"]
+        for name in self.names:
+            value, fn = values[name].value, priors[name].fn
             standard = location_scale(fn)
             if standard is not None:
                 value = (value - standard.loc) / standard.scale
@@ -115,7 +113,7 @@ class _Joint:
                 value = value.to(torch.get_default_dtype())  # the values of an enumerated site
             blocks.append(rows.cut(value, value.dim() - len(fn.event_shape)))
         if self.given is not None:
-            covariates = self.given(*self.traces.args, **self.traces.kwargs)
+            covariates = self.given(*self.reading.args, **self.reading.kwargs)
             if covariates.dim() != 2 or len(covariates) != len(rows):
                 raise ValueError(
                     f"given= returned shape {tuple(covariates.shape)}: it must be "
@@ -126,15 +124,15 @@ class _Joint:
 
     def conditionals(self, codes: Tensor) -> list[Gaussians | None]:
         """q(z_i | x_i) by particle: leaves integrated, what others depend on as points."""
-        widths = [self._width(name) for name in self.picked]
+        widths = [self._width(name) for name in self.names]
         splits = [*widths, codes.shape[-1] - sum(widths)]
         blocks = [
             self._conditional(name, block)
-            for name, block in zip(self.picked, codes.split(splits, -1), strict=False)
+            for name, block in zip(self.names, codes.split(splits, -1), strict=False)
         ]
         if all(covariance is None for _, covariance in blocks):
             return [None] * self.rows.particles
-        points = [n for n, (_, c) in zip(self.picked, blocks, strict=True) if c is None]
+        points = [n for n, (_, c) in zip(self.names, blocks, strict=True) if c is None]
         if self.given is not None:
             blocks.append((codes[..., sum(widths) :], None))  # the covariates
             points.append("given=")
@@ -144,16 +142,16 @@ class _Joint:
 
     def _conditional(self, name: str, codes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and covariance of one site by row, `(particles, n, w)`; None for points."""
-        site = self.traces.guide_sites[name]
-        found = moments(site["fn"]) if self._is_leaf(name) else None
+        site = self.reading.guide_sites[name]
+        found = moments(site.fn) if self._is_leaf(name) else None
         if found is None or found[1] is None:
             return codes, None
         loc, covariance = found[0], found[1]
-        event = len(site["fn"].event_shape)
+        event = site.event_dim
         is_full = covariance.dim() > loc.dim()
         if is_full and codes.shape[-1] != loc.shape[-1]:
             return codes, None  # several covariances a row, one for each entry of another plate
-        standard = location_scale(self.traces.model_sites[name]["fn"])
+        standard = location_scale(self.reading.model_sites[name].fn)
         if standard is not None:
             loc = (loc - standard.loc) / standard.scale
             scale = standard.scale.expand(loc.shape)
@@ -166,18 +164,18 @@ class _Joint:
     def _is_leaf(self, name: str) -> bool:
         """Whether nothing else of the comparison is a function of this site's draw: no other
         picked site's guide or prior, and no enumerated site's probability."""
-        others = [other for other in self.picked if other != name]
-        order = list(self.traces.guide_sites)
-        below = any(order.index(other) > order.index(name) for other in self.traces.enumerated)
+        others = [other for other in self.names if other != name]
+        order = list(self.reading.guide_sites)
+        below = any(order.index(other) > order.index(name) for other in self.reading.enumerated)
         chances = [self.rows.probability] if below and self.rows.probability is not None else []
         if not others and not chances:
             return True
-        value = self.traces.guide_sites[name]["value"]
+        value = self.reading.guide_sites[name].value
         if not value.requires_grad:
             return False
-        reached = chances + [self.traces.guide_sites[other]["value"] for other in others]
+        reached = chances + [self.reading.guide_sites[other].value for other in others]
         for other in others:
-            standard = location_scale(self.traces.model_sites[other]["fn"])
+            standard = location_scale(self.reading.model_sites[other].fn)
             if standard is not None:
                 reached += [standard.loc, standard.scale]
         return not depends(reached, value)
@@ -186,10 +184,10 @@ class _Joint:
     def is_shared(self) -> bool:
         """Whether the particles' conditionals are one conditional, broadcast."""
         dim = self.rows.particle_dim
-        if dim is None or len(self.picked) > 1 or self.given is not None:
+        if dim is None or len(self.names) > 1 or self.given is not None:
             return False
-        fn = self.traces.guide_sites[self.picked[0]]["fn"]
-        standard = location_scale(self.traces.model_sites[self.picked[0]]["fn"])
+        fn = self.reading.guide_sites[self.names[0]].fn
+        standard = location_scale(self.reading.model_sites[self.names[0]].fn)
         found = moments(fn)
         if found is None or standard is None:
             return False
@@ -197,15 +195,15 @@ class _Joint:
         return all(_is_broadcast(t, dim - len(fn.event_shape)) for t in tensors)
 
     def _width(self, name: str) -> int:
-        value, fn = (self.traces.guide_sites[name][key] for key in ("value", "fn"))
-        return self.rows.width(value.shape, value.dim() - len(fn.event_shape))
+        site = self.reading.guide_sites[name]
+        return self.rows.width(site.value.shape, site.value.dim() - site.event_dim)
 
     def prior(self, particle: int) -> Prior:
-        families = [location_scale(self.traces.model_sites[n]["fn"]) for n in self.picked]
+        families = [location_scale(self.reading.model_sites[n].fn) for n in self.names]
         kinds = {None if f is None else f.kind for f in families}
         if self.given is None and len(kinds) == 1 and None not in kinds:
-            like = self.traces.guide_sites[self.picked[0]]["value"]
-            dim = sum(self._width(name) for name in self.picked)
+            like = self.reading.guide_sites[self.names[0]].value
+            dim = sum(self._width(name) for name in self.names)
             assert families[0] is not None
             return DistributionPrior(families[0].noise(like, dim))
         return _AncestralPrior(self, particle)
@@ -214,7 +212,7 @@ class _Joint:
         """The index-th ancestral run, `(particles, n, d)`."""
         while len(self.runs) <= index:
             self.refuse_varying()
-            sites = self.traces.draw_prior(self.redrawn, self.picked)
+            sites = self.reading.draw_prior(self.redrawn, self.names)
             self.runs.append(self.codes(sites, sites, self.rows.data))
         return self.runs[index]
 
@@ -228,28 +226,28 @@ class _Joint:
         if self.checked or self.given is not None or not is_validation_enabled():
             return
         self.checked = True
-        free = [n for n in self.picked if location_scale(self.traces.model_sites[n]["fn"]) is None]
+        free = [n for n in self.names if location_scale(self.reading.model_sites[n].fn) is None]
         rows = self.rows.data
         varies: list[str] = []
 
         def first_row(site: Site) -> Tensor:
-            fn, event = site["fn"], len(site["fn"].event_shape)
+            fn, event = site.fn, site.event_dim
             value = fn.sample()
             cut = rows.cut(value, value.dim() - event)
             value = rows.uncut(cut[:, :1].expand_as(cut), value.shape, value.dim() - event)
-            if site["name"] in free:
+            if site.name in free:
                 try:
                     density = rows.cut(fn.log_prob(value), value.dim() - event)
                 except (NotImplementedError, ValueError):
                     return value  # no density (an implicit guide's VampPrior), or not everywhere
                 if not torch.allclose(density, density[:, :1].expand_as(density), rtol=1e-4):
-                    varies.append(site["name"])
+                    varies.append(site.name)
             return value
 
-        order = [n for n in self.traces.latent if n in self.redrawn]
-        upstream = order[: max(order.index(n) for n in self.picked) + 1]
+        order = [n for n in self.reading.latent if n in self.redrawn]
+        upstream = order[: max(order.index(n) for n in self.names) + 1]
         with torch.no_grad(), torch.random.fork_rng():
-            self.traces.at(self.redrawn, dict.fromkeys(upstream, first_row))
+            self.reading.at(self.redrawn, dict.fromkeys(upstream, first_row))
         if varies:
             raise ValueError(
                 f"the prior of site {varies[0]!r} varies along plate {self.rows.plates}, so "
@@ -288,7 +286,7 @@ class _AncestralPrior(Prior):
 
         def setter(site: Site) -> Tensor:
             nonlocal start
-            fn = site["fn"]
+            fn = site.fn
             shape = fn.batch_shape + fn.event_shape
             batch = len(fn.batch_shape)
             width = shape.numel() // (rows.particles * len(rows))
@@ -303,7 +301,7 @@ class _AncestralPrior(Prior):
             total.append(noise.log_prob(block[self.particle]))
             return value * standard.scale + standard.loc
 
-        joint.traces.at(joint.redrawn, {name: setter for name in joint.picked})
+        joint.reading.at(joint.redrawn, {name: setter for name in joint.names})
         return torch.stack(total).sum(0)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Penalty, pieces
+from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Penalty
+from ppl_vae.objectives.decomposition import decompose
 from ppl_vae.objectives.dreams import Dream, Estimator, check_estimator
 from ppl_vae.objectives.factories import Unbuilt
 from ppl_vae.objectives.objective import Terms, Weight
-from ppl_vae.objectives.traces import Traces
+from ppl_vae.program.reading import Reading
 
 __all__ = ["MutualAutoencoder"]
 
@@ -124,9 +125,10 @@ class MutualAutoencoder(ConstrainedObjective):
         if self._factory is not None and picked:
             self.auxiliary = self._factory(torch.Size(size), sum(dims[name] for name in picked))
 
-    def split(self, traces: Traces, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        run = pieces(traces, terms, self.sites, self.plate)
-        dream = Dream(traces, run.sites, self.plate, self.estimator, self.temperature)
+    def split(self, reading: Reading, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        selected = self.selected(reading)
+        run = decompose(reading, terms, selected, self.plate)
+        dream = Dream(reading, selected, self.plate, self.estimator, self.temperature)
         if self.taken is None:
             dream.check(self.auxiliary)
             self.taken = dream.estimator
@@ -135,6 +137,6 @@ class MutualAutoencoder(ConstrainedObjective):
             )
         bounds, fits = zip(*(dream.bound(self.auxiliary) for _ in range(self.draws)), strict=True)
         bound, fit = torch.stack(bounds).mean(), torch.stack(fits).mean()
-        terms.add_mean(f"information/{'+'.join(run.sites)}", bound * dream.rows.particles)
+        terms.add_mean(f"information/{'+'.join(selected)}", bound * dream.rows.particles)
         free = run.reconstruction + run.rate + run.rest + (fit - fit.detach())
         return free, run.data * bound, run.data

@@ -11,8 +11,9 @@ from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence
+from ppl_vae.objectives.pathwise import check_pathwise
 from ppl_vae.objectives.schedules import schedules_of
-from ppl_vae.objectives.traces import Traces, run
+from ppl_vae.program.reading import Reading, read
 from ppl_vae.program.registration import register
 
 __all__ = ["Objective", "Terms", "Weight"]
@@ -68,7 +69,8 @@ class Objective(ELBO, nn.Module):
         terms: after each call, the detached terms in nats per datum, by `kind/site`:
             `reconstruction/x`, $-\mathrm{E} \log p(x \mid z)$ (or the cost);
             `rate/z`, $\mathrm{KL}(q(z \mid x) \Vert p(z))$;
-            `divergence/z`; `global/w`, the KL of a latent outside the data plate.
+            `divergence/z`; `global/w`, the KL of a latent outside the data plate; `guide/y`, the
+            log-density of what the guide observes.
         step: training calls so far, a 0-dim tensor that schedules read.
     """
 
@@ -78,7 +80,7 @@ class Objective(ELBO, nn.Module):
     step: Tensor
     num_particles: int
     max_plate_nesting: float
-    _get_traces: Callable[..., Iterator[Traces]]
+    _get_traces: Callable[..., Iterator[Reading]]
 
     def __init__(
         self,
@@ -156,11 +158,11 @@ class Objective(ELBO, nn.Module):
         """Whether queues, schedules and running statistics move at this call."""
         return self.training and torch.is_grad_enabled() and not self._evaluating
 
-    def compared(self, traces: Traces) -> list[str]:
+    def compared(self, reading: Reading) -> list[str]:
         """The latent sites whose densities under guide and model the loss holds together."""
-        return traces.latent
+        return reading.latent
 
-    def matched(self, traces: Traces) -> dict[str, Divergence]:
+    def matched(self, reading: Reading) -> dict[str, Divergence]:
         """The latent sites that a divergence holds against the prior, and which divergence."""
         return {}
 
@@ -210,16 +212,17 @@ class Objective(ELBO, nn.Module):
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Traces:
-        traces = run(model, guide, args, kwargs, self.max_plate_nesting)
-        for name in traces.enumerated:
+    ) -> Reading:
+        reading = read(model, guide, args, kwargs, self.max_plate_nesting)
+        check_pathwise(reading)
+        for name in reading.enumerated:
             if not self.enumerates:
                 raise ValueError(
                     f"site {name!r} is enumerated, which {type(self).__name__} does not do: draw "
                     "it from a relaxed distribution, or use InfoVAE, BetaVAE or WAE"
                 )
-        self.max_plate_nesting = traces.max_plate_nesting
-        return traces
+        self.max_plate_nesting = reading.max_plate_nesting
+        return reading
 
     @contextmanager
     def _still(self) -> Iterator[None]:

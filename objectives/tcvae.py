@@ -23,8 +23,7 @@ from ppl_vae.objectives.divergences.weighting import normalised
 from ppl_vae.objectives.infovae import BetaVAE
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Terms, Weight
-from ppl_vae.objectives.plates import local_sites
-from ppl_vae.objectives.traces import Traces
+from ppl_vae.program.reading import Reading
 
 __all__ = ["TCVAE"]
 
@@ -113,10 +112,10 @@ class TCVAE(Counted, BetaVAE):
         self.estimator: Estimator = estimator
         self.size = size
 
-    def _divergences(self, traces: Traces, terms: Terms) -> Tensor | float:
+    def _divergences(self, reading: Reading, terms: Terms) -> Tensor | float:
         ((sites, *_),) = self.joints
         posteriors = aggregate_posteriors(
-            traces, sites, self.plate, self.given, moving=self.is_moving
+            reading, sites, self.plate, self.given, moving=self.is_moving
         )
         base = self.at_step(self.dimension_wise)
         excess = [
@@ -125,7 +124,7 @@ class TCVAE(Counted, BetaVAE):
         ]
         is_weighed = any(isinstance(e, Tensor) or e != 0 for e in excess)
         is_rest = isinstance(base, Tensor) or base != 0
-        rate = self._rate(traces, posteriors) if is_rest else None
+        rate = self._rate(reading, posteriors) if is_rest else None
         loss: Tensor | float = 0.0
         for q in posteriors:
             if is_rest:
@@ -142,12 +141,12 @@ class TCVAE(Counted, BetaVAE):
         return loss
 
     @torch.no_grad()
-    def _rate(self, traces: Traces, posteriors: Sequence[AggregatePosterior]) -> Tensor:
+    def _rate(self, reading: Reading, posteriors: Sequence[AggregatePosterior]) -> Tensor:
         """The joint's KL in nats per datum, the mean over vectorised particles."""
         ((sites, *_),) = self.joints
-        names = local_sites(traces, self.plate) if sites is None else sites
+        names, _ = reading.rows(self.plate, sites)
         weight = torch.stack([q.weights.sum() for q in posteriors]).sum()
-        kl = torch.stack([traces.kl(name) for name in names]).sum()
+        kl = torch.stack([reading.kl(name) for name in names]).sum()
         return kl / torch.where(weight > 0, weight, 1)
 
 

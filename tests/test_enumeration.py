@@ -18,7 +18,7 @@ from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterio
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.tcvae import TCVAE
-from ppl_vae.objectives.traces import run
+from ppl_vae.program import read
 
 N, D, K = 5, 2, 3
 ENUMERATE = {"enumerate": "parallel"}
@@ -351,8 +351,8 @@ def test_the_divergence_is_unbiased(form: str, sites: list[str]) -> None:
 
 
 def rows(pair: Pair, sites: list[str] | None = None) -> AggregatePosterior:
-    traces = run(pair.model, pair.guide, pair.args, {}, 1)
-    (q,) = aggregate_posteriors(traces, sites)
+    reading = read(pair.model, pair.guide, pair.args, max_plate_nesting=1)
+    (q,) = aggregate_posteriors(reading, sites)
     return q
 
 

@@ -22,8 +22,8 @@ from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
 from ppl_vae.objectives import Dual, InfoVAE, Linear, MutualAutoencoder, Penalty
 from ppl_vae.objectives.dreams import Dream
-from ppl_vae.objectives.traces import run
 from ppl_vae.pairs.vae import VAE
+from ppl_vae.program import read
 from ppl_vae.priors import StandardNormal
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -54,8 +54,8 @@ def guide(*_: Any, rows: int = ROWS) -> None:
 
 
 def dream(model: Callable[..., None], estimator: Any = "auto", rows: int = ROWS) -> Dream:
-    traces = run(model, partial(guide, rows=rows), (), {}, float("inf"))
-    return Dream(traces, ["z"], None, estimator, 0.5)
+    reading = read(model, partial(guide, rows=rows), ())
+    return Dream(reading, ["z"], None, estimator, 0.5)
 
 
 def bounds(
@@ -507,7 +507,7 @@ def test_deterministic_sites_are_no_variables() -> None:
                 pyro.sample("x_unobserved", dist.Normal(torch.zeros(ROWS), 1.0))
 
     pyro.enable_validation(False)  # a stand-in for x_unobserved that is no Bernoulli
-    it = Dream(run(model, with_missing, (), {}, float("inf")), ["z"], None, "score", 0.5)
+    it = Dream(read(model, with_missing, ()), ["z"], None, "score", 0.5)
     assert it.names == ["x_observed"]
     value, expected = coins_by_hand(1, [1.1], 0.7)
     found = [it.bound(R([1.1], 0.7))[0] for _ in range(60)]

@@ -23,7 +23,7 @@ from ppl_vae.objectives import (
     Stein,
 )
 from ppl_vae.objectives.joint import aggregate_posteriors
-from ppl_vae.objectives.traces import run as run_pair
+from ppl_vae.program import read
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -186,7 +186,7 @@ def test_score_of_a_mixture_in_a_model() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x * pyro.param("a", torch.tensor(1.3)), 0.5).to_event(1))
 
-    (q,) = aggregate_posteriors(run_pair(model, guide, (x,), {}, 1))
+    (q,) = aggregate_posteriors(read(model, guide, (x,)))
     torch.testing.assert_close(q.prior.score(q.codes), score(q.codes.detach()))
 
     objective = InfoVAE(Stein(RBF(0.9), "V"), scale=3.0)

@@ -1,1 +1,6 @@
-"""What is known of a model and a guide, from Pyro and torch alone."""
+"""What is known of a model and a guide: their sites, plates and rows of data, read by one rule."""
+
+from ppl_vae.program.plates import NoDataPlate
+from ppl_vae.program.reading import Reading, read
+
+__all__ = ["NoDataPlate", "Reading", "read"]

@@ -5,18 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 
 from ppl_vae.objectives import Divergence, Objective
-from ppl_vae.objectives.plates import local_sites
-from ppl_vae.objectives.traces import Site, Traces
 from ppl_vae.program.modules import Program, evaluating, modules_of
-from ppl_vae.training.guard import distribution_name, name_at
+from ppl_vae.program.reading import Reading, read
+from ppl_vae.program.sites import Site, is_point
+from ppl_vae.training.guard import name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of
 
 __all__ = ["check_compatible"]
@@ -52,16 +48,15 @@ def check_compatible(
             which they cannot match.
     """
     with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
-        with pyro.validation_enabled(False):
-            traces = _run(model, guide, batch)
-        named = _Named(model, guide, traces)
-        compared, matched, local = traces.latent, {}, local_sites(traces, None)
+        with pyro.validation_enabled(False), torch.no_grad():
+            reading = read(model, guide, batch, check_shapes=True)
+        named = _Named(model, guide, reading)
+        compared, matched, local = reading.latent, {}, reading.inside()
         if isinstance(objective, Objective):
-            compared, matched = objective.compared(traces), objective.matched(traces)
+            compared, matched = objective.compared(reading), objective.matched(reading)
         for name in compared:
-            if name in traces.guide_sites:
-                own = isinstance(objective, Objective) and name in local
-                _check_densities(named, name, type(objective).__name__, own)
+            own = isinstance(objective, Objective) and name in local
+            _check_densities(named, name, type(objective).__name__, own)
         for name, divergence in matched.items():
             if divergence.reads == "draws":
                 _check_reach(named, name)
@@ -73,58 +68,27 @@ def check_compatible(
 class _Named:
     """The sites of a run, by names that messages use."""
 
-    def __init__(self, model: Program, guide: Program, traces: Traces) -> None:
-        self.traces = traces
+    def __init__(self, model: Program, guide: Program, reading: Reading) -> None:
+        self.reading = reading
         self._programs = {False: model, True: guide}
 
     def fn(self, name: str, of_guide: bool = False) -> str:
         """The part or the distribution that a site is drawn from."""
-        traces = self.traces
-        site = (traces.guide_sites if of_guide else traces.model_sites)[name]
+        reading = self.reading
+        site = (reading.guide_sites if of_guide else reading.model_sites)[name]
         return name_at(self._programs[of_guide], site, of_guide)
 
     def both(self, name: str) -> str:
         return f"site {name!r}: prior {self.fn(name)}, guide {self.fn(name, of_guide=True)}"
 
 
-def _run(model: Program, guide: Program, batch: Sequence[Any]) -> Traces:
-    with torch.no_grad():
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-        with _Shapes(guide_trace):
-            replayed = poutine.replay(model, trace=guide_trace)
-            model_trace = poutine.trace(replayed).get_trace(*batch)
-    ours, theirs = (
-        {n: s for n, s in prune_subsample_sites(t).nodes.items() if s["type"] == "sample"}
-        for t in (model_trace, guide_trace)
-    )
-    return Traces(model, tuple(batch), {}, model_trace, ours, theirs)
-
-
-class _Shapes(Messenger):
-    """Compares a latent's shape in model and guide as it is drawn: the decoder comes after."""
-
-    def __init__(self, guide: poutine.Trace) -> None:
-        super().__init__()
-        self.guide = guide
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        site = self.guide.nodes.get(msg["name"])
-        if site is None or msg["is_observed"] or site_is_subsample(site):
-            return
-        ours, theirs = (tuple(s["fn"].shape()) for s in (msg, site))
-        if ours != theirs:
-            raise ValueError(
-                f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
-                f"shape {ours}, {distribution_name(site['fn'])} in the guide of shape {theirs}; "
-                "give both the same dimension and the same plates"
-            )
-
-
 def _check_densities(named: _Named, name: str, objective: str, own: bool) -> None:
-    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    p, q = named.reading.model_sites[name], named.reading.guide_sites[name]
     for part, site in (("guide", q), ("prior", p)):
-        # A point guide under one of Pyro's own losses is a MAP estimate, and meant.
-        if _has_no_density(site) or (own and part == "guide" and _is_point(site)):
+        # A point guide under one of Pyro's own losses is a MAP estimate, and meant; a point that
+        # is a function of an auxiliary site has that site's density.
+        pointed = own and part == "guide" and is_point(site.fn) and not named.reading.auxiliary
+        if _has_no_density(site) or pointed:
             raise ValueError(
                 f"{named.both(name)}: the {part} has no density, which {objective} needs here; "
                 f"use a guide with one, such as {fitting(region_of(p))}, or {_WITHOUT}"
@@ -135,8 +99,8 @@ def _check_densities(named: _Named, name: str, objective: str, own: bool) -> Non
 def _check_read(named: _Named, name: str, divergence: Divergence) -> None:
     """Whether the prior has what a divergence reads of it at the guide's codes."""
     reader, what = type(divergence).__name__, divergence.reads
-    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
-    if _has_no_density(p) or _is_point(p):
+    p, q = named.reading.model_sites[name], named.reading.guide_sites[name]
+    if _has_no_density(p) or is_point(p.fn):
         raise ValueError(
             f"{named.both(name)}: the prior has no density, which {reader} reads; {_DRAWS}"
         )
@@ -150,7 +114,7 @@ def _check_read(named: _Named, name: str, divergence: Divergence) -> None:
     if not bounded:
         _check_reach(named, name)
         return
-    if region_of(q) is None or _is_point(q):
+    if region_of(q) is None or is_point(q.fn):
         raise ValueError(
             f"{named.both(name)}: the prior is on {region}, which the guide may leave, and "
             f"{reader} reads its density; use {fitting(region)} for the guide, or {_DRAWS[4:]}"
@@ -159,9 +123,9 @@ def _check_read(named: _Named, name: str, divergence: Divergence) -> None:
 
 
 def _check_regions(named: _Named, name: str, who: str) -> None:
-    p, q = named.traces.model_sites[name], named.traces.guide_sites[name]
+    p, q = named.reading.model_sites[name], named.reading.guide_sites[name]
     ours, theirs = region_of(p), region_of(q)
-    if ours is None or theirs is None or _is_point(q):
+    if ours is None or theirs is None or is_point(q.fn):
         return
     use = f"use {fitting(ours)} for the guide"
     if fitting(ours) == named.fn(name, of_guide=True):
@@ -182,7 +146,7 @@ def _check_reach(named: _Named, name: str) -> None:
     """Warns where a divergence of draws can never come to nothing."""
     ours, theirs = (
         region_of(sites[name]) if name in sites else None
-        for sites in (named.traces.model_sites, named.traces.guide_sites)
+        for sites in (named.reading.model_sites, named.reading.guide_sites)
     )
     if ours is None or theirs is None or ours.kind != VECTORS:
         return
@@ -202,14 +166,14 @@ def _check_loss(
         try:
             loss = objective.loss(model, guide, *batch)
         except NotImplementedError as error:
-            names = {named.fn(site, of_guide=True) for site in named.traces.guide_sites}
+            names = {named.fn(site, of_guide=True) for site in named.reading.guide_sites}
             raise ValueError(
                 f"{name} does not fit the guide's {', '.join(sorted(names))}: {error}"
             ) from error
     if abs(loss) < float("inf"):
         return
-    for site in named.traces.observed:
-        if _is_point(named.traces.model_sites[site]):
+    for site in named.reading.observed:
+        if is_point(named.reading.model_sites[site].fn):
             raise ValueError(
                 f"site {site!r}: {named.fn(site)} has no density, which {name} needs of data; use "
                 "WAE, which takes a cost in its place, or another likelihood"
@@ -217,7 +181,7 @@ def _check_loss(
     terms = {key: float(v) for key, v in getattr(objective, "terms", {}).items()}
     bad = [f"term {key!r} is {v:g}" for key, v in terms.items() if not abs(v) < float("inf")]
     sites = ", ".join(
-        named.both(site) for site in named.traces.guide_sites if site in named.traces.model_sites
+        named.both(site) for site in named.reading.guide_sites if site in named.reading.model_sites
     )
     raise ValueError(
         f"the loss of {name} is {loss:g} before any training"
@@ -229,16 +193,7 @@ def _check_loss(
 def _has_no_density(site: Site) -> bool:
     try:
         with torch.no_grad():
-            site["fn"].log_prob(site["value"])
+            site.fn.log_prob(site.value)
     except NotImplementedError:
         return True
     return False
-
-
-def _is_point(site: Site) -> bool:
-    fn = site["fn"]
-    if isinstance(fn, dist.MixtureSameFamily):  # of points, as a VampPrior may be
-        fn = fn.component_distribution
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)

@@ -14,6 +14,8 @@ from torch import Tensor
 from ppl_vae.data.dataset import first_marked
 from ppl_vae.pairs.pair import Pair, part_name
 from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.program.reading import read
+from ppl_vae.program.sites import Site, distribution_name
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]
 
@@ -41,13 +43,10 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
         evaluating(*modules_of(model, guide).values()),
         pyro.validation_enabled(False),
     ):
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-        trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or not site["is_observed"] or _is_subsample(site):
-            continue
-        value, support = site["value"], getattr(site["fn"], "support", None)
-        if support is None or site["mask"] is not None or not isinstance(value, Tensor):
+        reading = read(model, guide, batch, check_shapes=True)
+    for name, site in reading.model_sites.items():
+        value, support = site.value, getattr(site.fn, "support", None)
+        if site.role != "observed" or support is None or site.mask is not None:
             continue
         # the whole of the data, where this site observes it
         value = rows if value is batch[0] and value.shape[1:] == rows.shape[1:] else value
@@ -65,20 +64,12 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
                 )
 
 
-def name_at(program: Program, site: Any, of_guide: bool = False) -> str:
+def name_at(program: Program, site: Site, of_guide: bool = False) -> str:
     """What a site is drawn from: the part, where the program is a `Pair`'s, or a distribution."""
     pair = next(iter(modules_of(program).values()), None)
     if isinstance(pair, Pair):
-        return part_name(pair.part(site["name"], of_guide))
-    return distribution_name(site["fn"])
-
-
-def distribution_name(fn: Any) -> str:
-    """The public name of a distribution, inside any `to_event`, `expand` and mask."""
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
-        fn = fn.base_dist
-    names = (cls.__name__ for cls in type(fn).__mro__)
-    return next(name for name in names if not name.startswith("_"))
+        return part_name(pair.part(site.name, of_guide))
+    return distribution_name(site.fn)
 
 
 def first_bad_site(model: Program, guide: Program, batch: Sequence[Any]) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.objectives.traces import Site
+from ppl_vae.program.sites import Site
 
 __all__ = ["VECTORS", "Region", "fitting", "region_of"]
 
@@ -58,7 +58,7 @@ class Region:
 def region_of(site: Site) -> Region | None:
     """The support in words that compare; None where it is not known."""
     try:
-        support = site["fn"].support
+        support = site.fn.support
     except (NotImplementedError, AttributeError):
         return None
     while hasattr(support, "base_constraint"):

@@ -6,18 +6,18 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from ppl_vae.objectives.ancestral import Site
+from ppl_vae.program.sites import Site
 
 __all__ = ["check_match", "same"]
 
 
-def check_match(name: str, model: Site, guide: Site) -> None:
+def check_match(model: Site, guide: Site) -> None:
     """Refuses a latent whose scale or mask differs between model and guide."""
     for key in ("scale", "mask"):
-        a, b = model[key], guide[key]
+        a, b = getattr(model, key), getattr(guide, key)
         if not same(a, b):
             raise ValueError(
-                f"latent site {name!r} has another {key} in the model than in the guide "
+                f"latent site {model.name!r} has another {key} in the model than in the guide "
                 f"({_describe(a)} against {_describe(b)}): put both under the same poutine.{key} "
                 "and plate"
             )

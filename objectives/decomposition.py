@@ -1,0 +1,152 @@
+"""One run taken apart into the terms of the ELBO, for every objective that weighs them anew."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions import Normal
+from torch import Tensor
+
+from ppl_vae.objectives.costs import Cost
+from ppl_vae.objectives.objective import Terms
+from ppl_vae.program.plates import NoDataPlate, PlateName
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.sites import base_of
+
+__all__ = ["Decomposition", "cost_of", "decompose"]
+
+Reconstruct = Callable[[Reading, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """One particle's terms, in nats summed over data.
+
+    Attributes:
+        reconstruction: minus the observed sites' log-density (or their cost).
+        rate: the KL of the selected latent sites.
+        rest: the KL of all others, and the log-density of what the guide observes: a
+            `pyro.factor`, an `obs=`. These count once, whatever weighs the rate.
+        data: the number of data the run stands for: the sum of row weights; 1 where no plate
+            tells.
+    """
+
+    reconstruction: Tensor
+    rate: Tensor
+    rest: Tensor
+    data: Tensor
+
+
+def decompose(
+    reading: Reading,
+    terms: Terms,
+    selected: Collection[str],
+    plate: PlateName | None = None,
+    reconstruct: Reconstruct | None = None,
+    weighs_rate: bool = True,
+) -> Decomposition:
+    """Takes a run apart, and adds its terms.
+
+    The density of a guide's auxiliary site goes with the KL of the sites that depend on it.
+
+    Args:
+        reading: the run.
+        terms: takes each term, by `kind/site`.
+        selected: the latent sites whose KL is the rate.
+        plate: the data plate, where the rule leaves a choice.
+        reconstruct: what an observed site adds, in nats summed over data; minus its log-density
+            where None.
+        weighs_rate: whether the rate is wanted. Else it is 0, no density of the selected sites is
+            evaluated, and their KL is only logged, where it is cheap.
+
+    Raises:
+        ValueError: for an auxiliary site on which both selected and other sites depend.
+    """
+    data = _number_of_data(reading, plate)
+    terms.add_data(data)
+    zero = torch.zeros_like(data)
+    reconstruction, rate, rest = zero, zero, zero
+    for name in reading.observed:
+        term = -reading.log_prob(name) if reconstruct is None else reconstruct(reading, name)
+        terms.add(f"reconstruction/{name}", term)
+        reconstruction = reconstruction + term
+    inside = {*selected, *reading.inside(plate)}
+    for name in reading.latent:
+        kind = "rate" if name in inside else "global"
+        if name in selected and not weighs_rate:
+            logged = _cheap_kl(reading, name)
+            if logged is not None:
+                terms.add(f"{kind}/{name}", logged)
+            continue
+        kl = reading.kl(name)
+        terms.add(f"{kind}/{name}", kl)
+        if name in selected:
+            rate = rate + kl
+        else:
+            rest = rest + kl
+    for name in reading.auxiliary:
+        if _goes_with(reading, name, selected):
+            if weighs_rate:
+                term = reading.guide_log_prob(name)
+                terms.add(f"rate/{name}", term)
+                rate = rate + term
+        else:
+            term = reading.guide_log_prob(name)
+            terms.add(f"{'rate' if name in inside else 'auxiliary'}/{name}", term)
+            rest = rest + term
+    for name in reading.guide_observed:
+        term = reading.guide_log_prob(name)
+        terms.add(f"guide/{name}", term)
+        rest = rest + term
+    return Decomposition(reconstruction, rate, rest, data)
+
+
+def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
+    """The scaled, masked cost of an observed site against its distribution's mean, summed."""
+    site = reading.model_sites[name]
+    event, mean = site.event_dim, site.fn.mean
+    x, mean = (
+        t.flatten(-event) if event else t[..., None]
+        for t in torch.broadcast_tensors(site.value, mean)
+    )
+    return reading.expectation(site.scaled(cost(x, mean)), site)
+
+
+def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
+    like = _like(reading)
+    try:
+        plates, local = reading.plates(plate), reading.local(plate)
+    except NoDataPlate:
+        return like.new_ones(())
+    if not local:
+        return like.new_ones(())
+    (name,), rows = reading.rows(plates, local[:1])
+    return rows.weights(reading.guide_sites[name], like).sum()
+
+
+def _like(reading: Reading) -> Tensor:
+    sites = [*reading.guide_sites.values(), *reading.model_sites.values()]
+    values = [site.value for site in sites if site.value.is_floating_point()]
+    return values[0].detach() if values else torch.ones(())
+
+
+def _goes_with(reading: Reading, auxiliary: str, selected: Collection[str]) -> bool:
+    """Whether selected sites depend on an auxiliary site of the guide."""
+    on = reading.standing_on(auxiliary)
+    ours, others = sorted(on & set(selected)), sorted(on - set(selected))
+    if ours and others:
+        raise ValueError(
+            f"sites {ours} and {others} depend on the guide's auxiliary site {auxiliary!r}, and "
+            "their KL have different weights: give each an auxiliary site of its own (AutoNormal "
+            "does, a joint such as AutoMultivariateNormal does not)"
+        )
+    return bool(ours)
+
+
+def _cheap_kl(reading: Reading, name: str) -> Tensor | None:
+    """The rate of a Gaussian site, for the log of an objective that does not weigh it."""
+    fns = [sites[name].fn for sites in (reading.guide_sites, reading.model_sites)]
+    if not all(isinstance(base_of(fn), Normal) for fn in fns) or name in reading.out_of_order:
+        return None
+    with torch.no_grad():
+        return reading.kl(name)

@@ -1,0 +1,122 @@
+"""Effect handlers of our own: sampling what is observed, and leaving a model early."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_factor, site_is_subsample
+from torch import Tensor
+
+from ppl_vae.program.sites import Site, distribution_name, read_site
+
+__all__ = ["SameShapes", "Unobserve", "run_to_last"]
+
+Draw = Callable[[Site], Tensor | None]
+
+
+class Unobserve(Messenger):
+    """Samples observed sites from their distributions.
+
+    Pyro's `uncondition` takes every observed value, those of `pyro.factor` and
+    `pyro.deterministic` among them; this one leaves them.
+
+    Args:
+        names: the sites; all observed variables where None.
+        draw: gives a value in place of the distribution's own draw, or None to take that.
+    """
+
+    def __init__(self, names: Iterable[str] | None = None, draw: Draw | None = None) -> None:
+        super().__init__()
+        self._names = None if names is None else frozenset(names)
+        self._draw = draw
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if self._names is None:
+            if not msg["is_observed"] or not _is_variable(msg):
+                return
+        elif msg["name"] not in self._names:
+            return
+        msg["infer"] = msg["infer"] | {"was_observed": True}
+        msg["is_observed"], msg["value"], msg["done"] = False, None, False
+        value = None if self._draw is None else self._draw(read_site(msg))
+        if value is not None:
+            msg["value"], msg["done"] = value, True
+
+
+def _is_variable(msg: Any) -> bool:
+    return not (
+        site_is_factor(msg) or site_is_subsample(msg) or msg["infer"].get("_deterministic")
+    )
+
+
+class SameShapes(Messenger):
+    """Compares a latent's shape in model and guide as it is sampled: the decoder comes after.
+
+    Args:
+        guide: the guide's sites.
+
+    Raises:
+        ValueError: naming the site and both distributions.
+    """
+
+    def __init__(self, guide: Mapping[str, Site]) -> None:
+        super().__init__()
+        self._guide = guide
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        site = self._guide.get(msg["name"])
+        if site is None or msg["is_observed"]:
+            return
+        ours, theirs = tuple(msg["fn"].shape()), tuple(site.shape)
+        if ours != theirs:
+            raise ValueError(
+                f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
+                f"shape {ours}, {distribution_name(site.fn)} in the guide of shape {theirs}; "
+                "give both the same dimension and the same plates"
+            )
+
+
+class _Stop(BaseException):
+    """Leaves the model; not an Exception, so that no handler of the model's own catches it."""
+
+
+class _ToLast(Messenger):
+    def __init__(self, values: dict[str, Callable[[Site], Tensor] | None]):
+        super().__init__()
+        self.values = values
+        self.sites: dict[str, Site] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = self.values.get(msg["name"])
+        if value is not None:
+            msg["value"] = value(read_site(msg))
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            self.sites[msg["name"]] = read_site(msg)
+            if len(self.sites) == len(self.values):
+                raise _Stop
+
+
+def run_to_last(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    values: dict[str, Callable[[Site], Tensor] | None],
+) -> dict[str, Site]:
+    """Runs a model down to the last of some sites, and returns those; nothing below is called.
+
+    Args:
+        model: the model.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        values: the sites, each with None to sample it, or a function from the site to its value.
+    """
+    messenger = _ToLast(values)
+    try:
+        with messenger:
+            model(*args, **kwargs)
+    except _Stop:
+        pass
+    return messenger.sites

@@ -1,0 +1,154 @@
+"""Which plate is the data's: one rule, and one message where it gives no answer.
+
+A candidate is a vectorised plate that holds an observation, and a latent site in the model and in
+the guide; where the sites of a joint are named, all of these. One candidate is taken. Of several
+the one named `data` is, which the log says once. Otherwise there is no answer, and nothing is
+guessed from nesting, lengths or arguments: `NoDataPlate` asks for `plate=`.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from ppl_vae.program.sites import Site
+
+__all__ = ["NoDataPlate", "candidates", "data_plates", "plate_names"]
+
+logger = logging.getLogger(__name__)
+
+PlateName = str | Sequence[str]
+Sites = Mapping[str, Site]
+
+_said: set[tuple[str, ...]] = set()
+
+
+class NoDataPlate(ValueError):
+    """No plate, or more than one, could be the data's.
+
+    Args:
+        reason: what is the matter.
+        sites: the model's sites, which are listed by plate.
+        advice: what to type.
+    """
+
+    def __init__(self, reason: str, sites: Sites, advice: str) -> None:
+        listed = [
+            f"{name} {list(site.dims) or 'outside'}"
+            for name, site in sites.items()
+            if site.role != "deterministic"
+        ]
+        super().__init__(f"{reason}; sites by plate: {', '.join(listed)}. {advice}")
+
+
+def plate_names(plate: PlateName) -> tuple[str, ...]:
+    """The names of one plate or several."""
+    return (plate,) if isinstance(plate, str) else tuple(plate)
+
+
+def candidates(model: Sites, guide: Sites, joint: Sequence[str] | None = None) -> list[str]:
+    """The plates that could be the data's, in the order the model enters them.
+
+    Args:
+        model: the model's sites.
+        guide: the guide's.
+        joint: latent sites that the plate must hold; any one where None.
+    """
+    observed = [site for site in model.values() if site.role == "observed"]
+    if not observed:
+        # A likelihood written as a factor; beside a distribution's, a factor is a penalty.
+        observed = [site for site in model.values() if site.role == "factor"]
+    holding = {name: None for site in observed for name in site.dims}
+    latent = [n for n, site in model.items() if site.role == "latent" and n in guide]
+    wanted = latent if joint is None else joint
+    some = any if joint is None else all
+    return [
+        plate
+        for plate in holding
+        if wanted and some(_holds(plate, n, model, guide) for n in wanted)
+    ]
+
+
+def _holds(plate: str, name: str, model: Sites, guide: Sites) -> bool:
+    return all(name in sites and sites[name].plate(plate) is not None for sites in (model, guide))
+
+
+def data_plates(
+    model: Sites,
+    guide: Sites,
+    plate: PlateName | None = None,
+    joint: Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """The plate whose entries are the data, or the plates pooled.
+
+    Args:
+        model: the model's sites.
+        guide: the guide's.
+        plate: the plate or plates asked for. They must hold the joint in the guide; no
+            observation is needed then.
+        joint: the latent sites that are compared; those in the plate where None.
+
+    Raises:
+        NoDataPlate: if no plate or more than one fits.
+    """
+    if plate is not None:
+        return _asked(model, guide, plate_names(plate), joint)
+    choice = candidates(model, guide, joint)
+    if len(choice) == 1:
+        return (choice[0],)
+    if "data" in choice:
+        if tuple(choice) not in _said:
+            _said.add(tuple(choice))
+            logger.info("of the plates %s the one named 'data' is taken for the data's", choice)
+        return ("data",)
+    if not choice:
+        raise _none(model, guide, joint)
+    raise NoDataPlate(
+        f"several plates could be the data's, {choice}",
+        model,
+        f"Name one with plate={choice[0]!r}, or give each site its own divergence with "
+        "sites={...}, or put what belongs to a datum under one "
+        '`with pyro.plate("data", len(x)):` in model and guide.',
+    )
+
+
+def _asked(
+    model: Sites, guide: Sites, plates: tuple[str, ...], joint: Sequence[str] | None
+) -> tuple[str, ...]:
+    latent = [n for n, site in model.items() if site.role == "latent" and n in guide]
+    inside = [n for n in latent if guide[n].inside(plates)]
+    wanted = latent if joint is None else joint
+    missing = [] if joint is None and inside else [n for n in wanted if n not in inside]
+    if not missing and inside:
+        return plates
+    name = plates[0] if len(plates) == 1 else list(plates)
+    if any(plate in guide[n].sequential for n in wanted for plate in plates):
+        reason = f"plate {name!r} is sequential, and has no rows"
+    elif joint is None:
+        reason = f"plate {name!r} holds no latent site of the guide"
+    else:
+        reason = f"plate {name!r} does not hold all of {list(joint)} in the guide"
+    raise NoDataPlate(reason, guide, "Name another with plate=, or the sites in it with sites=.")
+
+
+def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlate:
+    reason = "no plate holds a latent site and an observation"
+    if joint is not None:
+        reason = f"no plate holds all of {list(joint)} and an observation"
+    loops = dict.fromkeys(
+        name for site in [*guide.values(), *model.values()] for name in site.sequential
+    )
+    if loops:
+        reason += f" (the sequential plate {next(iter(loops))!r} has no rows)"
+    advice = (
+        'Put what belongs to a datum under one `with pyro.plate("data", len(x)):` in model and '
+        "guide"
+    )
+    shared = [] if joint is None else [p for p in guide[joint[0]].dims if _in_all(p, guide, joint)]
+    if shared:
+        advice += f", or name the rows with plate={shared[0]!r}"
+    elif joint is not None and len(joint) > 1:
+        advice += ", or give each site its own divergence with sites={...}"
+    return NoDataPlate(reason, model, f"{advice}.")
+
+
+def _in_all(plate: str, guide: Sites, joint: Sequence[str]) -> bool:
+    return all(guide[name].plate(plate) is not None for name in joint)

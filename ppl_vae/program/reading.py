@@ -1,0 +1,425 @@
+"""One run of a guide and of the model replayed against it, read as sites and rows of data."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.util import check_model_guide_match
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from ppl_vae.program.agreement import check_match, same
+from ppl_vae.program.dependence import depends
+from ppl_vae.program.enumeration import Enumeration
+from ppl_vae.program.handlers import SameShapes, run_to_last
+from ppl_vae.program.plates import (
+    NoDataPlate,
+    PlateName,
+    candidates,
+    data_plates,
+    plate_names,
+)
+from ppl_vae.program.rows import Rows
+from ppl_vae.program.sites import Site, is_point, missing_half, read_sites
+
+__all__ = ["Reading", "read"]
+
+Program = Callable[..., Any]
+
+
+def read(
+    model: Program,
+    guide: Program,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    max_plate_nesting: float = float("inf"),
+    check_shapes: bool = False,
+) -> "Reading":
+    """Runs the guide, then the model replayed against it; no log-probability is evaluated.
+
+    Enumeration needs to know how many dimensions the plates take: where `max_plate_nesting` is
+    infinite and the guide turns out to enumerate, a first run tells, and a second counts.
+
+    Args:
+        model: the model; any Pyro callable.
+        guide: the guide, called the same way, or an `AutoGuideMessenger` around the model.
+        args: their positional arguments.
+        kwargs: their keyword arguments.
+        max_plate_nesting: the number of batch dimensions that plates take, where it is known.
+        check_shapes: compares the shape of each latent in model and guide as it is sampled, before
+            what depends on it fails; not for vectorised particles.
+
+    Raises:
+        ValueError: for a latent site that is missing from the guide, observed there, or of another
+            scale, mask or (if asked) shape in the guide; for a site of the guide that the model
+            does not have and that is not marked as auxiliary.
+    """
+    args, kwargs = tuple(args), dict(kwargs or {})
+    unwrapped = poutine.unwrap(guide)
+    if isinstance(unwrapped, Messenger):
+        guide(*args, **kwargs)
+        model_trace, guide_trace = unwrapped.get_traces()
+    else:
+        model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting, check_shapes)
+        if max_plate_nesting == float("inf") and _enumerates(guide_trace):
+            max_plate_nesting = _nesting(model_trace, guide_trace)
+            model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
+    reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
+    if is_validation_enabled():
+        _check_like_pyro(model_trace, guide_trace, max_plate_nesting)
+    return reading
+
+
+def _run(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    max_plate_nesting: float,
+    check_shapes: bool = False,
+) -> tuple[Trace, Trace]:
+    if max_plate_nesting < float("inf"):
+        guide = EnumMessenger(first_available_dim=-1 - int(max_plate_nesting))(guide)
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    # What the guide observes is its own: the model's site of that name is not its replay.
+    sampled = guide_trace.copy()
+    for name, node in guide_trace.nodes.items():
+        if node["type"] == "sample" and node["is_observed"]:
+            sampled.remove_node(name)
+    if check_shapes:
+        model = SameShapes(read_sites(sampled))(model)
+    replayed = poutine.replay(model, trace=sampled)
+    return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+
+
+def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> None:
+    """Pyro's own check of names, shapes and plates, on the sites that both traces should have."""
+    model, guide = model.copy(), guide.copy()
+    for name in list(model.nodes):
+        if missing_half(name, model.nodes) and name not in guide.nodes:
+            model.remove_node(name)
+    for name, node in list(guide.nodes.items()):
+        if node["type"] == "sample" and node["is_observed"]:
+            guide.remove_node(name)
+    check_model_guide_match(model, guide, max_plate_nesting)
+
+
+def _enumerates(guide: Trace) -> bool:
+    samples = (site for site in guide.nodes.values() if site["type"] == "sample")
+    return any(site["infer"].get("enumerate") == "parallel" for site in samples)
+
+
+def _nesting(*traces: Trace) -> int:
+    """The number of batch dimensions that plates take."""
+    frames = [f for t in traces for s in t.nodes.values() for f in s.get("cond_indep_stack", ())]
+    return -min([frame.dim for frame in frames if frame.vectorized], default=0)
+
+
+class Reading:
+    """The sample sites of one run of a pair, with their roles, plates and rows.
+
+    Args:
+        model: the model as run, wrapped in the particle plate if particles are vectorised.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        model_trace: its trace, subsample indices and parameters included.
+        guide_trace: the guide's.
+        max_plate_nesting: the batch dimensions left to plates; enumerated ones come before.
+
+    Attributes:
+        model_sites: the model's sites in the order sampled, by name.
+        guide_sites: the guide's.
+        enumeration: the guide's enumerated sites.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        model_trace: Trace,
+        guide_trace: Trace,
+        max_plate_nesting: float = float("inf"),
+    ) -> None:
+        self.model, self.args, self.kwargs = model, args, kwargs
+        self.model_trace, self.guide_trace = model_trace, guide_trace
+        self.max_plate_nesting = max_plate_nesting
+        self.model_sites = read_sites(model_trace)
+        self.guide_sites = read_sites(guide_trace, self.model_sites)
+        self.enumeration = Enumeration(self.guide_sites)
+        self._check()
+        self._plates: dict[Any, tuple[str, ...]] = {}
+        self._rows: dict[Any, Rows] = {}
+        self._out_of_order: set[str] | None = None
+
+    def _check(self) -> None:
+        for name, site in self.model_sites.items():
+            if site.role == "latent":
+                if name not in self.guide_sites:
+                    raise ValueError(
+                        f"latent site {name!r} of the model is not in the guide: sample it there, "
+                        "or marginalise it in the model"
+                    )
+                if self.guide_sites[name].is_observed:
+                    raise ValueError(
+                        f"site {name!r} is observed in the guide and latent in the model: observe "
+                        "it in both, or sample it in the guide"
+                    )
+            if site.role in ("latent", "missing") and name in self.guide_sites:
+                check_match(site, self.guide_sites[name])
+        for name in self.auxiliary:
+            if not self.guide_sites[name].infer.get("is_auxiliary"):
+                raise ValueError(
+                    f"site {name!r} of the guide is not in the model: add infer="
+                    "{'is_auxiliary': True} to it if that is meant"
+                )
+
+    # Sites by role
+
+    def _model_names(self, *roles: str) -> list[str]:
+        return [name for name, site in self.model_sites.items() if site.role in roles]
+
+    @property
+    def observed(self) -> list[str]:
+        """The model's observed sites (`pyro.factor` included)."""
+        return self._model_names("observed", "factor")
+
+    @property
+    def latent(self) -> list[str]:
+        """The model's latent sites, in the model's order; missing data that the guide samples
+        among them."""
+        return [n for n in self._model_names("latent", "missing") if n in self.guide_sites]
+
+    @property
+    def auxiliary(self) -> list[str]:
+        """The sites that the guide samples and the model does not have."""
+        return [name for name, site in self.guide_sites.items() if site.role == "auxiliary"]
+
+    @property
+    def guide_observed(self) -> list[str]:
+        """What the guide observes: `obs=`, `pyro.factor`, a repeat of what the model observes."""
+        return [name for name, site in self.guide_sites.items() if site.is_observed]
+
+    @property
+    def enumerated(self) -> dict[str, int]:
+        """The guide's enumerated sites in the order sampled, with their batch dimensions."""
+        return self.enumeration.dims
+
+    # Plates and rows
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuses names that no latent site has.
+
+        Raises:
+            ValueError: naming the first.
+        """
+        for name in names:
+            if name not in self.latent:
+                raise ValueError(f"{name!r} is no latent site: the model has {self.latent}")
+
+    @property
+    def candidates(self) -> list[str]:
+        """The plates that could be the data's."""
+        return candidates(self.model_sites, self.guide_sites)
+
+    def plates(
+        self, plate: PlateName | None = None, sites: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """The data plate, or the plates pooled; see `ppl_vae.program.plates`.
+
+        Raises:
+            NoDataPlate: if no plate or more than one fits.
+        """
+        key = (_key(plate), _key(sites))
+        if key not in self._plates:
+            self.check_names(sites or ())
+            self._plates[key] = data_plates(self.model_sites, self.guide_sites, plate, sites)
+        return self._plates[key]
+
+    def local(self, plate: PlateName | None = None) -> list[str]:
+        """The latent sites in the data plate that are codes: missing data are not.
+
+        Raises:
+            NoDataPlate: see `plates`.
+        """
+        names = [n for n in self.latent if self.model_sites[n].role == "latent"]
+        return self._inside(names, self.plates(plate))
+
+    def inside(self, plate: PlateName | None = None) -> set[str]:
+        """The guide's sites in the data plate, missing data and auxiliary ones among them; where
+        several plates could be the data's, those in any of them."""
+        try:
+            return set(self._inside(self.guide_sites, self.plates(plate)))
+        except NoDataPlate:
+            found = [self._inside(self.guide_sites, [name]) for name in self.candidates]
+            return {name for names in found for name in names}
+
+    def _inside(self, names: Iterable[str], plates: Sequence[str]) -> list[str]:
+        return [name for name in names if self.guide_sites[name].inside(plates)]
+
+    def rows(
+        self, plate: PlateName | None = None, sites: Sequence[str] | None = None
+    ) -> tuple[list[str], Rows]:
+        """The sites of one joint in the model's order, and their rows.
+
+        Args:
+            plate: the plate or plates whose entries are rows, where the rule leaves a choice.
+            sites: the joint's sites; all local ones by default.
+
+        Raises:
+            NoDataPlate: see `plates`.
+            ValueError: if sites of the joint differ in scale or mask, or depend on a site that is
+                enumerated elsewhere than once a row.
+        """
+        plates = self.plates(plate, sites)
+        chosen = set(self.local(plate) if sites is None else sites)
+        joint = [name for name in self.latent if name in chosen]
+        key = (plates, tuple(joint))
+        if key not in self._rows:
+            self._rows[key] = self._find_rows(joint, plates)
+        return joint, self._rows[key]
+
+    def _find_rows(self, joint: Sequence[str], plates: tuple[str, ...]) -> Rows:
+        first = self.guide_sites[joint[0]]
+        for name in joint:
+            site = self.guide_sites[name]
+            for key in ("scale", "mask"):
+                if not same(getattr(first, key), getattr(site, key)):
+                    raise ValueError(
+                        f"sites {first.name!r} and {name!r} of one joint differ in {key}: give "
+                        "each a divergence of its own with sites={...}"
+                    )
+            for fn in (site.fn, self.model_sites[name].fn):
+                if isinstance(fn, Independent) and hasattr(fn.base_dist, "_mask"):
+                    raise ValueError(
+                        f"the distribution of site {name!r} has a mask inside to_event, which "
+                        "does not say which rows count: mask after .to_event(), or use `with "
+                        "poutine.mask(mask=...):` in model and guide"
+                    )
+        rows = Rows.of(first, plates)
+        choices = self._choices(joint, plates)
+        if not choices:
+            return rows
+        return replace(
+            rows,
+            enumerated=tuple(self.enumerated[name] for name in choices),
+            choices=tuple(choices.values()),
+            probability=self.enumeration.probability(choices, first),
+        )
+
+    def _choices(self, joint: Sequence[str], plates: tuple[str, ...]) -> dict[str, int]:
+        """The enumerated sites that a row's codes depend on, with their sizes."""
+        if not self.enumerated:
+            return {}
+        sites = [self.guide_sites[n] for n in joint]
+        shapes = [s.value.shape[: s.value.dim() - s.event_dim] for s in sites]
+        shapes += [s.fn.batch_shape for s in sites]
+        shapes += [self.model_sites[n].fn.batch_shape for n in joint]
+        choices = self.enumeration.choices(*shapes)
+        for name in choices:
+            inside = list(self.guide_sites[name].dims)
+            if not inside or not set(inside) <= set(plates):
+                where = f"in plates {inside}" if inside else "outside the data plate"
+                raise ValueError(
+                    f"site {name!r} is enumerated {where}, so a row of plate {plates} does not "
+                    "have one value of it: leave the sites that depend on it out with sites=, or "
+                    "use an objective without a divergence, such as BetaVAE()"
+                )
+        return choices
+
+    # Densities, in nats
+
+    def log_prob(self, name: str) -> Tensor:
+        """The scaled, masked log-density of a model site, summed."""
+        return self._summed(self.model_sites[name])
+
+    def guide_log_prob(self, name: str) -> Tensor:
+        """The scaled, masked log-density of a guide site, summed, differentiated as it stands."""
+        return self._summed(self.guide_sites[name])
+
+    def _summed(self, site: Site) -> Tensor:
+        return self.enumeration.expectation(site.log_prob(), site)
+
+    def kl(self, name: str) -> Tensor:
+        r"""The scaled, masked $\mathrm{KL}(q \Vert p)$ of a latent site, summed.
+
+        In closed form where Pyro has one, else the sampled $\log q - \log p$. Sampled too
+
+        * for a point mass, whose `log_density` is a change of variables that the closed form
+          leaves out (a constrained latent of an automatic guide);
+        * where model and guide sample two sites in opposite orders, as a bottom-up guide of a
+          chain does: the closed form would hold a parent fixed at a value that depends on its
+          child.
+        """
+        model, guide = self.model_sites[name], self.guide_sites[name]
+        if not (is_point(guide.fn) or name in self.out_of_order or name in self.enumerated):
+            try:
+                kl = kl_divergence(guide.fn, model.fn)
+            except NotImplementedError:
+                pass
+            else:
+                return self.enumeration.expectation(guide.scaled(kl), guide)
+        return self.guide_log_prob(name) - self.log_prob(name)
+
+    def expectation(self, values: Tensor, site: Site) -> Tensor:
+        """The sum of a site's values by entry, weighted where they depend on enumerated sites."""
+        return self.enumeration.expectation(values, site)
+
+    @property
+    def out_of_order(self) -> set[str]:
+        """Latent sites that some other site precedes in one of model and guide only."""
+        if self._out_of_order is None:
+            names = self.latent
+            rank = {name: i for i, name in enumerate(self.guide_sites)}
+            self._out_of_order = {
+                name
+                for i, first in enumerate(names)
+                for second in names[i + 1 :]
+                if rank[first] > rank[second]
+                for name in (first, second)
+            }
+        return self._out_of_order
+
+    def standing_on(self, name: str) -> set[str]:
+        """Latent sites whose value in the guide is a function of an auxiliary site's.
+
+        Where autograd has no record of it (a frozen guide), all of them.
+        """
+        value = self.guide_sites[name].value
+        if not value.requires_grad:
+            return set(self.latent)
+        return {n for n in self.latent if depends([self.guide_sites[n].value], value)}
+
+    # Further runs of the model
+
+    def draw_prior(self, local: Iterable[str], joint: Sequence[str]) -> dict[str, Site]:
+        """Samples the sites of a joint ancestrally from the model, and stops after the last.
+
+        Subsample indices and the sites that are not `local` keep this run's values, so a decoder
+        below the last of them is not called and its batch-norm does not move.
+        """
+        values: dict[str, Callable[[Site], Tensor] | None] = dict.fromkeys(joint)
+        return run_to_last(self.without(local), self.args, self.kwargs, values)
+
+    def at(
+        self, local: Iterable[str], values: Mapping[str, Callable[[Site], Tensor]]
+    ) -> dict[str, Site]:
+        """The sites of the model run with values set site by site from their prior."""
+        return run_to_last(self.without(local), self.args, self.kwargs, dict(values))
+
+    def without(self, sites: Iterable[str]) -> Program:
+        """The model with this run's values kept, but for some sites."""
+        kept = self.model_trace.copy()
+        for name in sites:
+            kept.nodes.pop(name, None)
+        replayed: Program = poutine.replay(self.model, trace=kept)
+        return replayed
+
+
+def _key(names: PlateName | None) -> tuple[str, ...] | None:
+    return None if names is None else plate_names(names)

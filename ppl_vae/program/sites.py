@@ -1,0 +1,253 @@
+"""The sample sites of a trace: what each is, which plates hold it, and its density."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from pyro.distributions import Delta, Independent, MaskedDistribution, MixtureSameFamily
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_factor, site_is_subsample
+from torch import Tensor
+
+__all__ = [
+    "DRAWS",
+    "PARTICLES",
+    "Plate",
+    "Role",
+    "Site",
+    "base_of",
+    "distribution_name",
+    "is_point",
+    "missing_half",
+    "read_site",
+    "read_sites",
+]
+
+PARTICLES = "num_particles_vectorized"
+"""The name Pyro gives the plate over vectorised particles."""
+
+DRAWS = "_draws"
+"""The name of a plate over many draws of a whole pair at once."""
+
+Role = Literal["latent", "auxiliary", "observed", "factor", "deterministic", "missing"]
+"""What a site is: `latent`, sampled by the model; `auxiliary`, sampled by the guide alone;
+`observed`; `factor`, a `pyro.factor`; `deterministic`; `missing`, the half of an `obs_mask` site
+that is not observed."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A vectorised plate around a site.
+
+    Attributes:
+        name: its name.
+        dim: its batch dimension, negative.
+        size: how many entries the run has.
+        full_size: how many they stand for: more than `size` under subsampling.
+    """
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+
+@dataclass(eq=False)
+class Site:
+    """A sample site of one run.
+
+    A mask that the distribution carries (`fn.mask(m)`) is lifted: it joins `mask`, as if the
+    statement stood under `poutine.mask`.
+
+    Attributes:
+        name: its name.
+        role: see `Role`.
+        fn: its distribution, without a mask of its own.
+        value: its value.
+        plates: the vectorised plates around it, outermost first, without those over draws.
+        draws: the plate over vectorised particles or draws, if any.
+        sequential: names of the sequential plates around it.
+        scale: the scale of `poutine.scale` and of subsampled plates.
+        mask: of `poutine.mask` and of the distribution; None where there is none.
+        infer: the statement's `infer`.
+    """
+
+    name: str
+    role: Role
+    fn: Any
+    value: Tensor
+    plates: tuple[Plate, ...] = ()
+    draws: Plate | None = None
+    sequential: tuple[str, ...] = ()
+    scale: Tensor | float = 1.0
+    mask: Tensor | bool | None = None
+    infer: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def event_dim(self) -> int:
+        return len(self.fn.event_shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Batch and event shape, as the distribution has them."""
+        shape: torch.Size = self.fn.batch_shape + self.fn.event_shape
+        return shape
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether its density is of something given: `obs=` or a `pyro.factor`."""
+        return self.role in ("observed", "factor")
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The batch dimension of each plate, by name."""
+        return {plate.name: plate.dim for plate in self.plates}
+
+    @property
+    def depth(self) -> int:
+        """The number of batch dimensions that plates take."""
+        return max([-plate.dim for plate in self.plates], default=0)
+
+    def plate(self, name: str) -> Plate | None:
+        """The plate of a name, or None where it does not hold the site."""
+        return next((plate for plate in self.plates if plate.name == name), None)
+
+    def inside(self, plates: Iterable[str]) -> bool:
+        """Whether all of the plates hold the site."""
+        return set(plates) <= self.dims.keys()
+
+    def log_density(self) -> Tensor:
+        """The log-density by batch entry in nats, masked and unscaled."""
+        value: Tensor = self.fn.log_prob(self.value, *self.args, **self.kwargs)
+        return value if self.mask is None else scale_and_mask(value, 1.0, self.mask)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values by batch entry, masked and scaled as the site's density is in a loss."""
+        weighted: Tensor = scale_and_mask(values, self.scale, self.mask)
+        return weighted
+
+    def log_prob(self) -> Tensor:
+        """The log-density by batch entry in nats, masked and scaled."""
+        return self.scaled(self.fn.log_prob(self.value, *self.args, **self.kwargs))
+
+    def unscaled(self) -> "Site":
+        """The same without its scale."""
+        return replace(self, scale=1.0)
+
+    def unmasked(self) -> "Site":
+        """The same without its mask."""
+        return replace(self, mask=None)
+
+
+def read_sites(trace: Trace, model: Collection[str] | None = None) -> dict[str, Site]:
+    """The sample sites of a trace in their order, without subsample indices.
+
+    Args:
+        trace: of one run.
+        model: the names of the model's sites, where the trace is a guide's.
+    """
+    nodes = {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not site_is_subsample(node)
+    }
+    return {name: _site(node, nodes, model) for name, node in nodes.items()}
+
+
+def read_site(node: Mapping[str, Any]) -> Site:
+    """A site by itself, while a program runs."""
+    return _site(node, {}, None)
+
+
+def _site(node: Mapping[str, Any], nodes: Collection[str], model: Collection[str] | None) -> Site:
+    fn, mask = _lift(node["fn"], node["mask"])
+    value = node["value"]
+    frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
+    plates = [_plate(frame, fn, value) for frame in frames]
+    role = _role(node, nodes, model)
+    return Site(
+        name=node["name"],
+        role=role,
+        fn=fn,
+        value=value,
+        plates=tuple(plate for plate in plates if plate.name not in (PARTICLES, DRAWS)),
+        draws=next((plate for plate in plates if plate.name in (PARTICLES, DRAWS)), None),
+        sequential=tuple(f.name for f in node["cond_indep_stack"] if not f.vectorized),
+        scale=node["scale"],
+        mask=mask,
+        infer=node["infer"],
+        args=node["args"],
+        kwargs=node["kwargs"],
+    )
+
+
+def _plate(frame: Any, fn: Any, value: Any) -> Plate:
+    size = int(frame.size)
+    if size < 0:  # `pyro.plate("data")`: as many entries as the values have there
+        shape = fn.batch_shape
+        if len(shape) < -frame.dim and isinstance(value, Tensor):
+            shape = value.shape[: value.dim() - len(fn.event_shape)]
+        size = shape[frame.dim] if len(shape) >= -frame.dim else 1
+    full = frame.full_size
+    return Plate(frame.name, frame.dim, size, size if full is None or full < 0 else int(full))
+
+
+def _role(node: Mapping[str, Any], nodes: Collection[str], model: Collection[str] | None) -> Role:
+    if node["infer"].get("_deterministic"):
+        return "deterministic"
+    if node["is_observed"]:
+        return "factor" if site_is_factor(node) else "observed"  # type: ignore[arg-type]
+    if model is not None:
+        known = model
+        if node["name"] not in known:
+            return "auxiliary"
+    else:
+        known = nodes
+    return "missing" if missing_half(node["name"], known) else "latent"
+
+
+def missing_half(name: str, sites: Collection[str]) -> bool:
+    """Whether a site is what an `obs_mask` leaves out, `x_unobserved` of `x`.
+
+    Given the rest it integrates to one, so that a guide need not sample it.
+    """
+    stem, _, end = name.rpartition("_")
+    return end == "unobserved" and f"{stem}_observed" in sites
+
+
+def _lift(fn: Any, mask: Any) -> tuple[Any, Any]:
+    while isinstance(fn, MaskedDistribution):
+        own = fn._mask
+        if mask is None or mask is True:
+            mask = own
+        elif own is not True:
+            own, mask = (torch.as_tensor(m) for m in (own, mask))
+            mask = mask.to(own.device) & own
+        fn = fn.base_dist
+    return fn, mask
+
+
+def base_of(fn: Any) -> Any:
+    """A distribution inside any mask and `to_event`."""
+    while isinstance(fn, Independent | MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def distribution_name(fn: Any) -> str:
+    """The public name of a distribution, inside any `to_event`, `expand` and mask."""
+    names = (cls.__name__ for cls in type(base_of(fn)).__mro__)
+    return next(name for name in names if not name.startswith("_"))
+
+
+def is_point(fn: Any) -> bool:
+    """Whether a distribution is a point mass, under whatever wrapping; also a mixture of such."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if isinstance(fn, MixtureSameFamily):
+        return is_point(fn.component_distribution)
+    return isinstance(fn, Delta)
