@@ -11,6 +11,7 @@ from ppl_vae.objectives.costs import Cost
 from ppl_vae.objectives.objective import Terms
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import base_of
 
 __all__ = ["Decomposition", "cost_of", "decompose"]
@@ -120,8 +121,8 @@ def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
         return like.new_ones(())
     if not local:
         return like.new_ones(())
-    (name,), rows = reading.rows(plates, local[:1])
-    return rows.weights(reading.guide_sites[name], like).sum()
+    site = reading.guide_sites[local[0]]
+    return Rows.of(site, plates).number_of_data(site, like)
 
 
 def _like(reading: Reading) -> Tensor:

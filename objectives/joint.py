@@ -15,7 +15,6 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from ppl_vae.objectives.dependence import depends
 from ppl_vae.objectives.divergences.aggregate_posterior import (
     AggregatePosterior,
     DistributionPrior,

@@ -11,8 +11,8 @@ from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence
-from ppl_vae.objectives.pathwise import check_pathwise
 from ppl_vae.objectives.schedules import schedules_of
+from ppl_vae.objectives.trainable import check_trainable
 from ppl_vae.program.reading import Reading, read
 from ppl_vae.program.registration import register
 
@@ -214,7 +214,7 @@ class Objective(ELBO, nn.Module):
         kwargs: dict[str, Any],
     ) -> Reading:
         reading = read(model, guide, args, kwargs, self.max_plate_nesting)
-        check_pathwise(reading)
+        check_trainable(reading)
         for name in reading.enumerated:
             if not self.enumerates:
                 raise ValueError(

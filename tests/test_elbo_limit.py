@@ -12,6 +12,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 
+
 class MeanField(TraceMeanField_ELBO):
     """Pyro's mean-field ELBO with the change of variables of constrained latents, which it leaves
     out: log q of a point mass is its `log_density`."""

@@ -1,21 +1,22 @@
 r"""Draws from a model, and from the chain that encodes and decodes again and again."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from ppl_vae.evaluation.programs import evaluating
-from ppl_vae.objectives.dreams import by_row
+from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.modules import Program
+from ppl_vae.program.plates import data_plates
+from ppl_vae.program.reading import read
+from ppl_vae.program.rows import by_row
+from ppl_vae.program.sites import Site, read_sites
 
 __all__ = ["ancestral", "markov_chain"]
-
-Site = dict[str, Any]
 
 
 def ancestral(
@@ -44,7 +45,10 @@ def ancestral(
         For each site in the data plate, in the order drawn, a tensor `(n, *size)`.
 
     Raises:
-        ValueError: if no plate, or more than one, holds all that is observed and its latents.
+        NoDataPlate: if no plate or more than one could be the data's.
+
+    Warns:
+        UserWarning: if the model observes no variable, so that only latent sites can be sampled.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -60,14 +64,13 @@ def ancestral(
     programs = (model,) if guide is None else (model, guide)
     runs: list[dict[str, Tensor]] = []
     with evaluating(*programs):
+        name = _plate(model, guide, args, kwargs, plate)
         while (missing := n - sum(len(next(iter(run.values()))) for run in runs)) > 0:
-            run = _Unobserve()(model)
+            run = Unobserve()(model)
             if guide is not None:
                 outside = poutine.trace(guide).get_trace(*args, **kwargs)
-                name = plate or _data_plate(_observed_run(model, outside, args, kwargs))
                 run = poutine.replay(run, trace=_without(outside, name))
-            sites = _sites(poutine.trace(run).get_trace(*args, **kwargs))
-            name = plate or _data_plate(sites)
+            sites = read_sites(poutine.trace(run).get_trace(*args, **kwargs))
             runs.append({k: v[:missing] for k, v in _rows(sites, name).items()})
     return {k: torch.cat([run[k] for run in runs]) for k in runs[0]}
 
@@ -113,16 +116,16 @@ def markov_chain(
     args = x if isinstance(x, tuple) else (x,)
     kept: list[dict[str, Tensor]] = []
     with evaluating(model, guide):
-        first = _observed_run(model, poutine.trace(guide).get_trace(*args), args, {})
-        name = plate or _data_plate(first)
-        places = _places(first, name, args) if arguments is None else arguments
+        reading = read(model, guide, args)
+        (name,) = reading.plates(plate)
+        places = _places(reading.model_sites, name, args) if arguments is None else arguments
         for step in range(1, steps + 1):
             codes = poutine.trace(guide).get_trace(*args)
-            run = _Unobserve()(poutine.replay(model, trace=codes))
-            sites = _sites(poutine.trace(run).get_trace(*args))
+            run = Unobserve()(poutine.replay(model, trace=codes))
+            sites = read_sites(poutine.trace(run).get_trace(*args))
             state = list(args)
             for site, place in places.items():
-                value = sites[site]["value"]
+                value = sites[site].value
                 if value.numel() != args[place].numel():
                     raise ValueError(
                         f"site {site!r} draws {tuple(value.shape)}, which cannot take the place "
@@ -136,89 +139,62 @@ def markov_chain(
     return {k: torch.stack([state[k] for state in kept]) for k in kept[0]}
 
 
-class _Unobserve(Messenger):
-    """Draws observed sites from their distributions.
-
-    `poutine.uncondition` does so too, but redraws what `pyro.deterministic` leaves, whose
-    distribution a plate then widens.
-    """
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and _is_variable(msg):
-            msg["is_observed"], msg["value"], msg["done"] = False, None, False
-            msg["infer"]["was_observed"] = True
-
-
-def _is_variable(site: Any) -> bool:
-    """Whether a site is neither a `pyro.factor` nor `pyro.deterministic`."""
-    return type(site["fn"]).__name__ != "Unit" and not site["infer"].get("_deterministic")
-
-
-def _sites(trace: poutine.Trace) -> dict[str, Site]:
-    """Sample sites that are variables: no subsample indices, factors or deterministic values."""
-    return {
-        name: site
-        for name, site in prune_subsample_sites(trace).nodes.items()
-        if site["type"] == "sample" and _is_variable(site)
-    }
-
-
-def _observed_run(
-    model: Program, guide_trace: poutine.Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Site]:
-    replayed = poutine.replay(model, trace=guide_trace)
-    return _sites(poutine.trace(replayed).get_trace(*args, **kwargs))
-
-
-def _plates(site: Site) -> list[str]:
-    return [f.name for f in site["cond_indep_stack"] if f.vectorized]
-
-
-def _data_plate(sites: dict[str, Site]) -> str:
-    observed = [s for s in sites.values() if s["is_observed"] or s["infer"].get("was_observed")]
-    data = {name for site in observed for name in _plates(site)}
-    local = [s for s in sites.values() if data & set(_plates(s))]
-    common = (
-        [name for name in _plates(local[0]) if all(name in _plates(s) for s in local)]
-        if (local)
-        else []
-    )
-    if len(common) != 1:
-        raise ValueError(
-            f"the data plate cannot be told: plates {common or 'none'} hold all observed and "
-            "local sites; name it with plate=, or write `with pyro.plate('data', len(x)):` around "
-            "both"
+def _plate(
+    model: Program,
+    guide: Program | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    plate: str | None,
+) -> str:
+    """The data plate; without a guide, what the model samples counts as sampled by both."""
+    if guide is None:
+        sites = read_sites(poutine.trace(model).get_trace(*args, **kwargs))
+        latent: Mapping[str, Site] = sites
+    else:
+        reading = read(model, guide, args, kwargs)
+        sites, latent = reading.model_sites, reading.guide_sites
+    if not any(site.role == "observed" for site in sites.values()):
+        warnings.warn(
+            "the model observes no variable (its likelihood is a pyro.factor?), so that only its "
+            "latent sites can be sampled",
+            stacklevel=3,
         )
-    return common[0]
+    held = {name for site in sites.values() if site.is_observed for name in site.dims}
+    local = [n for n, site in sites.items() if site.role == "latent" and held & site.dims.keys()]
+    if plate is None and not local and len(held) == 1:
+        return next(iter(held))  # all latents are global: the rows are those of x
+    (name,) = data_plates(sites, latent, plate)
+    return name
 
 
-def _rows(sites: dict[str, Site], plate: str) -> dict[str, Tensor]:
-    rows = {}
-    for name, site in sites.items():
-        dims = [f.dim for f in site["cond_indep_stack"] if f.name == plate]
-        if dims:
-            rows[name] = by_row(site, dims)
+def _rows(sites: Mapping[str, Site], plate: str) -> dict[str, Tensor]:
+    rows = {
+        name: by_row(site, [inside.dim])
+        for name, site in sites.items()
+        if site.role not in ("factor", "deterministic")
+        and (inside := site.plate(plate)) is not None
+    }
     if not rows:
         raise ValueError(f"the model has no site in plate {plate!r}")
     return rows
 
 
 def _without(trace: poutine.Trace, plate: str) -> poutine.Trace:
-    """The sites outside the plate."""
+    """The guide's sites outside the plate."""
     kept = trace.copy()
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and plate in _plates(site):
+    for name, site in read_sites(trace).items():
+        if site.is_observed or site.plate(plate) is not None:
             kept.nodes.pop(name)
     return kept
 
 
-def _places(sites: dict[str, Site], plate: str, args: tuple[Any, ...]) -> dict[str, int]:
+def _places(sites: Mapping[str, Site], plate: str, args: tuple[Any, ...]) -> dict[str, int]:
     """Which argument each observed site of the plate observes."""
     places: dict[str, int] = {}
     for name, site in sites.items():
-        if not site["is_observed"] or plate not in _plates(site):
+        if site.role != "observed" or site.plate(plate) is None:
             continue
-        value = site["value"]
+        value = site.value
         match = [
             i
             for i, arg in enumerate(args)

@@ -36,7 +36,6 @@ class Unobserve(Messenger):
                 return
         elif msg["name"] not in self._names:
             return
-        msg["infer"] = msg["infer"] | {"was_observed": True}
         msg["is_observed"], msg["value"], msg["done"] = False, None, False
         value = None if self._draw is None else self._draw(read_site(msg))
         if value is not None:

@@ -13,7 +13,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from ppl_vae.program.agreement import check_match, same
+from ppl_vae.program.agreement import same
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
 from ppl_vae.program.handlers import SameShapes, run_to_last
@@ -55,8 +55,8 @@ def read(
             what depends on it fails; not for vectorised particles.
 
     Raises:
-        ValueError: for a latent site that is missing from the guide, observed there, or of another
-            scale, mask or (if asked) shape in the guide; for a site of the guide that the model
+        ValueError: for a latent site that is missing from the guide, observed there, or (if
+            asked) of another shape; for a site of the guide that the model
             does not have and that is not marked as auxiliary.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
@@ -65,7 +65,9 @@ def read(
         guide(*args, **kwargs)
         model_trace, guide_trace = unwrapped.get_traces()
     else:
-        model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting, check_shapes)
+        model_trace, guide_trace = _run(
+            model, guide, args, kwargs, max_plate_nesting, check_shapes
+        )
         if max_plate_nesting == float("inf") and _enumerates(guide_trace):
             max_plate_nesting = _nesting(model_trace, guide_trace)
             model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
@@ -170,8 +172,6 @@ class Reading:
                         f"site {name!r} is observed in the guide and latent in the model: observe "
                         "it in both, or sample it in the guide"
                     )
-            if site.role in ("latent", "missing") and name in self.guide_sites:
-                check_match(site, self.guide_sites[name])
         for name in self.auxiliary:
             if not self.guide_sites[name].infer.get("is_auxiliary"):
                 raise ValueError(

@@ -1,6 +1,6 @@
 """Tensors of a site cut into rows of data, and the rows' weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -102,23 +102,31 @@ class Rows:
         Raises:
             ValueError: if either varies along a dimension that a row joins.
         """
-        weights = like.new_ones(self.particles, len(self))
-        for key, value in (("scale", site.scale), ("mask", site.mask)):
-            if value is None or value is True:
-                continue
-            if not isinstance(value, Tensor) or value.dim() == 0:
-                weights = weights * value
-                continue
-            cut = self.cut(value, value.dim())
-            if cut.shape[-1] != 1:
+        weights = like.new_ones(self.particles, len(self), 1)
+        for key, values in self._scale_and_mask(site, like):
+            if values.shape[-1] != 1:
                 raise ValueError(
                     f"the {key} of site {site.name!r} varies inside a row of plate "
                     f"{self.plates}: pool the plates with plate=(...), or mask whole rows"
                 )
-            weights = weights * cut[..., 0]
+            weights = weights * values
         if self.probability is not None:
-            weights = weights * self.cut(self.probability, self.probability.dim())[..., 0]
-        return weights
+            weights = weights * self.cut(self.probability, self.probability.dim())
+        return weights[..., 0]
+
+    def number_of_data(self, site: Site, like: Tensor) -> Tensor:
+        """The sum of the rows' weights, a row in part masked counted in full."""
+        weights = like.new_ones(self.particles, len(self), 1)
+        for _, values in self._scale_and_mask(site, like):
+            weights = weights * values
+        return weights.amax(-1).sum()
+
+    def _scale_and_mask(self, site: Site, like: Tensor) -> Iterator[tuple[str, Tensor]]:
+        for key, value in (("scale", site.scale), ("mask", site.mask)):
+            if isinstance(value, Tensor):
+                yield key, self.cut(value, value.dim()) if value.dim() else value.reshape(1)
+            elif value is not None and value is not True:
+                yield key, like.new_full((1,), float(value))
 
     @property
     def _front(self) -> list[int]:

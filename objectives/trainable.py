@@ -1,18 +1,22 @@
-"""What a guide must be so that every term of a loss passes its gradient through the draws."""
+"""What a pair must be so that every term of a loss is right and passes its gradient."""
 
 from pyro.distributions import Rejector
 
+from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
 
-__all__ = ["check_pathwise"]
+__all__ = ["check_trainable"]
 
 
-def check_pathwise(reading: Reading) -> None:
-    """Refuses a guide whose draws would pass no gradient, or part of one.
+def check_trainable(reading: Reading) -> None:
+    """Refuses a latent weighed unlike in model and guide, and draws that pass no gradient.
 
     Raises:
-        ValueError: for a sampled site that is neither reparameterised nor enumerated in parallel.
+        ValueError: for a latent of another scale or mask in the guide; for a guide's site that is
+            neither reparameterised nor enumerated in parallel.
     """
+    for name in reading.latent:
+        check_match(reading.model_sites[name], reading.guide_sites[name])
     for name, site in reading.guide_sites.items():
         if site.role not in ("latent", "auxiliary", "missing"):
             continue
