@@ -202,9 +202,6 @@ def test_masked_row_is_a_dropped_row(case: Case) -> None:
     mask[keep] = True
     x, noise = data(), torch.randn(N, D)
     runs = [case.make() for _ in range(2)]
-    if isinstance(runs[0], TCVAE):
-        for run in runs:
-            run.size = len(keep)
     masked, slopes = loss_of(runs[0], x, noise, mask=mask)
     dropped, expected = loss_of(runs[1], x[keep], noise[keep])
     terms = list(runs[1].terms)
