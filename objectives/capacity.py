@@ -43,7 +43,6 @@ class CapacityVAE(ConstrainedObjective):
     """
 
     enumerates = True
-    enumerates = True
     quantity = "rate"
 
     def __init__(
@@ -87,7 +86,6 @@ class GECO(ConstrainedObjective):
         Rezende and Viola (2018), Taming VAEs, arXiv:1810.00597.
     """
 
-    enumerates = True
     enumerates = True
     quantity = "reconstruction"
     at_most = True

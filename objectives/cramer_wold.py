@@ -31,8 +31,8 @@ class CramerWold(MMD):
     $B \sim \mathrm{Beta}(1/2, (d-1)/2)$, taken here by some 50 nodes in the logit of B, with its
     derivative good to a relative $10^{-5}$ for s to $10^7$: it falls as slowly as $s^{-1/2}$, and
     codes far out are still pulled. (The usual $(1 + 4 s / (2 d - 3))^{-1/2}$ is off by .2 at
-    d = 2 and .016 at d = 10.) So the terms of a Gaussian prior are in closed form, and the noise of a Gaussian guide
-    is integrated out, as in `MMD`.
+    d = 2 and .016 at d = 10.) So the terms of a Gaussian prior are in closed form, and the noise
+    of a Gaussian guide is integrated out, as in `MMD`.
 
     * **Bias.** None at a given $\gamma$, but for the V-statistic, the paper's: $(4 \pi
       \gamma)^{-1/2} (1 - \mathbb{E}\, \varphi_d)(1/n + 1/m)$, no 1/m for a prior in closed form.

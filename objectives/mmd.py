@@ -46,10 +46,12 @@ class MMD(Divergence):
 
     The estimator is two choices. `prior`: the terms with y from draws, or in closed form (a prior
     that is Gaussian in the codes' coordinates). `noise`: the encoder's noise from the codes drawn,
-    or integrated out (a guide that is Gaussian given the data). What is integrated has no variance
-    left from the noise, and its gradient cannot be followed by widening q(z|x) until it equals
-    p(z): with sampled noise that is the cheapest way down, and the code collapses. In a joint of
-    sites, those that others depend on enter as draws and the rest are integrated.
+    or integrated out (a guide that is Gaussian given the data). All of them pull equally, on the
+    encoder's spread too: widening q(z|x) until it equals p(z) is a way down under each. What
+    integration takes away is the noise, which on the gradient of the means is several times the
+    signal near q = p, hides the pull of the reconstruction there, and keeps the code collapsed
+    for long. In a joint of sites, those that others depend on enter as draws and the rest are
+    integrated.
 
     Every estimate is unbiased but the V-statistic, which counts each row against itself: its bias
     is $(1/n + 1/m)(k(0) - \mathbb{E}\, k)$ with m the prior draws (no 1/m for a closed-form

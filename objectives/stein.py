@@ -47,7 +47,7 @@ class Stein(Divergence):
       a particle that the others push away.
     * **Variance.** Of order 1/n where q differs from p and 1/n^2 at q = p. No prior draws are
       needed. Encoder noise is sampled: start the encoder narrow, or prefer `MMD`, which can
-      integrate it, where the code collapses.
+      integrate it, where the noise hides the pull of the reconstruction.
     * **Cost.** $n^2 d$, and one evaluation of the prior's score at the codes.
 
     The score is taken at detached codes, not through the guide, so that an autoregressive guide's
