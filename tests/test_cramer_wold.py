@@ -117,11 +117,6 @@ def test_silverman_counts_rows_with_weight() -> None:
     torch.testing.assert_close(dropped, fixed)
 
 
-def test_all_rows_masked_is_zero() -> None:
-    q = AggregatePosterior.of(torch.randn(4, 2), standard(2), weights=torch.zeros(4))
-    assert CramerWold()(q) == 0
-
-
 @pytest.mark.parametrize("integrated", [False, True])
 def test_single_precision(integrated: bool) -> None:
     means = rows(50, 10).base_dist.loc

@@ -122,15 +122,6 @@ def test_single_precision(integrated: bool) -> None:
     assert single.item() == pytest.approx(double.item(), abs=2e-4)
 
 
-def test_zero_weight_is_a_dropped_row() -> None:
-    codes, prior = torch.randn(8, 3), torch.randn(11, 3)
-    keep = torch.tensor([1, 2, 4, 5, 7])
-    weights = torch.zeros(8)
-    weights[keep] = 2.5
-    masked = Energy()(AggregatePosterior.of(codes, prior, weights=weights))
-    torch.testing.assert_close(masked, Energy()(AggregatePosterior.of(codes[keep], prior)))
-
-
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="Energy needs two rows or more"):
         Energy()(AggregatePosterior.of(torch.randn(1, 2), standard(2)))

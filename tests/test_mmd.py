@@ -235,25 +235,6 @@ def test_gradient_is_the_population_s(estimator: str) -> None:
     assert deviation(torch.stack(gradients), truth) < 4.5
 
 
-@pytest.mark.parametrize("estimator", ["sampled", "closed prior", "integrated", "both"])
-def test_zero_weight_is_a_dropped_row(estimator: str) -> None:
-    n, d = 8, 3
-    q, prior = batch(n, d, torch.Generator().manual_seed(0)), torch.randn(11, d)
-    codes = q.rsample()
-    mmd = MMD(RBF(), **ESTIMATORS[estimator] | {"prior": "sampled"})
-    keep = torch.tensor([0, 1, 3, 4, 6, 7])
-    weights = torch.zeros(n)
-    weights[keep] = 2.5
-
-    def value(rows: slice | Tensor, weights: Tensor) -> Tensor:
-        means = q.base_dist.loc[rows]
-        fn = dist.Normal(means, torch.full_like(means, S)).to_event(1)
-        sample = codes[rows] if ESTIMATORS[estimator]["noise"] == "sampled" else fn
-        return mmd(AggregatePosterior.of(sample, prior, weights=weights))
-
-    torch.testing.assert_close(value(slice(None), weights), value(keep, torch.ones(6)))
-
-
 def test_groups_are_not_paired() -> None:
     """Rows of one datum tell nothing of q(z) against each other: their pairs are left out."""
     n, d = 6, 2
@@ -352,11 +333,6 @@ def test_enumerated_shifts_are_as_quiet_as_rows(choice: str) -> None:
 def test_a_negative_estimate_stays_negative() -> None:
     values = estimates(MMD(prior="sampled", noise="sampled"), 10, 2, repeats=200)
     assert (values < 0).any()
-
-
-def test_all_rows_masked_is_zero() -> None:
-    q = AggregatePosterior.of(torch.randn(4, 2), standard(2), weights=torch.zeros(4))
-    assert MMD()(q) == 0
 
 
 @pytest.mark.parametrize(

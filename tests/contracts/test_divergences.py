@@ -100,6 +100,7 @@ def critic(*layers: nn.Module) -> nn.Module:
 CASES: dict[str, Case] = {
     "MMD": Case(lambda: MMD(pairs="all"), rbf),
     "MMD, sampled": Case(lambda: MMD(prior="sampled", noise="sampled"), rbf),
+    "MMD, integrated": Case(lambda: MMD(prior="sampled", pairs="all"), rbf),
     "MMD, V": Case(lambda: MMD(noise="sampled", statistic="V", prior="sampled"), splits=False),
     "MMD, shifts": Case(lambda: MMD(pairs=3), rbf, is_random=True),
     "MMD, median": Case(lambda: MMD(RBF("median"), pairs="all")),
