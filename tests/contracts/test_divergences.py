@@ -187,8 +187,8 @@ def value_and_slope(
     divergence.to(means.dtype)
     torch.manual_seed(3)
     q = posterior(means, noise, prior, *more)
-    if isinstance(divergence, Memory):
-        divergence.remember(q)
+    if isinstance(divergence, Memory):  # other codes, or equal ones would share their slopes
+        divergence.remember(posterior(means, noise.flip(1), prior, *more))
     value = divergence(q)
     (slope,) = torch.autograd.grad(value, means, materialize_grads=True)
     return value.detach(), slope
