@@ -254,8 +254,8 @@ def warn_of_collapse(history: History) -> None:
     if twice[-1:] == [True] and not any(twice[:-1]):
         warnings.warn(
             f"posterior collapse: the rate is {history.last['rate']:.2g} nats, so the codes say "
-            "nothing of the data; integrate the encoder's noise, start the encoder narrower, or "
-            "weaken the penalty",
+            "nothing of the data; weaken the penalty, start the encoder narrower, or integrate "
+            "its noise, which hides the pull of the data",
             stacklevel=3,
         )
 
