@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutants import faults
+from mutants import faults, run
 from mutants.operators import draw, mutants
 from mutants.relevance import Relevance
 from mutants.source import Module, Mutant, library
@@ -126,3 +126,30 @@ def test_the_nearest_tests_come_first(modules: list[Module]) -> None:
     assert nearest("_concentration") == "tests/test_evaluation_factors.py"
     # Handed on by `ppl_vae` when it is first asked for.
     assert nearest("fit") == "tests/test_fit.py"
+
+
+def test_a_fault_is_caught_survives_or_meets_a_broken_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "PRELOADED", ("mutants.run",))
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "sums.py").write_text("def add(a, b):\n    return a + b\n")
+    (root / "test_sums.py").write_text(
+        "import sums\n"
+        "def test_right():\n    assert sums.add(2, 2) == 4\n"
+        "def test_near():\n    assert sums.add(1, 2) in (2, 3)\n"
+        "def test_broken():\n    assert sums.add(1, 2) == 2\n"
+    )
+    module = Module("sums", root / "sums.py", (root / "sums.py").read_text())
+    (minus,) = (m for m in mutants(module) if m.operator == "sign")
+    at = module.text.index("+")
+    times = Mutant(module, "add", "product", at, at + 1, "*")
+    tests = run.Tests(root, tmp_path, jobs=1)
+    right, near, broken = (f"test_sums.py::test_{n}" for n in ("right", "near", "broken"))
+    first, second = tests.outcomes([(minus, [near, right]), (times, [right, near])])
+    assert (first.mutant, first.test) == (minus, near)
+    assert (second.mutant, second.test) == (times, None)
+    assert (root / "sums.py").read_text() == module.text
+    with pytest.raises(RuntimeError, match="test_broken fails without a fault too"):
+        list(tests.outcomes([(minus, [broken])]))

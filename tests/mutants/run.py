@@ -76,8 +76,12 @@ class Tests:
         Raises:
             RuntimeError: if a test that caught a fault fails without it too.
         """
-        with ThreadPoolExecutor(self._jobs) as pool:
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
             yield from pool.map(lambda item: self._outcome(*item), list(work))
+        finally:
+            # An error or an interrupt waits for the faults at hand, not for all.
+            pool.shutdown(cancel_futures=True)
 
     def _outcome(self, mutant: Mutant, files: Sequence[str]) -> Outcome:
         copy = self._copies.get()
