@@ -118,6 +118,7 @@ class Tests:
                 test, seconds, over = ours.recv()
             except EOFError:
                 over = True
+        process.join(10)  # long enough to clean up
         if process.is_alive():
             _end(process.pid)
         process.join()
