@@ -32,6 +32,8 @@ def main() -> int:
     chosen = [m for m in written(modules) if given.only in f"{m.module.name}.{m.where}"]
     hand = len(chosen)
     chosen += draw(modules, given.number, given.seed, given.only)
+    if not chosen:
+        parser.error(f"no fault is in a function whose full name has {given.only!r}")
     print(f"seed {given.seed}: {hand} faults by hand, {len(chosen) - hand} by operators")
     relevance = Relevance(modules, ROOT / "tests")
     work = [(mutant, relevance.files(mutant, NEAREST)) for mutant in chosen]

@@ -233,19 +233,18 @@ def draw(modules: Sequence[Module], number: int, seed: int, only: str = "") -> l
     for module in modules:
         if module.area is not None:
             for mutant in mutants(module):
-                if only not in f"{module.name}.{mutant.where}":
-                    continue
-                area = pools.setdefault(module.area, {})
-                area.setdefault(mutant.operator, []).append(mutant)
+                if only in f"{module.name}.{mutant.where}":
+                    pool = pools.setdefault(module.area, {})
+                    pool.setdefault(mutant.operator, []).append(mutant)
     turns = {}
-    for area, by_operator in sorted(pools.items()):
-        for pool in by_operator.values():
-            rng.shuffle(pool)
-        turns[area] = cycle(rng.sample(sorted(by_operator), len(by_operator)))
+    for area in sorted(pools):
+        for candidates in pools[area].values():
+            rng.shuffle(candidates)
+        turns[area] = cycle(rng.sample(sorted(pools[area]), len(pools[area])))
     chosen: list[Mutant] = []
     for area in cycle(sorted(pools)):
-        if len(chosen) >= number or not any(any(p.values()) for p in pools.values()):
-            return chosen
+        if len(chosen) >= number or not any(any(pool.values()) for pool in pools.values()):
+            break
         if any(pools[area].values()):
             operator = next(name for name in turns[area] if pools[area][name])
             chosen.append(pools[area][operator].pop())

@@ -62,11 +62,12 @@ class Relevance:
                     distance[user] = distance[home] + 1
                     queue.append(user)
         # A module's own test bears its name; a method is called without its class.
-        words = [mutant.module.name.rpartition(".")[2], top.strip("_"), *inner]
+        own = mutant.module.name.rpartition(".")[2]
+        words = [own, top.strip("_"), *inner]
         ranked = []
         for path, file in self._tests.items():
             reached = [distance[d] for d in ((file.module, n) for n in file.uses) if d in distance]
-            named = any(f"{word}" in file.module for word in words[:1])
+            named = own in file.module
             if reached or named:
                 mentions = sum(file.text.count(word) for word in words)
                 ranked.append((min(reached, default=9) - 2 * named, -mentions, path))
@@ -86,9 +87,11 @@ def _read(module: str, text: str) -> _File:
                     imported[alias.asname] = (alias.name, "")
     uses: dict[str, set[str]] = {"": set()}
     for node in tree.body:
-        named = isinstance(node, ast.FunctionDef | ast.ClassDef)
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
-        name = node.name if named else target.id if isinstance(target, ast.Name) else ""
+        name = ""
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
         uses.setdefault(name, set()).update(_identifiers(node))
     return _File(module, text, imported, uses)
 
