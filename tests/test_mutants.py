@@ -1,6 +1,7 @@
 """The mutation test itself: what its operators make of a piece of source, and where it looks."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,14 @@ def test_every_written_fault_applies(modules: list[Module]) -> None:
     assert len(found) == len(faults.FAULTS) == 18
     for mutant in found:
         assert ast.dump(ast.parse(mutant.text)) != ast.dump(mutant.module.tree)
+
+
+def test_every_explanation_is_of_a_line_that_is_there(modules: list[Module]) -> None:
+    reasons = tomllib.loads(Path(faults.__file__).with_name("explained.toml").read_text())
+    keys = {m.key for module in modules if module.area for m in mutants(module)}
+    keys |= {m.key for m in faults.written(modules)}
+    assert set(reasons) <= keys
+    assert all(reasons.values())
 
 
 def test_a_fault_that_no_longer_applies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
