@@ -26,7 +26,7 @@ def spread(x: Tensor, weights: Tensor, draws: int, k: float) -> Tensor:
 def probe(train_codes, test_codes):
     """Élan: columns are counted in bytes."""
     é, score = "é", fit(train_codes).score(test_codes).var(correction=1)
-    return score / len(test_codes)
+    return Estimate(score / len(test_codes), note=score + score)
 
 
 def __repr__(self):
@@ -39,7 +39,7 @@ EXPECTED = {
     ("factor 2", "spread", "return 2 * (error + math.log(k) * above)"),
     ("n - 1", "spread", "error = 0.5 * (weights * centred).sum() / ((draws))"),
     ("n - 1", "probe", 'é, score = "é", fit(train_codes).score(test_codes).var(correction=0)'),
-    ("n - 1", "probe", "return score / (len(test_codes) - 1)"),
+    ("n - 1", "probe", "return Estimate(score / (len(test_codes) - 1), note=score + score)"),
     ("axis", "spread", "centred = x - x.mean(0).detach()"),
     ("detach", "spread", "centred = x - x.mean(-1)"),
     (
@@ -52,7 +52,7 @@ EXPECTED = {
         "probe",
         'é, score = "é", fit(train_codes).score(train_codes).var(correction=1)',
     ),
-    ("train and test", "probe", "return score / len(train_codes)"),
+    ("train and test", "probe", "return Estimate(score / len(train_codes), note=score + score)"),
     ("mean and sum", "spread", "centred = x - x.sum(-1).detach()"),
     ("mean and sum", "spread", "error = 0.5 * (weights * centred).mean() / (draws - 1)"),
     ("mean and sum", "spread", "above = (centred > k).mean()"),

@@ -17,7 +17,7 @@ Replacement = tuple[int, int, str]
 Operator = Callable[[Module, ast.AST, Sequence[ast.AST]], Iterator[Replacement]]
 
 # What is raised, logged, printed or checked is no number.
-SAYS = re.compile(r"^(warn|warning|info|debug|print|Estimate|replace|(_)?check\w*|draw_count)$")
+SAYS = re.compile(r"^(warn|warning|info|debug|print|(_)?check\w*|draw_count)$")
 SILENT = re.compile(
     r"^(__repr__|__str__|extra_repr|as_dict|plot\w*|_?check\w*|_?warn\w*|_?brief|_explained"
     r"|_?require\w*|_?refuse\w*|_board|_bar)$"
@@ -278,6 +278,8 @@ def _says(node: ast.AST) -> bool:
         return isinstance(node.value, ast.Constant) or _says(node.value)
     if isinstance(node, ast.Call):
         return bool(SAYS.match(_last_name(node.func)))
+    if isinstance(node, ast.keyword):
+        return node.arg is not None and bool(WORDS.search(node.arg))
     if isinstance(node, ast.Assign):
         return all(WORDS.search(_last_name(t)) for t in node.targets)
     return isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr)
