@@ -12,14 +12,15 @@ from torch import nn
 
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
-from ppl_vae.data.dataset import Dataset, splits
+from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.loaders import splits
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
-from ppl_vae.program import modules as weights
+from ppl_vae.training import weights
 from ppl_vae.training.compatibility import check_compatible
 from ppl_vae.training.fit import fit, pick_device, set_seed
 from ppl_vae.training.guard import check_support
