@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ppl_vae.experiment import Experiment
-from ppl_vae.pairs.pair import distribution_name
+from ppl_vae.training.guard import distribution_name
 
 __all__ = ["describe", "draw"]
 

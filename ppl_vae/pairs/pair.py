@@ -7,9 +7,8 @@ from torch import nn
 
 from ppl_vae.data.dataset import Beside
 from ppl_vae.guides.encoder import Encoder
-from ppl_vae.program.modules import Program, modules_of
 
-__all__ = ["Pair", "check_encoder", "distribution_name", "name_at", "part_name"]
+__all__ = ["Pair", "check_encoder", "part_name"]
 
 
 class Pair(nn.Module):
@@ -60,19 +59,3 @@ def check_encoder(encoder: nn.Module) -> None:
 def part_name(module: nn.Module) -> str:
     """The name of a part of a pair, for messages."""
     return type(module).__name__
-
-
-def name_at(program: Program, site: Any, of_guide: bool = False) -> str:
-    """What a site is drawn from: the part, where the program is a `Pair`'s, or a distribution."""
-    pair = next(iter(modules_of(program).values()), None)
-    if isinstance(pair, Pair):
-        return part_name(pair.part(site["name"], of_guide))
-    return distribution_name(site["fn"])
-
-
-def distribution_name(fn: Any) -> str:
-    """The public name of a distribution, inside any `to_event`, `expand` and mask."""
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
-        fn = fn.base_dist
-    names = (cls.__name__ for cls in type(fn).__mro__)
-    return next(name for name in names if not name.startswith("_"))

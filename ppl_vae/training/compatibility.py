@@ -15,8 +15,8 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.objectives.plates import local_sites
 from ppl_vae.objectives.traces import Site, Traces
-from ppl_vae.pairs.pair import distribution_name, name_at
 from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.training.guard import distribution_name, name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of
 
 __all__ = ["check_compatible"]

@@ -12,7 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ppl_vae.data.dataset import first_marked
-from ppl_vae.pairs.pair import name_at
+from ppl_vae.pairs.pair import Pair, part_name
 from ppl_vae.program.modules import Program, evaluating, modules_of
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]
@@ -63,6 +63,22 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
                     f"{base}, which excludes the data: {place} is {number:g}; "
                     "rescale the data or choose another likelihood"
                 )
+
+
+def name_at(program: Program, site: Any, of_guide: bool = False) -> str:
+    """What a site is drawn from: the part, where the program is a `Pair`'s, or a distribution."""
+    pair = next(iter(modules_of(program).values()), None)
+    if isinstance(pair, Pair):
+        return part_name(pair.part(site["name"], of_guide))
+    return distribution_name(site["fn"])
+
+
+def distribution_name(fn: Any) -> str:
+    """The public name of a distribution, inside any `to_event`, `expand` and mask."""
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
+        fn = fn.base_dist
+    names = (cls.__name__ for cls in type(fn).__mro__)
+    return next(name for name in names if not name.startswith("_"))
 
 
 def first_bad_site(model: Program, guide: Program, batch: Sequence[Any]) -> str | None:
