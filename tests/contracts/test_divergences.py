@@ -81,6 +81,7 @@ class Case:
         splits: whether a datum in two rows of half the weight is the datum.
         is_random: whether it draws frequencies, directions or shifts, others in another type.
         is_host_free: whether it never waits for the device.
+        has_moments: whether four moments of the estimate exist; of exponentiated densities, no.
     """
 
     make: Callable[[], Divergence]
@@ -88,6 +89,7 @@ class Case:
     splits: bool = True
     is_random: bool = False
     is_host_free: bool = True
+    has_moments: bool = True
 
 
 def critic(*layers: nn.Module) -> nn.Module:
@@ -125,7 +127,9 @@ CASES: dict[str, Case] = {
     "AggregateKL": Case(lambda: AggregateKL(size=60)),
     "AggregateKL, MWS": Case(lambda: AggregateKL("MWS", size=60)),
     "Adversarial": Case(lambda: Adversarial(critic())),
-    "Adversarial, log p": Case(lambda: Adversarial(critic(), "reverse KL", log_prior=True)),
+    "Adversarial, log p": Case(
+        lambda: Adversarial(critic(), "reverse KL", log_prior=True), has_moments=False
+    ),
     "Adversarial, WGAN-GP": Case(lambda: Adversarial(critic(), "WGAN-GP")),
     "Adversarial, batch-norm": Case(
         lambda: Adversarial(critic(nn.BatchNorm1d(8))), splits=False, is_host_free=False
@@ -223,7 +227,11 @@ def test_masked_row_is_a_dropped_row(case: Case, junk: float) -> None:
     assert (slope[weights == 0] == 0).all()
 
 
-@every
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES.values() if case.has_moments],
+    ids=[name for name, case in CASES.items() if case.has_moments],
+)
 def test_masked_rows_are_as_noisy_as_dropped_ones(case: Case) -> None:
     """Mean and variance over the noise, the prior's draws and what the estimate draws."""
     repeats, n = 150, 16
