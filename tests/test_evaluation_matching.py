@@ -83,6 +83,30 @@ def test_unbiased_with_errors_that_hold_at_both_orders(shift, closed, double):
     assert 0.85 < ratio < (1.5 if shift == 0 else 1.2)
 
 
+@pytest.mark.parametrize("m", [40, 120])
+def test_second_order_of_the_error_where_the_laws_are_equal(m, double):
+    """Against the exact variance: no part of it may be missing, and little may be too much."""
+    n, h, runs = 60, 2.0, 300
+    # E k, E k^2 and E (E' k)^2 under exp(-r^2 / 2 h) in two dimensions.
+    once, twice, row = 1 / (1 + 2 / h), 1 / (1 + 4 / h), 1 / ((1 + 1 / h) ** 2 * (1 + 2 / (h + 1)))
+    kernel = twice - 2 * row + once**2
+    exact = kernel * (2 / (n * (n - 1)) + 4 / (n * m) + 2 / (m * (m - 1)))
+    found = []
+    for seed in range(runs):
+        torch.manual_seed(seed)
+        found.append(ev.mmd(torch.randn(n, 2), torch.randn(m, 2)).u.standard_error)
+    square = torch.tensor(found).square()
+    error = float(square.std()) / runs**0.5
+    # The first order is 0 and cannot be estimated below it.
+    assert exact - 4.5 * error < float(square.mean()) < 1.7 * exact
+
+
+def test_a_prior_with_a_covariance_need_not_be_gaussian():
+    z = torch.randn(50, 2)
+    prior = dist.MultivariateStudentT(torch.tensor(3.0), torch.zeros(2), torch.eye(2))
+    assert "50 prior draws" in ev.mmd(z, prior).u.note
+
+
 def test_of_a_pair(double):
     pair = PPCA.make(noise=1.5).mean_field(0.4)
     pair.shift[0] = 0.3

@@ -167,6 +167,31 @@ def test_fid_and_kid():
         ev.fid(real[:1], near, network)
 
 
+@pytest.mark.parametrize("size", [40, 25])
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_kid_error_against_the_spread_over_repeats(shift, size):
+    """Also where each subset is all the images, and they spread not at all."""
+    pytest.importorskip("torchmetrics")
+    runs = 150
+    values, errors = [], []
+    for seed in range(runs):
+        torch.manual_seed(seed)
+        real, generated = torch.randn(40, 4), torch.randn(45, 4) + shift
+        found = ev.kid(real, generated, torch.nn.Identity(), subsets=5, subset_size=size)
+        values.append(found.value)
+        errors.append(found.standard_error)
+    ratio = float(torch.tensor(errors).square().mean().sqrt() / torch.tensor(values).std())
+    # Truncating negative variances makes the error a fifth too large where the laws are equal.
+    error = 4.5 / (2 * runs) ** 0.5
+    assert 1 - error < ratio < (1.2 if shift == 0 else 1) + error
+
+
+def test_kid_of_one_image_a_subset():
+    pytest.importorskip("torchmetrics")
+    with pytest.raises(ValueError, match="subset_size is 1: 2 or more"):
+        ev.kid(torch.randn(5, 2), torch.randn(5, 2), torch.nn.Identity(), subset_size=1)
+
+
 def test_fid_with_the_librarys_own_network():
     pytest.importorskip("torchmetrics")
     x, y, test, labels = digits()
