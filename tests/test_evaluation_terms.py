@@ -320,3 +320,20 @@ def test_one_row():
     assert ev.nll(pair.model, pair.guide, x, 3).value == pytest.approx(
         -float(pair.log_likelihood(x))
     )
+
+
+def test_errors_against_the_spread_over_repeats():
+    """Of the draws with the data held, and of both; 200 spreads are known to 5%."""
+    pair, runs = PPCA.make().mean_field(2.0), 200
+    held = pair.sample(20)
+    for fresh in (False, True):
+        values, errors = [], []
+        for seed in range(runs):
+            pyro.set_rng_seed(seed)
+            x = pair.sample(20, seed) if fresh else held
+            found = ev.distortion(pair.model, pair.guide, x, 3)
+            values.append(found.value)
+            errors.append(found.data_error if fresh else found.standard_error)
+        values, errors = torch.tensor(values), torch.tensor(errors)
+        ratio = float(errors.square().mean().sqrt() / values.std())
+        assert abs(ratio - 1) < 4.5 / math.sqrt(2 * runs), fresh
