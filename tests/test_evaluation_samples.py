@@ -124,6 +124,10 @@ def test_class_divergence_of_a_known_share(double):
     truth = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
     found = ev.class_divergence(model, guide, x, _Sign(), num_samples=4000)
     assert abs(found.value - truth) < 4.5 * found.standard_error < truth
+    # A class that no label has is infinitely far, without an error.
+    never = ev.class_divergence(model, guide, x, _Sign(), torch.zeros(9).long(), num_samples=50)
+    assert never.value == math.inf
+    assert never.standard_error is None
     # Against its own share: zero but for the bias of (C - 1) / 2m.
     labels = (torch.arange(100_000) >= round(p * 100_000)).long()
     scores, errors = [], []
