@@ -14,6 +14,7 @@ _HOME = {
     "Experiment": "ppl_vae.experiment",
     "HierarchicalVAE": "ppl_vae.hierarchical",
     "SemiSupervisedVAE": "ppl_vae.semisupervised",
+    "compare": "ppl_vae.comparison",
     "fit": "ppl_vae.inference",
     "load": "ppl_vae.experiment",
 }
@@ -25,6 +26,7 @@ __all__ = [
     "HierarchicalVAE",
     "SemiSupervisedVAE",
     "__version__",
+    "compare",
     "fit",
     "load",
 ]
