@@ -149,7 +149,11 @@ def to_arviz(
             predict = "posterior_predictive" in wanted
             drawn = _gather(pair, draws, block, predict)
             made.update(_posterior(pair, names, drawn))
-            if integrate and "log_likelihood" in wanted:
+            if integrate and "log_likelihood" in wanted and not drawn.log_q:
+                if groups is not None:
+                    raise ValueError("no log_likelihood: the guide's sites have no log-density")
+                del made["log_likelihood"]
+            elif integrate and "log_likelihood" in wanted:
                 inner = marginal(pair, drawn.values, inner_draws, block)
                 made["log_likelihood"] = {_joint_name(pair): _by_datum(pair, inner.log_p)}
                 attrs["log_likelihood"] = {

@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from pyro import poutine
 
-from ppl_vae.diagnostics.importance import ParetoK, check_proposal, unseen, weigh
+from ppl_vae.diagnostics.importance import UNSEEN, ParetoK, check_proposal, unseen, weigh
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.likelihood import refitted
 from ppl_vae.evaluation.programs import Data, Program, check_positive
 
 __all__ = ["Comparison", "compare_pairs"]
-
-_TENTH = 0.1
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +55,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         first = self.weights[self.names[0]]
-        n = len(self.log_evidence[self.names[0]])
+        n = int((~np.isnan(first.k)).sum())
         width = max(map(len, (*self.names, "model")))
         lines = [
             f"log p(x) in nats per datum, {n} data, {first.draws} draws each",
@@ -85,7 +83,7 @@ def compare_pairs(
     plate: str | None = None,
     block: int = 8192,
 ) -> Comparison:
-    """Ranks pairs; `ppl_vae.compare` without runs, which see."""
+    """Ranks pairs by the evidence of each datum: what `ppl_vae.compare`, which see, calls."""
     draw_count(draws, 25)
     if refit:
         check_positive(refit=refit)
@@ -145,19 +143,19 @@ def _squared_error(found: ParetoK) -> np.ndarray:
 
 
 def _check_usable(weights: Mapping[str, ParetoK], refit: int) -> None:
-    bad = {name: found for name, found in weights.items() if not unseen(found) <= _TENTH}
+    bad = {name: w for name, w in weights.items() if not unseen(w) <= UNSEEN}
     if not bad:
         return
-    found = next(iter(bad.values()))
-    each = ", ".join(
-        f"{name!r} has a median k-hat of {np.nanmedian(w.k):.2f}, above the threshold of "
-        f"{w.threshold:.2f} for {1 - w.usable:.0%} of the data"
+    each = "; ".join(
+        f"k-hat of {name!r} is {np.nanmedian(w.k):.2f} in the median and above {w.threshold:.2f} "
+        f"for {1 - w.usable:.0%} of the data, about {min(unseen(w), 1):.0%} of their weight unseen"
         for name, w in bad.items()
     )
-    cure = f"more steps than refit={refit}" if refit else "refit=1000 to fit it to these data"
+    draws = next(iter(bad.values())).draws
+    cure = f"more steps than refit={refit}" if refit else "refit=1000, which fits it to these data"
     raise ValueError(
-        f"no ranking: {each}: the guide is no usable importance proposal, and log p(x) would come "
-        f"out too low; try {cure}, more than {found.draws} draws, or "
+        f"no ranking: {each}: above {UNSEEN:.0%} a guide is no usable importance proposal and "
+        f"log p(x) comes out too low; try {cure}, more than {draws} draws, or "
         "ppl_vae.evaluation.annealed_nll"
     )
 

@@ -16,6 +16,7 @@ from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
 
 __all__ = [
+    "UNSEEN",
     "ParetoK",
     "check_proposal",
     "khat",
@@ -25,6 +26,9 @@ __all__ = [
     "unseen",
     "weigh",
 ]
+
+UNSEEN = 0.1
+"""The largest `unseen` at which estimates made with the weights of a data set are usable."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppl_vae.diagnostics.importance import terms, unseen, weigh
+from ppl_vae.diagnostics.importance import UNSEEN, terms, unseen, weigh
 from ppl_vae.diagnostics.pair import Pair
 
 __all__ = ["Marginal", "marginal"]
@@ -57,7 +57,7 @@ def marginal(pair: Pair, values: Mapping[str, Tensor], inner: int, block: int) -
     seed = int(torch.randint(2**62, ()))
     shared = pair.shared()
     first = weigh(pair, _held(pair, shared, values, 0), max(inner, _KHAT_DRAWS), block)
-    if not unseen(first) <= 0.1:
+    if not unseen(first) <= UNSEEN:
         warnings.warn(
             f"log_likelihood: k-hat is above {first.threshold:.2f} for {1 - first.usable:.0%} of "
             "the data: the guide is no usable proposal for their latents, so log p(x_i) given "
