@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ppl_vae.objectives.divergence import Counted, Divergence
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.traces import Traces, run
-from ppl_vae.registration import register
+from ppl_vae.registration import Misplaced, register, settle
+from ppl_vae.weights import rehearse
 
 __all__ = ["Objective", "Terms", "Weight"]
 
@@ -120,12 +121,22 @@ class Objective(ELBO, nn.Module):
     ) -> float:
         """Adds the loss's gradients to the parameters and returns it as a number.
 
+        A module that the pair registers under a name of an earlier module takes the name over,
+        so that it is trained.
+
         Raises:
             FloatingPointError: if a term is NaN or infinite, naming the first, before any
                 gradient is computed.
+            ValueError: if two modules of the pair share a name, or a parameter stands in Pyro's
+                store with another shape or without the constraint it is asked for with.
         """
         register(self)
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        with Misplaced() as names:
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if names.found:
+            used = names.used_by(loss)
+            names.check(used)
+            settle(lambda: rehearse(model, guide, *args, **kwargs), used)
         names = list(self.terms)
         values = torch.stack([loss.detach(), *(self.terms[n].to(loss) for n in names)]).tolist()
         for name, value in zip(["loss", *names], values, strict=True):

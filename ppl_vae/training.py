@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,17 +89,11 @@ class Training:
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
             ids = None if only is None else {id(p) for p in only}
             guarded = GuardedOptimizer(optimizer, ids, before)
-            return SVI(model, guide, guarded, objective.loss, loss_and_grads=self._loss_and_grads)
+            return SVI(model, guide, guarded, objective.loss, partial(_loss_and_grads, objective))
 
         # One optimiser: its state is kept by parameter, so the critic's further steps continue
         # the very Adam that the main step uses.
         self.main, self.critic = svi(None, weights.good.take), svi(own)
-
-    def _loss_and_grads(self, *args: Any) -> float:
-        loss = self.objective.loss_and_grads(*args)
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss is {loss}")
-        return loss
 
     def epoch(self, rows: Sequence[Tensor], batch_size: int, bar: Any) -> dict[str, float]:
         for module in self.modules:
@@ -156,6 +151,13 @@ class Training:
                     raise self._explained(error, batch, torch.get_rng_state()) from error
                 mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
         return {f"validation/{name}": value for name, value in mean.read().items()}
+
+
+def _loss_and_grads(objective: ELBO, *args: Any) -> float:
+    loss: float = objective.loss_and_grads(*args)
+    if not math.isfinite(loss):
+        raise NotFinite(f"the loss is {loss}")
+    return loss
 
 
 def _brief(row: Mapping[str, float]) -> str:

@@ -5,7 +5,8 @@ either under effect handlers) and the values of whatever else it keeps in Pyro's
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -13,6 +14,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
+
+from ppl_vae.registration import misshapen, settle
 
 __all__ = ["Program", "Snapshot", "load", "modules_of", "state"]
 
@@ -55,23 +59,49 @@ def _behind(part: object) -> nn.Module | None:
 def stored(pair: Sequence[Program], *args: Any) -> dict[str, Tensor]:
     """The unconstrained parameters by name that model and guide ask Pyro's store for.
 
-    Both are run once, so lazily built parameters exist from here on. Any randomness is undone.
+    Both are run, so lazily built parameters exist from here on, and the names of modules hold the
+    modules that run. Any randomness is undone.
+
+    Raises:
+        ValueError: see `ppl_vae.registration`.
     """
+    with _keeping_shapes(*modules_of(*pair).values()):
+        settle(lambda: rehearse(*pair, *args))
+        with poutine.trace(param_only=True) as capture:
+            settle(lambda: rehearse(*pair, *args))
+    sites = [site for site in capture.trace.nodes.values() if site["type"] == "param"]
+    for site in sites:
+        if not hasattr(site["value"], "unconstrained"):
+            raise ValueError(
+                f"parameter {site['name']!r} is local to its module, which pyro.infer.SVI does "
+                "not train: call pyro.settings.set(module_local_params=False)"
+            )
+    return {site["name"]: site["value"].unconstrained() for site in sites}
+
+
+@contextmanager
+def _keeping_shapes(*modules: nn.Module) -> Iterator[None]:
+    """Refuses a `PyroParam` that takes a tensor of another shape from Pyro's store."""
+    before = {(m, k): p.shape for m in modules for k, p in m.named_parameters() if not is_lazy(p)}
+    try:
+        yield
+    finally:
+        for (module, key), shape in before.items():
+            now = dict(module.named_parameters()).get(key)
+            if now is not None and now.shape != shape:
+                raise misshapen(key.removesuffix("_unconstrained"), shape, now.shape)
+
+
+def rehearse(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
+    """Runs a pair once, in evaluation mode and without gradients; any randomness is undone."""
     with (
         torch.random.fork_rng(),
         torch.no_grad(),
-        evaluating(*modules_of(*pair).values()),
+        evaluating(*modules_of(model, guide).values()),
         pyro.validation_enabled(False),
-        poutine.trace(param_only=True) as capture,
     ):
-        model, guide = pair
-        trace = poutine.trace(guide).get_trace(*args)
-        poutine.replay(model, trace=trace)(*args)
-    return {
-        name: site["value"].unconstrained()
-        for name, site in capture.trace.nodes.items()
-        if site["type"] == "param"
-    }
+        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        poutine.replay(model, trace=trace)(*args, **kwargs)
 
 
 def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
