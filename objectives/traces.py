@@ -25,7 +25,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ppl_vae.objectives.agreement import check_match
+from ppl_vae.objectives.agreement import SameRows, check_match
 from ppl_vae.objectives.ancestral import Site, run_to_last
 from ppl_vae.objectives.dependence import depends
 
@@ -86,8 +86,13 @@ def _run(
     if max_plate_nesting < float("inf"):
         guide = EnumMessenger(first_available_dim=-1 - int(max_plate_nesting))(guide)
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    replayed = poutine.replay(model, trace=guide_trace)
-    return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    rows = SameRows(guide_trace)
+    replayed = poutine.replay(rows(model), trace=guide_trace)
+    try:
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    finally:
+        rows.check()  # before an error of shapes that comes of it
+    return model_trace, guide_trace
 
 
 def _enumerates(guide: Trace) -> bool:
