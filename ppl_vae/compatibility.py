@@ -13,13 +13,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 
 from ppl_vae.checks import distribution_name, name_at
+from ppl_vae.dataset import splits
 from ppl_vae.objectives import Divergence, Objective
+from ppl_vae.objectives.agreement import SameRows
 from ppl_vae.objectives.plates import local_sites
 from ppl_vae.objectives.traces import Site, Traces
 from ppl_vae.regions import VECTORS, fitting, region_of
 from ppl_vae.weights import Program, evaluating, modules_of
 
-__all__ = ["check_compatible"]
+__all__ = ["check_compatible", "check_held_out"]
 
 _WITHOUT = "an objective that compares no densities there, such as InfoVAE(MMD(), alpha=1)"
 _DRAWS = "use a divergence of draws, such as MMD()"
@@ -55,19 +57,54 @@ def check_compatible(
         with pyro.validation_enabled(False):
             traces = _run(model, guide, batch)
         named = _Named(model, guide, traces)
-        compared, matched, local = traces.latent, {}, local_sites(traces, None)
-        if isinstance(objective, Objective):
-            compared, matched = objective.compared(traces), objective.matched(traces)
-        for name in compared:
-            if name in traces.guide_sites:
-                own = isinstance(objective, Objective) and name in local
-                _check_densities(named, name, type(objective).__name__, own)
-        for name, divergence in matched.items():
-            if divergence.reads == "draws":
-                _check_reach(named, name)
-            else:
-                _check_read(named, name, divergence)
+        # what an objective says of a site that the guide lacks is for it to say, below
+        if not isinstance(objective, Objective) or traces.guide_sites.keys() >= {*traces.latent}:
+            _check_sites(named, objective)
         _check_loss(model, guide, objective, batch, named)
+
+
+def check_held_out(
+    model: Program, guide: Program, objective: ELBO, rows: Sequence[Any], batch_size: int
+) -> None:
+    """Refuses held-out rows that are too few for the loss: pairs cannot be made of a single row.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        objective: the loss.
+        rows: the held-out rows, as the pair is called with them.
+        batch_size: rows to a batch.
+
+    Raises:
+        ValueError: if the loss refuses the smallest batch of them.
+    """
+    size = min(part.stop - part.start for part in splits(len(rows[0]), batch_size))
+    smallest = tuple(part[:size] for part in rows)
+    with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
+        try:
+            objective.loss(model, guide, *smallest)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the loss cannot be taken of {size} held-out row{'s' * (size > 1)}, hold out "
+                f"more or none: {reason}"
+            ) from error
+
+
+def _check_sites(named: "_Named", objective: ELBO) -> None:
+    traces = named.traces
+    compared, matched, local = traces.latent, {}, list[str]()
+    if isinstance(objective, Objective):
+        local = local_sites(traces, None)
+        compared, matched = objective.compared(traces), objective.matched(traces)
+    for name in compared:
+        if name in traces.guide_sites:
+            _check_densities(named, name, type(objective).__name__, name in local)
+    for name, divergence in matched.items():
+        if divergence.reads == "draws":
+            _check_reach(named, name)
+        else:
+            _check_read(named, name, divergence)
 
 
 class _Named:
@@ -90,9 +127,13 @@ class _Named:
 def _run(model: Program, guide: Program, batch: Sequence[Any]) -> Traces:
     with torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*batch)
-        with _Shapes(guide_trace):
-            replayed = poutine.replay(model, trace=guide_trace)
-            model_trace = poutine.trace(replayed).get_trace(*batch)
+        rows = SameRows(guide_trace)
+        try:
+            with _Shapes(guide_trace):
+                replayed = poutine.replay(rows(model), trace=guide_trace)
+                model_trace = poutine.trace(replayed).get_trace(*batch)
+        finally:
+            rows.check()
     ours, theirs = (
         {n: s for n, s in prune_subsample_sites(t).nodes.items() if s["type"] == "sample"}
         for t in (model_trace, guide_trace)
@@ -190,7 +231,7 @@ def _check_reach(named: _Named, name: str) -> None:
         warnings.warn(
             f"{named.both(name)}: codes on the {theirs.kind} cannot match a prior on {ours}, "
             "however long they are trained",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

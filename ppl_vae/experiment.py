@@ -12,7 +12,7 @@ from torch import nn
 
 from ppl_vae import weights
 from ppl_vae.checks import check_support
-from ppl_vae.compatibility import check_compatible
+from ppl_vae.compatibility import check_compatible, check_held_out
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.dataset import Dataset, splits
@@ -123,6 +123,9 @@ class Experiment:
         first = tuple(part[: self.batch_size] for part in drawn)
         check_support(pair.model, pair.guide, first, drawn[0])
         check_compatible(pair.model, pair.guide, self.objective, first)
+        if self.data.test is not None:
+            held_out = self.data.arguments("test", labelled=False)
+            check_held_out(pair.model, pair.guide, self.objective, held_out, self.batch_size)
 
     def fit(
         self,
