@@ -63,7 +63,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "allowed"),
     [
-        ("objectives", ("ppl_vae.objectives", "ppl_vae.registration")),
+        ("objectives", ("ppl_vae.objectives", "ppl_vae.registration", "ppl_vae.weights")),
         ("guides", ("ppl_vae.guides", "ppl_vae.arguments", *LEAVES)),
     ],
 )
