@@ -140,6 +140,8 @@ class _Names:
 
     def variable(self, name: str, value: Tensor, drawn: bool, event: bool = True) -> _Variable:
         site = self.pair.sites[name]
+        if site.joint:
+            value = value.squeeze(1 if drawn else 0)
         dims: tuple[str, ...] = ("chain", "draw") if drawn else ()
         dims += site.dims
         if event:
@@ -180,8 +182,10 @@ def _stats(pair: Pair, draws: Draws) -> dict[str, _Variable]:
     if "log_q" in stats:
         stats["log_weight"] = stats["log_p"] - stats["log_q"]
     stats["lp"] = torch.stack([v.reshape(len(v), -1).sum(1) for v in draws.log_p.values()]).sum(0)
-    dims = {1: ("chain", "draw"), 2: ("chain", "draw", pair.plate)}
-    return {k: (dims[v.dim()], _array(v)[None]) for k, v in stats.items()}
+    if pair.plate is None:
+        stats = {k: v.reshape(len(v)) for k, v in stats.items()}
+    dims = ("chain", "draw", pair.plate or "")
+    return {k: (dims[: 1 + v.dim()], _array(v)[None]) for k, v in stats.items()}
 
 
 def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
@@ -190,10 +194,8 @@ def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
     for label, arg in zip(_arguments(pair), pair.args, strict=True):
         if isinstance(arg, bool | int | float):
             constant[label] = ((), np.asarray(arg))
-        elif isinstance(arg, Tensor) and not any(
-            arg.shape == v.shape and torch.equal(arg.cpu(), v) for v in pair.values.values()
-        ):
-            first = (pair.plate,) if pair.is_data(arg) else ()
+        elif isinstance(arg, Tensor) and not pair.is_observed(arg):
+            first = (pair.plate,) if pair.plate and pair.is_data(arg) else ()
             rest = tuple(f"{label}_dim_{i}" for i in range(arg.dim() - len(first)))
             constant[label] = (first + rest, _array(arg))
     return {"observed_data": observed, "constant_data": constant}

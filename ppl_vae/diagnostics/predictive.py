@@ -1,5 +1,6 @@
 """Predictive checks: does the model draw data like the data?"""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.diagnostics.checks import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
-from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.diagnostics.sites import Layout, draw_count
 from ppl_vae.evaluation.programs import Data, Program
 
 __all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
@@ -17,15 +19,21 @@ __all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
 
+
+def _sd(x: Tensor) -> Tensor:
+    """The sd along the last dimension, nan where it is of one number."""
+    return x.std(-1) if x.shape[-1] > 1 else x.new_full(x.shape[:-1], math.nan)
+
+
 STATISTICS: dict[str, Statistic] = {
     "mean": lambda x: x.mean(),
-    "sd": lambda x: x.std(),
+    "sd": lambda x: _sd(x.flatten()),
     "min": lambda x: x.min(),
     "max": lambda x: x.max(),
-    "sd between data": lambda x: x.flatten(1).mean(1).std(),
-    "sd within a datum": lambda x: x.flatten(1).std(1).mean(),
+    "sd between data": lambda x: _sd(x.reshape(len(x), -1).mean(1)),
+    "sd within a datum": lambda x: _sd(x.reshape(len(x), -1)).mean(),
 }
-"""The statistics looked at unless others are given."""
+"""The statistics looked at unless others are given, without the sd of a single number."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,18 @@ def predictive_check(
     if source not in ("posterior", "prior"):
         raise ValueError(f"source must be 'posterior' or 'prior', got {source!r}")
     pair = Pair(model, guide, x, plate)
+    check_prediction(pair)
     if site is None and len(pair.observed) > 1:
         raise ValueError(f"several observed sites: choose with site=, {pair.observed}")
     name = pair.observed[0] if site is None else site
     if name not in pair.observed:
         raise ValueError(f"{name!r} is no observed site: {pair.observed}")
     chosen = STATISTICS if statistics is None else dict(statistics)
-    values = pair.values[name].float()
+    values = _by_datum(pair.sites[name], pair.values[name][None])[0]
     observed = {k: _number(k, f, values) for k, f in chosen.items()}
+    if statistics is None:
+        observed = {k: v for k, v in observed.items() if not math.isnan(v)}
+        chosen = {k: chosen[k] for k in observed}
     drawn: dict[str, list[float]] = {k: [] for k in chosen}
     with seeded(seed):
         if source == "posterior":
@@ -117,7 +129,7 @@ def predictive_check(
         else:
             parts = pair.prior(draws, block=block)
         for part in parts:
-            for data in part.values[name].float():
+            for data in _by_datum(pair.sites[name], part.values[name]):
                 for k, f in chosen.items():
                     drawn[k].append(_number(k, f, data))
     replicated = {k: np.asarray(v) for k, v in drawn.items()}
@@ -126,6 +138,13 @@ def predictive_check(
         for k, v in replicated.items()
     }
     return PredictiveCheck(name, source, observed, replicated, p_values)
+
+
+def _by_datum(site: Layout, values: Tensor) -> Tensor:
+    """Values laid out as (draw, n, *event); a site in no plate is one datum."""
+    if site.joint:
+        values = values.squeeze(1)
+    return (values if site.plates else values[:, None]).float()
 
 
 def _number(name: str, statistic: Statistic, data: Tensor) -> float:

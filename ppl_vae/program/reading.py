@@ -25,7 +25,7 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, is_point, missing_half, read_sites
+from ppl_vae.program.sites import DRAWS, Site, is_point, missing_half, read_sites
 
 __all__ = ["Reading", "read"]
 
@@ -72,7 +72,9 @@ def read(
             max_plate_nesting = _nesting(model_trace, guide_trace)
             model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
     reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
-    if is_validation_enabled():
+    # Replayed sites do not bear a plate over draws; the pair was read without it before.
+    many = any(s.draws and s.draws.name == DRAWS for s in reading.guide_sites.values())
+    if is_validation_enabled() and not many:
         _check_like_pyro(model_trace, guide_trace, max_plate_nesting)
     return reading
 
