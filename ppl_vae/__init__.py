@@ -16,6 +16,7 @@ _HOME = {
     "SemiSupervisedVAE": "ppl_vae.pairs.semisupervised",
     "fit": "ppl_vae.training.fit",
     "load": "ppl_vae.experiment",
+    "read": "ppl_vae.objectives.outlook",
 }
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "fit",
     "load",
+    "read",
 ]
 
 

@@ -27,7 +27,7 @@ from mixture import (
 from pairs import PAIRS
 from pyro import poutine
 from pyro.infer import SVI
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import AggregatePosterior, InfoVAE

@@ -10,7 +10,7 @@ import torch
 from pairs import Pair, gradients
 from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import MMD, RBF, WAE, BetaVAE, Divergence, InfoVAE

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gaussians import MU, V, deviation, rows, standard
 from pairs import PAIRS, gradients
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import (

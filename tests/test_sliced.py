@@ -10,7 +10,7 @@ import torch
 from gaussians import MU, V, deviation, estimates, rows, standard
 from scipy.integrate import quad
 from scipy.stats import beta, norm
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import AggregatePosterior, SlicedWasserstein

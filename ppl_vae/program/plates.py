@@ -15,7 +15,15 @@ from pyro.poutine.util import site_is_subsample
 
 from ppl_vae.program.sites import Site
 
-__all__ = ["NoDataPlate", "candidates", "check_full", "data_plates", "plate_names"]
+__all__ = [
+    "NoDataPlate",
+    "PlateName",
+    "candidates",
+    "check_full",
+    "data_plates",
+    "plate_names",
+    "reason",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +120,14 @@ def data_plates(
         "sites={...}, or put what belongs to a datum under one "
         '`with pyro.plate("data", len(x)):` in model and guide.',
     )
+
+
+def reason(model: Sites, guide: Sites) -> str:
+    """Why the rule takes the plate that it takes, in words."""
+    choice = candidates(model, guide)
+    if len(choice) > 1:
+        return f"of the plates {choice}, which hold a latent site and an observation each"
+    return "it alone holds a latent site and an observation"
 
 
 def _asked(

@@ -16,7 +16,7 @@ from torch.distributions import Independent, kl_divergence
 from ppl_vae.program.agreement import same
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
-from ppl_vae.program.handlers import SameShapes, run_to_last
+from ppl_vae.program.handlers import SameShapes, ShapeMismatch, run_to_last
 from ppl_vae.program.plates import (
     NoDataPlate,
     PlateName,
@@ -98,7 +98,10 @@ def _run(
     if check_shapes:
         model = SameShapes(read_sites(sampled))(model)
     replayed = poutine.replay(model, trace=sampled)
-    return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    try:
+        return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    except ShapeMismatch as error:
+        raise ValueError(str(error)) from None
 
 
 def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> None:
