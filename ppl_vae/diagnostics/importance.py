@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
-from ppl_vae.diagnostics.checks import check_density
+from ppl_vae.diagnostics.densities import check_density
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program

@@ -14,7 +14,7 @@ from pyro.infer.autoguide.initialization import init_to_sample, init_to_value
 from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import convergence
-from ppl_vae.diagnostics.checks import has_density
+from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.gaps import Gaps, inference_gaps
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count

@@ -1,6 +1,5 @@
 """Predictive checks: does the model draw data like the data?"""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.diagnostics.checks import check_prediction
+from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import Layout, draw_count
 from ppl_vae.evaluation.programs import Data, Program
@@ -18,22 +17,15 @@ __all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
 
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
-
-
-def _sd(x: Tensor) -> Tensor:
-    """The sd along the last dimension, nan where it is of one number."""
-    return x.std(-1) if x.shape[-1] > 1 else x.new_full(x.shape[:-1], math.nan)
-
-
 STATISTICS: dict[str, Statistic] = {
     "mean": lambda x: x.mean(),
-    "sd": lambda x: _sd(x.flatten()),
+    "sd": lambda x: x.std(),
     "min": lambda x: x.min(),
     "max": lambda x: x.max(),
-    "sd between data": lambda x: _sd(x.reshape(len(x), -1).mean(1)),
-    "sd within a datum": lambda x: _sd(x.reshape(len(x), -1)).mean(),
+    "sd between data": lambda x: x.reshape(len(x), -1).mean(1).std(),
+    "sd within a datum": lambda x: x.reshape(len(x), -1).std(1).mean(),
 }
-"""The statistics looked at unless others are given, without the sd of a single number."""
+"""The statistics looked at unless others are given."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,8 @@ def predictive_check(
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
         x: rows of data, or the tuple of the callables' arguments.
-        statistics: functions of data (n, *event) to a 0-dim tensor, by name; `STATISTICS` if None.
+        statistics: functions of data (n, *event) to a 0-dim tensor, by name; `STATISTICS` if None,
+            but for a spread over one number.
         source: where the latents come from.
         site: which observed site; needed where there are several.
         draws: number of data sets drawn.
@@ -116,12 +109,9 @@ def predictive_check(
     name = pair.observed[0] if site is None else site
     if name not in pair.observed:
         raise ValueError(f"{name!r} is no observed site: {pair.observed}")
-    chosen = STATISTICS if statistics is None else dict(statistics)
     values = _by_datum(pair.sites[name], pair.values[name][None])[0]
+    chosen = _standard(values) if statistics is None else dict(statistics)
     observed = {k: _number(k, f, values) for k, f in chosen.items()}
-    if statistics is None:
-        observed = {k: v for k, v in observed.items() if not math.isnan(v)}
-        chosen = {k: chosen[k] for k in observed}
     drawn: dict[str, list[float]] = {k: [] for k in chosen}
     with seeded(seed):
         if source == "posterior":
@@ -145,6 +135,18 @@ def _by_datum(site: Layout, values: Tensor) -> Tensor:
     if site.joint:
         values = values.squeeze(1)
     return (values if site.plates else values[:, None]).float()
+
+
+def _standard(data: Tensor) -> dict[str, Statistic]:
+    """`STATISTICS` without those that need two data, or two numbers in a datum, where one is."""
+    undefined: set[str] = set()
+    if len(data) == 1:
+        undefined.add("sd between data")
+    if data[0].numel() == 1:
+        undefined.add("sd within a datum")
+    if data.numel() == 1:
+        undefined.add("sd")
+    return {k: f for k, f in STATISTICS.items() if k not in undefined}
 
 
 def _number(name: str, statistic: Statistic, data: Tensor) -> float:

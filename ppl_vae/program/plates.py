@@ -21,6 +21,7 @@ __all__ = [
     "candidates",
     "check_full",
     "data_plates",
+    "global_only",
     "plate_names",
     "reason",
 ]
@@ -168,6 +169,14 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
     elif joint is not None and len(joint) > 1:
         advice += ", or give each site its own divergence with sites={...}"
     return NoDataPlate(reason, model, f"{advice}.")
+
+
+def global_only(model: Sites, guide: Sites) -> bool:
+    """Whether data stand in plates, and no latent site in any of these: all data share it."""
+    data = {name for site in model.values() if site.is_observed for name in site.dims}
+    names = [name for name, site in guide.items() if name in model and not site.is_observed]
+    latent = [sites[name] for name in names for sites in (model, guide)]
+    return bool(data) and not any(site.sequential or data & site.dims.keys() for site in latent)
 
 
 def check_full(*traces: Trace) -> None:
