@@ -13,7 +13,8 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_val
 from shapes import MASK, SHAPES
 from torch import Tensor
 
-from ppl_vae.diagnostics import pareto_k, predictive_check, sbc, to_arviz
+from ppl_vae.diagnostics import against_nuts, pareto_k, predictive_check, sbc, to_arviz
+from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.program import NoDataPlate
 
 ROWS = {
@@ -344,6 +345,18 @@ def test_a_table_of_parameters_and_an_automatic_guide(x: Tensor) -> None:
             pyro.sample("z", dist.Normal(loc, sd))
 
     _exact(model, looked_up, x, evidence(x))
+
+    def cut_to_length(x: Tensor) -> None:
+        loc, sd = pyro.param("table", table)[:, : len(x)]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, sd))
+
+    # Blocks of its arguments would run, at the first rows of the table.
+    _exact(model, cut_to_length, x, evidence(x), block=4)
+    assert not Pair(model, cut_to_length, x).sliced
+    assert Pair(model, guide, x).sliced
+    with pytest.raises(ValueError, match="take their size from the arguments"):
+        against_nuts(model, cut_to_length, x, rows=2, draws=10, warmup=10)
     start = init_to_value(values={"z": x / 2})
     auto = AutoNormal(model, init_loc_fn=start, init_scale=math.sqrt(0.5))
     _exact(model, auto, x, evidence(x))

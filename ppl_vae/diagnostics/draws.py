@@ -1,6 +1,6 @@
 """Draws of a pair, laid out and scored."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.program.sites import Site
 
-__all__ = ["Draws", "scored", "valued"]
+__all__ = ["Draws", "same_densities", "scored", "valued"]
 
 
 @dataclass
@@ -52,3 +52,10 @@ def scored(sites: Mapping[str, Site], layouts: Iterable[Layout], count: int) -> 
         site.name: site.lay(sites[site.name].log_density(), count, 0).cpu().double()
         for site in layouts
     }
+
+
+def same_densities(one: Draws, other: Draws, draws: Sequence[int]) -> bool:
+    """Whether the densities of some draws of another run are those of one."""
+    both = [(v, other.log_p[k]) for k, v in one.log_p.items()]
+    both += [(v, other.log_q[k]) for k, v in one.log_q.items()]
+    return all(torch.allclose(v, w[draws], rtol=1e-3, atol=1e-3, equal_nan=True) for v, w in both)

@@ -1,14 +1,15 @@
 """A model and its guide looked at: which rows they have; some rows alone, latents held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from math import prod
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.diagnostics.draws import Draws
+from ppl_vae.diagnostics.draws import Draws, same_densities
 from ppl_vae.diagnostics.runs import Runs
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Data, Program
@@ -81,17 +82,44 @@ class Pair(Runs):
         """
         if len(rows) == self.size == 1:
             return self
-        args = tuple(a[rows.to(a.device)] if self.is_data(a) else a for a in self.args)
-        problem = (
-            f"cannot run on {len(rows)} of {self.size} data: the plate {self.plate!r} and the "
-            "guide must take their size from the arguments, as in pyro.plate('data', len(x))"
+        if not self.sliced:
+            raise ValueError(
+                f"cannot run on {len(rows)} of {self.size} data: the plate {self.plate!r} and the "
+                "guide must take their size from the arguments, as in pyro.plate('data', len(x))"
+            )
+        return self._cut(rows)
+
+    @cached_property
+    def sliced(self) -> bool:
+        """Whether rows of the arguments give these rows' densities: tried.
+
+        A plate given as a number does not, nor a guide that is a table of parameters.
+        """
+        # From the end: a table cut to the arguments' length gives its first rows.
+        rows = torch.tensor([self.size - 1, 1][: max(1, self.size - 1)])
+        with self.still(), torch.random.fork_rng():
+            whole = self.read(1, many=False)
+            drawn = self.sampled(whole, 1)
+            both = self._made(whole.model_sites, 1, whole.guide_sites)
+            try:
+                part = self._cut(rows)
+                one = part.at(self._take(drawn, rows, self.guide_sites))
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                return False
+        of_rows = Draws(
+            log_p=self._take(both.log_p, rows, self.sites),
+            log_q=self._take(both.log_q, rows, self.guide_sites),
         )
-        try:
-            part = Pair(*self._owners, args, self.plate)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(problem) from error
-        if part.size != len(rows):
-            raise ValueError(problem)
+        return part.size == len(rows) and same_densities(one, of_rows, [0])
+
+    def _take(
+        self, laid: Mapping[str, Tensor], rows: Tensor, sites: Mapping[str, Layout]
+    ) -> dict[str, Tensor]:
+        return {k: v[:, rows] if sites[k].local else v for k, v in laid.items()}
+
+    def _cut(self, rows: Tensor) -> "Pair":
+        args = tuple(a[rows.to(a.device)] if self.is_data(a) else a for a in self.args)
+        part = Pair(*self._owners, args, self.plate)
         part._vectorise = self._vectorise
         return part
 
@@ -117,11 +145,8 @@ class Pair(Runs):
             yield whole, self
             return
         self.vectorise  # noqa: B018  tried once, for all parts
-        try:
-            pieces = [(rows, self.rows(rows)) for rows in whole.split(block)]
-        except ValueError:
-            pieces = [(whole, self)]
-        yield from pieces
+        pieces = whole.split(block) if self.sliced else [whole]
+        yield from ((rows, self._cut(rows) if self.sliced else self) for rows in pieces)
 
     def shared(self) -> poutine.Trace:
         """One draw of what the guide samples outside the data plate, for `holding`."""

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.diagnostics.draws import Draws, scored, valued
+from ppl_vae.diagnostics.draws import Draws, same_densities, scored, valued
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Program, evaluating
 from ppl_vae.program import Reading, read
@@ -201,24 +201,24 @@ class Runs:
         reading = self.read(2, many=True)
         both = self._made(reading.model_sites, 2, reading.guide_sites)
         self._predicted(reading, 2, many=True)
-        # The point masses of an automatic guide follow from the site they are made of.
-        drawn = {
-            k: site.lay(reading.guide_sites[k].value, 2)
-            for k, site in self.guide_sites.items()
-            if site.role not in ("observed", "factor") and k not in self.points
-        }
-        for i in range(2):
-            with SetValues({k: self._plain(k, v[i : i + 1]) for k, v in drawn.items()}):
-                alone = self.read(1, many=False)
-            one = self._made(alone.model_sites, 1, alone.guide_sites)
-            compared = [(v, both.log_p[k]) for k, v in one.log_p.items()]
-            compared += [(v, both.log_q[k]) for k, v in one.log_q.items()]
-            if not all(
-                torch.allclose(v[0], w[i], rtol=1e-3, atol=1e-3, equal_nan=True)
-                for v, w in compared
-            ):
-                return False
-        return True
+        drawn = self.sampled(reading, 2)
+        return all(
+            same_densities(self.at({k: v[i : i + 1] for k, v in drawn.items()}), both, [i])
+            for i in range(2)
+        )
+
+    def sampled(self, reading: Reading, count: int) -> dict[str, Tensor]:
+        """What the guide sampled, laid out, but for point masses: those of an automatic guide
+        follow from the site that they are made of."""
+        sites = [s for k, s in self.guide_sites.items() if k not in self.points]
+        drawn = [site for site in sites if site.role not in ("observed", "factor")]
+        return valued(reading.guide_sites, drawn, count)
+
+    def at(self, values: Mapping[str, Tensor]) -> Draws:
+        """One draw at given values, laid out, of what the guide samples, scored under both."""
+        with SetValues({k: self._plain(k, v) for k, v in values.items()}):
+            reading = self.read(1, many=False)
+        return self._made(reading.model_sites, 1, reading.guide_sites)
 
     def _plain(self, name: str, value: Tensor) -> Tensor:
         """One draw of a site laid out, as Pyro holds it without the draws' dimension."""
