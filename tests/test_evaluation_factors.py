@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ppl_vae import evaluation as ev
-from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
+from ppl_vae.data import FactorData, FadingSquares, Sprites
 
 
 def test_sprites_are_what_their_factors_say():
     data = Sprites(size=32, scales=3, rotations=8, positions=16)
-    assert len(data) == 3 * 3 * 8 * 16 * 16
+    assert data.levels == (3, 3, 8, 16, 16)
     g = torch.Generator().manual_seed(0)
     x, factors = data.sample(400, g)
     assert x.shape == (400, 1, 32, 32)
@@ -68,6 +68,20 @@ def test_fading_squares():
     assert torch.allclose(path.sum((1, 2, 3)), torch.arange(5) / 4 * 16)
     assert torch.equal(path[:, 0, 5, 5], torch.arange(5) / 4)
     assert path[:, 0, 2, 5].any() == torch.tensor(False)
+
+
+@pytest.mark.parametrize("kind", [Sprites, FadingSquares])
+def test_rows_are_images_at_random_factors(kind):
+    data = kind(size=16, n=50, seed=3)
+    images, factors = data.sample(60, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.cat([data.train, data.test]), images)
+    assert data.size == (1, 16, 16)
+    assert not torch.equal(kind(size=16, n=50, seed=4).train, data.train)
+    if kind is Sprites:
+        assert torch.equal(torch.cat([data.train_labels, data.test_labels]), factors[:, 0])
+        assert data.classes == ("square", "ellipse", "heart")
+    with pytest.raises(ValueError, match="n must be at least 5, got 4"):
+        kind(n=4)
 
 
 class Blocks(FactorData):

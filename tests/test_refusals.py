@@ -21,7 +21,7 @@ def test_refusals() -> None:
         z = pyro.sample("z", dist.Normal(torch.zeros(N, D), 1.0).to_event(2))
         pyro.sample("x", dist.Normal(z, 1.0).to_event(2), obs=x)
 
-    refuse(no_plate, model_only(no_plate), r"no plate .* with pyro.plate\(\"data\", len\(x\)\)")
+    refuse(no_plate, model_only(no_plate), r"no plate .*`with pyro.plate\(\"data\", len\(x\)\)")
     refuse(no_plate, model_only(no_plate), r"no plate holds all of \['z'\]", sites=["z"])
 
     def sequential(x: Tensor) -> None:

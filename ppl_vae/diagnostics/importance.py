@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,12 +53,6 @@ class ParetoK:
             "median_ess": float(np.median(self.ess)),
             "draws": float(self.draws),
         }
-
-    def plot(self, ax: Any = None) -> Any:
-        """k-hat of each datum against the threshold; returns the matplotlib axes."""
-        from ppl_vae.plots.diagnostics import plot_pareto_k
-
-        return plot_pareto_k(self, ax)
 
 
 def pareto_k(

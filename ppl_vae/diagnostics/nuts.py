@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyro
@@ -69,12 +68,6 @@ class NUTSComparison:
             table[f"mean_log_scale_{name}"] = float(self.log_scale[name].mean())
             table[f"mean_wasserstein_{name}"] = float(self.wasserstein[name].mean())
         return {**table, **(self.gaps.summary() if self.gaps else {})}
-
-    def plot(self, components: int = 12) -> Any:
-        """Means and sds of guide and NUTS, and the gaps; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_nuts
-
-        return plot_nuts(self, components)
 
 
 def against_nuts(
