@@ -364,6 +364,6 @@ def test_a_table_of_parameters_and_an_automatic_guide(x: Tensor) -> None:
 
 def test_plates_are_not_pooled(x: Tensor) -> None:
     shape = SHAPES["time_and_data"]()
-    with pytest.raises(ValueError, match="the rows of one"):
+    with pytest.raises(ValueError, match="rows are of one plate here"):
         pareto_k(shape.model, shape.guide, shape.args, plate=("data", "time"))  # type: ignore[arg-type]
     assert pareto_k(model, guide, x, draws=25, plate=("data",)).k.shape == (6,)  # type: ignore[arg-type]

@@ -51,7 +51,8 @@ def to_arviz(
 
     Every variable has dimensions `(chain, draw, data plate, other plates, *event)`, with one
     chain; the data plate's dimension bears the plate's name. Sites outside the data plate lack
-    it. The groups:
+    it, and all do where no latent is in a plate with an observation, which makes all data one
+    row. The groups:
 
     * `posterior`: latents drawn from the guide, the model's deterministic sites and data missing
       under an `obs_mask`;

@@ -133,12 +133,13 @@ def sbc(
         seed: makes it repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
         arguments: makes the arguments from the drawn observed sites, by name. Needed where no
-            argument is observed as it is, as in `obs=x.flatten(1)`.
+            argument is observed as it is, as in `obs=x.flatten(1)`. An observation outside the
+            data plate that is no argument stays as it is.
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there is no data plate or no latent in it, if it is not seen which argument
-            is observed, or if a number is too small (10 simulations, 9 draws).
+        ValueError: if there is no data plate, if the likelihood is a factor, if it is not seen
+            which argument is observed, or if a number is too small (10 simulations, 9 draws).
 
     References:
         Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration"

@@ -25,7 +25,8 @@ class ParetoK:
         exact: whether the log-weights are constant to rounding: the guide is the posterior, (n,).
         ess: effective number of the `draws`, (sum w)^2 / sum w^2, (n,).
         log_evidence: importance-sampled log p(x) in nats, (n,), a lower bound in expectation. The
-            evidence given one draw of the latents outside the plate, if there are such.
+            evidence given one draw of the latents outside the plate, if there are such, and less
+            the log-density of what the guide observes.
         draws: number of draws S for each datum.
         threshold: the largest :math:`\hat k` at which S draws give a usable estimate.
     """
@@ -78,7 +79,10 @@ def pareto_k(
     means to rounding: a range below :math:`64 \epsilon (1 + |\log p| + |\log q|)` with the float
     eps of the model.
 
-    Latents outside the data plate are drawn once from the guide and held.
+    Latents outside the data plate are drawn once from the guide and held, and observations
+    outside it belong to no row. What the guide observes (`obs=`, `pyro.factor`) belongs to
+    :math:`\log q`. Where no latent is in a plate with an observation all data are one row, and k
+    that of their joint weights.
 
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
@@ -89,7 +93,8 @@ def pareto_k(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate, or a guide
+        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate (`NoDataPlate`,
+            see `ppl_vae.program`), a plate that is subsampled at random, or a guide
             without a density for each datum.
 
     References:

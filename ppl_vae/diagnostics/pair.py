@@ -178,7 +178,7 @@ def _row_plate(reading: Reading, plate: PlateName | None) -> str | None:
         return None
     names = reading.plates(plate)
     if len(names) > 1:
-        raise ValueError(f"plates {list(names)} are several: diagnostics take the rows of one")
+        raise ValueError(f"plate={list(names)}: rows are of one plate here; name it alone")
     return names[0]
 
 

@@ -69,7 +69,8 @@ def predictive_check(
     With `source="posterior"` each drawn data set is :math:`x'_i \sim p(x \mid z_i)`,
     :math:`z_i \sim q(z \mid x_i)`: new noise for the same data. With `source="prior"` the latents
     come from the model, so that the check asks whether samples of the model look like the data;
-    latents outside the data plate are drawn from their prior then. A p-value near 0 or 1 says
+    latents outside the data plate are drawn from their prior then. An observation outside the
+    data plate is a datum for each entry of its own, and one datum where it is in none. A p-value near 0 or 1 says
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
     model: the data are used twice, and they stay near 1/2.
 
@@ -86,7 +87,7 @@ def predictive_check(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there is no data plate, `site` is needed or unknown, or a statistic does not
+        ValueError: if there is no data plate, the likelihood is a factor, `site` is needed or unknown, or a statistic does not
             return one number.
 
     References:
