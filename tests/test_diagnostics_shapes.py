@@ -328,7 +328,8 @@ def test_rows_asked_for_need_no_observation(x: Tensor, caplog: pytest.LogCapture
 
     with pytest.raises(NoDataPlate, match="no plate holds a latent site and an observation"):
         to_arviz(model, guide, x)
-    tree = to_arviz(model, guide, x, draws=3, plate="points")
+    kind = {"plate": "points", "log_likelihood": "conditional"}
+    tree = to_arviz(model, guide, x, draws=3, **kind)
     assert tree["sample_stats"]["log_q"].shape == (1, 3, 6)
     assert tree["log_likelihood"]["x"].dims == ("chain", "draw")
     # The prior as guide: the weights of rows that hold no observation are 1.

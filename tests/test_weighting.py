@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from ppl_vae.objectives.weighting import cross_weights, normalised, pair_total, pair_weights
 
 WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 3.0])

@@ -1,5 +1,6 @@
 """Predictive checks: does the model draw data like the data?"""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +38,8 @@ class PredictiveCheck:
         source: `posterior` or `prior`.
         observed: T(x) for each statistic.
         replicated: T of each drawn data set, (draws,), for each statistic.
-        p_values: share of draws with T at or above the data's, ties counted by half.
+        p_values: share of draws with T above the data's plus half the share with T equal to it
+            (the mid-p-value), :math:`P(T > t) + P(T = t) / 2`.
     """
 
     site: str
@@ -74,6 +76,11 @@ def predictive_check(
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
     model: the data are used twice, and they stay near 1/2.
 
+    The p-value is the mid-p-value: draws that tie with the data count by half. For a continuous
+    statistic this is P(T >= t); for a discrete one, a count or a share of zeros, it has the mean
+    1/2 under a true model, where P(T >= t) is more by half the probability of a tie and would be
+    1 for a statistic that is always the same.
+
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
         x: rows of data, or the tuple of the callables' arguments.
@@ -87,8 +94,8 @@ def predictive_check(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there is no data plate, the likelihood is a factor, `site` is needed or unknown, or a statistic does not
-            return one number.
+        ValueError: if there is no data plate, the likelihood is a factor, `site` is needed or
+            unknown, or a statistic does not return one number or returns NaN.
 
     References:
         Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized
@@ -151,4 +158,6 @@ def _number(name: str, statistic: Statistic, data: Tensor) -> float:
             f"statistic {name!r} must return one number for the data set, got shape "
             f"{tuple(value.shape)}"
         )
-    return float(value)
+    if math.isnan(number := float(value)):
+        raise ValueError(f"statistic {name!r} is NaN: it has no place above or below the data's")
+    return number
