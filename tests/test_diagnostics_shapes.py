@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_val
 from shapes import MASK, SHAPES
 from torch import Tensor
 
+import ppl_vae
 from ppl_vae.diagnostics import against_nuts, pareto_k, predictive_check, sbc, to_arviz
 from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.program import NoDataPlate
@@ -217,6 +218,8 @@ def test_all_data_are_one_row_where_no_latent_belongs_to_a_datum(x: Tensor) -> N
     check = predictive_check(model, guide, x, draws=3)
     assert check.observed["sd between data"] == pytest.approx(float(x.std()))
     assert sbc(model, guide, x, simulations=200, draws=19, seed=0).p_value > 0.01
+    with pytest.raises(ValueError, match=r"has latents \['w'\] outside the data plate"):
+        ppl_vae.compare({"one": (model, guide), "two": (model, guide)}, x)
 
     # An automatic guide's joint density is one number, which is what a joint draw has.
     auto = AutoMultivariateNormal(model)
@@ -238,6 +241,10 @@ def test_what_the_guide_observes_belongs_to_log_q(x: Tensor) -> None:
     np.testing.assert_allclose(stats["log_q"].values[0], log_q, rtol=1e-9)
     np.testing.assert_allclose(stats["log_p"].values[0], log_p, rtol=1e-9)
     np.testing.assert_allclose(stats["log_q_global"].values[0], 2.0)
+    # Weights with a factor of the guide in them average to no evidence.
+    assert "log_likelihood" not in tree
+    with pytest.raises(ValueError, match=r"the guide observes \['x', 'classifier'\]"):
+        ppl_vae.compare({"one": (model, observing), "two": (model, guide)}, x)
     # x is observed in the model as well, and drawn there for a prediction.
     assert tree["posterior_predictive"]["x"].values.std(1).min() > 0
 

@@ -109,8 +109,8 @@ def pareto_k(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate (`NoDataPlate`,
-            see `ppl_vae.program`), a plate that is subsampled at random, or a guide
+        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate
+            (`ppl_vae.program.NoDataPlate`), a plate that is subsampled at random, or a guide
             without a density for each datum.
 
     References:

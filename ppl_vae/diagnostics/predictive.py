@@ -71,10 +71,10 @@ def predictive_check(
     With `source="posterior"` each drawn data set is :math:`x'_i \sim p(x \mid z_i)`,
     :math:`z_i \sim q(z \mid x_i)`: new noise for the same data. With `source="prior"` the latents
     come from the model, so that the check asks whether samples of the model look like the data;
-    latents outside the data plate are drawn from their prior then. An observation outside the
-    data plate is a datum for each entry of its own, and one datum where it is in none. A p-value near 0 or 1 says
+    latents outside the data plate are drawn from their prior then. A p-value near 0 or 1 says
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
-    model: the data are used twice, and they stay near 1/2.
+    model: the data are used twice, and they stay near 1/2. An observation outside the data plate
+    has the entries of its own plate for data, and is one datum where it is in none.
 
     The p-value is the mid-p-value: draws that tie with the data count by half. For a continuous
     statistic this is P(T >= t); for a discrete one, a count or a share of zeros, it has the mean
