@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedVAE, load
 from ppl_vae.bodies import MLP
-from ppl_vae.cli import _show, main
+from ppl_vae.cli.main import _show, main
 from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
 from ppl_vae.evaluation.decoding import decode, draw, latents
 from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
