@@ -36,6 +36,7 @@ class Runs:
         points: names of the guide's sites that are point masses.
         nesting: the number of batch dimensions that plates take.
         width: the number of rows that one draw runs.
+        device: where the latents are.
         held: latents that the model is given.
     """
 
@@ -46,6 +47,7 @@ class Runs:
     points: list[str]
     nesting: int
     width: int
+    device: torch.device
 
     def __init__(self, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
         self.args = args
@@ -55,12 +57,6 @@ class Runs:
         self.guide = poutine.infer_config(guide, config_fn=lambda _: {"enumerate": None})
         self.held: dict[str, Tensor] = {}
         self._vectorise: bool | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the arguments are."""
-        tensors = (a for a in self.args if isinstance(a, Tensor))
-        return next((a.device for a in tensors), torch.device("cpu"))
 
     @property
     def given(self) -> Program:
