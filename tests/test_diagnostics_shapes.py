@@ -370,6 +370,31 @@ def test_a_table_of_parameters_and_an_automatic_guide(x: Tensor) -> None:
     _exact(model, auto, x, evidence(x))
 
 
+def test_some_rows_alone(x: Tensor) -> None:
+    """Where two rows run alone have the densities that they have among all, globals held."""
+
+    def given_all(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(w, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def amortised(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(x.mean(), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((w + x) / 2, 0.7))
+
+    def averaging(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x - x.mean(), 0.7))
+
+    assert Pair(given_all, amortised, x).rows(torch.tensor([4, 2])).size == 2
+    whole = Pair(model, averaging, x)
+    with pytest.raises(ValueError, match="cannot run on 2 of 6 data"):
+        whole.rows(torch.tensor([4, 2]))
+    assert whole.rows(torch.arange(6)) is whole
+
+
 def test_plates_are_not_pooled(x: Tensor) -> None:
     shape = SHAPES["time_and_data"]()
     with pytest.raises(ValueError, match="rows are of one plate here"):

@@ -1,6 +1,6 @@
 """A model and its guide looked at: which rows they have; some rows alone, latents held."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from math import prod
@@ -81,7 +81,7 @@ class Pair(Runs):
         Raises:
             ValueError: if the data plate does not follow the arguments' first dimension.
         """
-        if len(rows) == self.size == 1:
+        if torch.equal(rows, torch.arange(self.size)):
             return self
         if not self.sliced:
             raise ValueError(
@@ -100,21 +100,21 @@ class Pair(Runs):
         rows = torch.tensor([self.size - 1, 1][: max(1, self.size - 1)])
         with self.still(), torch.random.fork_rng():
             whole = self.read(1, many=False)
-            drawn = self.sampled(whole, 1)
-            both = self._made(whole.model_sites, 1, whole.guide_sites)
-            log_p = self._take(both.log_p, rows, self.sites)
-            log_q = self._take(both.log_q, rows, self.guide_sites)
+            made = self._made(whole.model_sites, 1, whole.guide_sites)
+            # Latents outside the plate are held where rows are run, whatever their density.
+            of_rows = Draws(
+                log_p={k: v[:, rows] for k, v in made.log_p.items() if self.sites[k].local},
+                log_q={k: v[:, rows] for k, v in made.log_q.items() if self.guide_sites[k].local},
+            )
+            values = {
+                k: v[:, rows] if self.guide_sites[k].local else v
+                for k, v in self.sampled(whole, 1).items()
+            }
             try:
                 part = self._cut(rows)
-                one = part.at(self._take(drawn, rows, self.guide_sites))
-                return part.size == len(rows) and same_densities(one, Draws({}, log_p, log_q), [0])
+                return part.size == len(rows) and same_densities(of_rows, part.at(values), [0])
             except Exception:  # whatever a program says to rows it is not made for
                 return False
-
-    def _take(
-        self, laid: Mapping[str, Tensor], rows: Tensor, sites: Mapping[str, Layout]
-    ) -> dict[str, Tensor]:
-        return {k: v[:, rows] if sites[k].local else v for k, v in laid.items()}
 
     def _cut(self, rows: Tensor) -> "Pair":
         args = tuple(a[rows.to(a.device)] if self.is_data(a) else a for a in self.args)
