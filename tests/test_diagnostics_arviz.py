@@ -388,14 +388,14 @@ _P = PPCA.make(dim=2, features=3, dtype=torch.float32)
 @pytest.mark.parametrize(
     ("model", "guide", "message"),
     [
-        (_no_plate, _no_plate, "no data plate"),
-        (_sequential, _sequential, "sequential"),
-        (_two_plates, _two_plates, "several plates"),
-        (_nothing_observed, _nothing_observed, "observes nothing"),
-        (_P.model, _guide_of((3,)), "has shape"),
-        (_P.model, _guide_of(()), "has shape"),
+        (_no_plate, _no_plate, "no plate holds a latent site and an observation"),
+        (_sequential, _sequential, "the sequential plate 'data' has no rows"),
+        (_two_plates, _two_plates, "several plates could be the data's"),
+        (_nothing_observed, _nothing_observed, "no plate holds a latent site and an obs"),
+        (_P.model, _guide_of((3,)), "of shape"),
+        (_P.model, _guide_of(()), "of shape"),
         (_P.model, _guide_of(name="y"), "not in the guide"),
-        (_P.model, _guide_of(plate="other"), "is in plates"),
+        (_P.model, _guide_of(plate="other"), "no plate holds a latent site"),
     ],
 )
 def test_bad_pairs(model, guide, message):
@@ -415,7 +415,7 @@ def test_bad_pairs(model, guide, message):
         ({"coords": {"pixel": [0, 1]}}, "no dimension"),
         ({"coords": {"data": [0, 1]}}, "2 labels for 4"),
         ({"groups": ["posteriors"]}, "unknown groups"),
-        ({"plate": "rows"}, "not around every observed site"),
+        ({"plate": "rows"}, "'rows' holds no latent site"),
     ],
 )
 def test_bad_options(options, message):

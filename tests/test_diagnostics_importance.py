@@ -229,14 +229,3 @@ def test_bad_input():
         pareto_k(p.model, p.guide, x, draws=24)
     with pytest.raises(ValueError, match="point masses"):
         pareto_k(p.model, point, x)
-
-    def regression(x):
-        w = pyro.sample("w", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(w, 1.0).expand([5]).to_event(1), obs=x)
-
-    def outside(x):
-        pyro.sample("w", dist.Normal(0.0, 1.0))
-
-    with pytest.raises(ValueError, match="no latent site is in the data plate"):
-        pareto_k(regression, outside, x)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import tree
 from ppl_vae.diagnostics.densities import has_density
-from ppl_vae.diagnostics.importance import check_proposal, unmatched
+from ppl_vae.diagnostics.importance import check_evidence, unmatched
 from ppl_vae.diagnostics.marginal import marginal
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
@@ -55,7 +55,8 @@ def to_arviz(
 
     Every variable has dimensions `(chain, draw, data plate, other plates, *event)`, with one
     chain; the data plate's dimension bears the plate's name. Sites outside the data plate lack
-    it. The groups:
+    it, and all do where no latent is in a plate with an observation, which makes all data one
+    row. The groups:
 
     * `posterior`: latents drawn from the guide, the model's deterministic sites and data missing
       under an `obs_mask`;
@@ -136,7 +137,7 @@ def to_arviz(
     if unknown := sorted(set(groups or ()) - set(GROUPS)):
         raise ValueError(f"unknown groups {unknown}: choose from {list(GROUPS)}")
     pair = Pair(model, guide, x, plate)
-    integrate = log_likelihood == "marginal" and bool(pair.locals)
+    integrate = log_likelihood == "marginal" and pair.plate is not None
     if integrate and "log_likelihood" in wanted and (reason := _no_marginal(pair)):
         if groups is not None:
             raise ValueError(f"no log_likelihood: {reason}")
@@ -180,7 +181,7 @@ def _no_marginal(pair: Pair) -> str:
             "ask for log p(x_i | z_i) with log_likelihood='conditional', not for arviz.loo"
         )
     try:
-        check_proposal(pair)
+        check_evidence(pair)
     except ValueError as error:
         return str(error)
     return ""
@@ -212,6 +213,8 @@ class _Names:
 
     def variable(self, name: str, value: Tensor, drawn: bool, event: bool = True) -> _Variable:
         site = self.pair.sites[name]
+        if site.joint:
+            value = value.squeeze(1 if drawn else 0)
         dims: tuple[str, ...] = ("chain", "draw") if drawn else ()
         dims += site.dims
         if event:
@@ -256,8 +259,10 @@ def _stats(pair: Pair, draws: Draws) -> dict[str, _Variable]:
 
 
 def _by_datum(pair: Pair, value: Tensor) -> _Variable:
-    """A variable of (draws,) or (draws, n)."""
-    return ("chain", "draw", pair.plate)[: 1 + value.dim()], _array(value)[None]
+    """A variable of (draws,) or (draws, n); where all data are one row, of (draws,)."""
+    if pair.plate is None:
+        value = value.reshape(len(value))
+    return ("chain", "draw", pair.plate or "")[: 1 + value.dim()], _array(value)[None]
 
 
 def _joint_name(pair: Pair) -> str:
@@ -270,10 +275,8 @@ def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
     for label, arg in zip(_arguments(pair), pair.args, strict=True):
         if isinstance(arg, bool | int | float):
             constant[label] = ((), np.asarray(arg))
-        elif isinstance(arg, Tensor) and not any(
-            arg.shape == v.shape and torch.equal(arg.cpu(), v) for v in pair.values.values()
-        ):
-            first = (pair.plate,) if pair.is_data(arg) else ()
+        elif isinstance(arg, Tensor) and not pair.is_observed(arg):
+            first = (pair.plate,) if pair.plate and pair.is_data(arg) else ()
             rest = tuple(f"{label}_dim_{i}" for i in range(arg.dim() - len(first)))
             constant[label] = (first + rest, _array(arg))
     return {"observed_data": observed, "constant_data": constant}

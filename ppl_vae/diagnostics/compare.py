@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pyro import poutine
 
-from ppl_vae.diagnostics.importance import UNSEEN, ParetoK, check_proposal, unseen, weigh
+from ppl_vae.diagnostics.importance import UNSEEN, ParetoK, check_evidence, unseen, weigh
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.likelihood import refitted
@@ -163,13 +163,15 @@ def _check_usable(weights: Mapping[str, ParetoK], refit: int) -> None:
 def _read(name: str, model: Program, guide: Program, x: Data, plate: str | None) -> Pair:
     try:
         pair = Pair(model, guide, x, plate)
-        if not pair.globals:
-            check_proposal(pair)
+        # Latents outside the plate; all of them where all data are one row.
+        outside = pair.latents if pair.plate is None else pair.globals
+        if not outside:
+            check_evidence(pair)
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from error
-    if pair.globals:
+    if outside:
         raise ValueError(
-            f"{name!r} has latents {pair.globals} outside the data plate, so that data are not "
+            f"{name!r} has latents {outside} outside the data plate, so that data are not "
             "independent: compare such models with arviz.compare on to_arviz(model, guide, x), "
             "whose log_likelihood integrates the latents of a datum"
         )
@@ -195,7 +197,8 @@ def _check_alike(first: str, one: Pair, name: str, other: Pair) -> None:
 
 def _observed(pair: Pair) -> torch.Tensor:
     """The observed values of each datum in ascending order, (n, values)."""
-    parts = [pair.values[k].reshape(pair.size, -1).double() for k in pair.observed]
+    local = [k for k in pair.observed if pair.sites[k].local]
+    parts = [pair.values[k].reshape(pair.size, -1).double() for k in local]
     return torch.cat(parts, 1).sort(1).values
 
 

@@ -17,6 +17,7 @@ from ppl_vae.evaluation.programs import Data, Program
 __all__ = [
     "UNSEEN",
     "ParetoK",
+    "check_evidence",
     "check_proposal",
     "khat",
     "pareto_k",
@@ -40,7 +41,8 @@ class ParetoK:
         exact: whether the log-weights are constant to rounding: the guide is the posterior, (n,).
         ess: effective number of the `draws`, (sum w)^2 / sum w^2, (n,).
         log_evidence: importance-sampled log p(x) in nats, (n,), a lower bound in expectation. The
-            evidence given one draw of the latents outside the plate, if there are such.
+            evidence given one draw of the latents outside the plate, if there are such, and less
+            the log-density of what the guide observes.
         draws: number of draws S for each datum.
         threshold: the largest :math:`\hat k` at which S draws give a usable estimate.
     """
@@ -93,7 +95,10 @@ def pareto_k(
     means to rounding: a range below :math:`64 \epsilon (1 + |\log p| + |\log q|)` with the float
     eps of the model.
 
-    Latents outside the data plate are drawn once from the guide and held.
+    Latents outside the data plate are drawn once from the guide and held, and observations
+    outside it belong to no row. What the guide observes (`obs=`, `pyro.factor`) belongs to
+    :math:`\log q`. Where no latent is in a plate with an observation all data are one row, and k
+    that of their joint weights.
 
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
@@ -104,7 +109,8 @@ def pareto_k(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate, or a guide
+        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate
+            (`ppl_vae.program.NoDataPlate`), a plate that is subsampled at random, or a guide
             without a density for each datum.
 
     References:
@@ -134,9 +140,29 @@ def check_proposal(pair: Pair) -> None:
         )
 
 
+def check_evidence(pair: Pair) -> None:
+    """Refuses a pair whose weights of a datum do not average to the evidence p(x) of it.
+
+    Raises:
+        ValueError: as `check_proposal`, if the guide observes something in the data plate, which
+            belongs to its log q, or if the model observes none but factors there.
+    """
+    check_proposal(pair)
+    observed = ("observed", "factor")
+    if own := [k for k, s in pair.guide_sites.items() if s.local and s.role in observed]:
+        raise ValueError(
+            f"the guide observes {own}, which belongs to its log q: weights made with it average "
+            "to no evidence; leave it out of the guide"
+        )
+    if not any(pair.sites[k].local for k in pair.observed):
+        raise ValueError(
+            f"no data are observed in plate {pair.plate!r}, so that there is no density of them"
+        )
+
+
 def unmatched(pair: Pair) -> list[str]:
     """Sites of the guide alone that no point mass is the image of."""
-    extra = [k for k, site in pair.guide_sites.items() if site.local and k not in pair.sites]
+    extra = [k for k, s in pair.guide_sites.items() if s.local and s.role == "auxiliary"]
     return [] if any(k in pair.points for k in pair.locals) else extra
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
-from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.diagnostics.sites import Layout, draw_count
 from ppl_vae.evaluation.programs import Data, Program
 
 __all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
 
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
-
 STATISTICS: dict[str, Statistic] = {
     "mean": lambda x: x.mean(),
     "sd": lambda x: x.std(),
@@ -73,7 +73,8 @@ def predictive_check(
     come from the model, so that the check asks whether samples of the model look like the data;
     latents outside the data plate are drawn from their prior then. A p-value near 0 or 1 says
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
-    model: the data are used twice, and they stay near 1/2.
+    model: the data are used twice, and they stay near 1/2. An observation outside the data plate
+    has the entries of its own plate for data, and is one datum where it is in none.
 
     The p-value is the mid-p-value: draws that tie with the data count by half. For a continuous
     statistic this is P(T >= t); for a discrete one, a count or a share of zeros, it has the mean
@@ -93,8 +94,8 @@ def predictive_check(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there is no data plate, `site` is needed or unknown, or a statistic does not
-            return one number or returns NaN.
+        ValueError: if there is no data plate, the likelihood is a factor, `site` is needed or
+            unknown, or a statistic does not return one number or returns NaN.
 
     References:
         Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized
@@ -104,12 +105,13 @@ def predictive_check(
     if source not in ("posterior", "prior"):
         raise ValueError(f"source must be 'posterior' or 'prior', got {source!r}")
     pair = Pair(model, guide, x, plate)
+    check_prediction(pair)
     if site is None and len(pair.observed) > 1:
         raise ValueError(f"several observed sites: choose with site=, {pair.observed}")
     name = pair.observed[0] if site is None else site
     if name not in pair.observed:
         raise ValueError(f"{name!r} is no observed site: {pair.observed}")
-    values = pair.values[name].float()
+    values = _by_datum(pair.sites[name], pair.values[name][None])[0]
     chosen = _standard(values) if statistics is None else dict(statistics)
     observed = {k: _number(k, f, values) for k, f in chosen.items()}
     drawn: dict[str, list[float]] = {k: [] for k in chosen}
@@ -119,7 +121,7 @@ def predictive_check(
         else:
             parts = pair.prior(draws, block=block)
         for part in parts:
-            for data in part.values[name].float():
+            for data in _by_datum(pair.sites[name], part.values[name]):
                 for k, f in chosen.items():
                     drawn[k].append(_number(k, f, data))
     replicated = {k: np.asarray(v) for k, v in drawn.items()}
@@ -128,6 +130,13 @@ def predictive_check(
         for k, v in replicated.items()
     }
     return PredictiveCheck(name, source, observed, replicated, p_values)
+
+
+def _by_datum(site: Layout, values: Tensor) -> Tensor:
+    """Values laid out as (draw, n, *event); a site in no plate is one datum."""
+    if site.joint:
+        values = values.squeeze(1)
+    return (values if site.plates else values[:, None]).float()
 
 
 def _standard(data: Tensor) -> dict[str, Statistic]:

@@ -17,7 +17,7 @@ from torch.distributions import Independent, kl_divergence
 from ppl_vae.program.agreement import SameRows, same
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
-from ppl_vae.program.handlers import SameShapes, run_to_last
+from ppl_vae.program.handlers import SameShapes, ShapeMismatch, run_to_last
 from ppl_vae.program.plates import (
     NoDataPlate,
     PlateName,
@@ -26,7 +26,7 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, is_point, missing_half, read_sites
+from ppl_vae.program.sites import DRAWS, Site, is_point, missing_half, read_sites
 
 __all__ = ["Reading", "read"]
 
@@ -76,7 +76,9 @@ def read(
             model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
     reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
     reading.check(complete)
-    if complete and is_validation_enabled():
+    # Replayed sites do not bear a plate over draws; the pair was read without it before.
+    many = any(s.draws and s.draws.name == DRAWS for s in reading.guide_sites.values())
+    if complete and not many and is_validation_enabled():
         _check_like_pyro(model_trace, guide_trace, max_plate_nesting)
     return reading
 
@@ -103,6 +105,8 @@ def _run(
     replayed = poutine.replay(rows(model), trace=sampled)
     try:
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    except ShapeMismatch as error:
+        raise ValueError(str(error)) from None
     finally:
         rows.check()  # before an error of shapes that comes of it
     return model_trace, guide_trace
