@@ -162,10 +162,10 @@ def class_divergence(
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, figure 3 C.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     found = []
     with evaluating(model, guide, classifier):
-        for images in draws(pair, model, num_samples, block=block):
+        for images in draws(pair, num_samples):
             logits = classifier(images)
             found.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
     counts = torch.stack(found).sum(0).double()

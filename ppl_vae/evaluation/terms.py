@@ -1,13 +1,16 @@
 """Rate, distortion and ELBO of a model/guide pair."""
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate, mean_over_rows
-from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
+from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.density import log_density
 
 __all__ = ["distortion", "elbo", "elbo_terms", "rate"]
 
@@ -31,6 +34,10 @@ def elbo_terms(
     Modules run in eval mode and without gradients. Latents outside the data plate are drawn from
     the guide once and held; their own KL is not included.
 
+    Where log q is one number for all rows (`AutoMultivariateNormal`), or no observation stands in
+    the plate (named by `plate=`), the terms are totals over all sites, divided by the number of
+    rows, and so is their error, over draws.
+
     Args:
         model: the generative program, called as `model(x)`.
         guide: the encoder program, with the same signature.
@@ -45,7 +52,8 @@ def elbo_terms(
         a continuous latent has infinite rate, an implicit guide one that is not known (NaN).
 
     Raises:
-        ValueError: for a pair that `Pair` refuses, or a model that observes nothing.
+        NoDataPlate: if no plate or more than one could be the data's.
+        ValueError: for a pair that `Pair` refuses.
 
     References:
         Alemi, Poole, Fischer, Dillon, Saurous and Murphy (2018), Fixing a broken ELBO,
@@ -100,16 +108,13 @@ def _terms(
     likelihood: bool,
 ) -> dict[str, Estimate]:
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
-    rates: list[Tensor] = []
-    costs: list[Tensor] = []
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
-        for _, rows in pair.blocks(block, num_samples):
-            terms = pair.run(rows, prior_only=not likelihood)
-            if not pair.implicit:
-                rates.append(terms.kl.view(-1, num_samples))
-            if likelihood:
-                costs.append(-terms.log_likelihood.view(-1, num_samples))
+        if pair.joint_guide or (likelihood and not pair.observed):
+            return _totals(pair, num_samples)
+        # The likelihood first: its run of the model gives the prior too.
+        table = pair.table(lambda run: _costs_and_rates(run, likelihood), num_samples)
+    costs, rates = table[:likelihood], table[likelihood:]
     found: dict[str, Estimate] = {}
     if pair.implicit:
         note = "unknown: the guide has no density"
@@ -119,11 +124,38 @@ def _terms(
         found["rate"] = Estimate(math.inf, note=note)
         found["elbo"] = Estimate(-math.inf, bound="lower", note=note)
     else:
-        found["rate"] = mean_over_rows(torch.cat(rates), note=pair.note)
+        found["rate"] = mean_over_rows(rates[0], note=pair.note)
     if likelihood:
-        cost = torch.cat(costs)
-        found["distortion"] = mean_over_rows(cost, note=pair.note)
+        found["distortion"] = mean_over_rows(costs[0], note=pair.note)
         if "elbo" not in found:
-            total = cost + torch.cat(rates)
+            total = costs[0] + rates[0]
             found["elbo"] = mean_over_rows(total, bound="lower", note=pair.note, sign=-1)
     return found
+
+
+def _costs_and_rates(terms: Terms, likelihood: bool) -> list[Tensor]:
+    costs = [-terms.log_likelihood] if likelihood else []
+    return costs if terms.pair.implicit else [*costs, terms.kl]
+
+
+def _totals(pair: Pair, num_samples: int) -> dict[str, Estimate]:
+    """Of all sites that are not held, for a guide or a likelihood that does not split by row."""
+    rates, costs = [], []
+    for _ in range(num_samples):
+        guide = pair.blocks.guide_run(pair.held)
+        values = {name: site.value for name, site in guide.items() if not site.is_observed}
+        model = pair.blocks.model_run(values)
+        observed = [site for site in model.values() if site.is_observed]
+        prior = [model[name] for name in pair.shared]
+        log_q = sum(log_density(s).sum() for n, s in guide.items() if n not in pair.held)
+        rates.append(log_q - sum(log_density(site).sum() for site in prior))
+        costs.append(-sum(log_density(site).sum() for site in observed))
+    rate, cost = (torch.stack(v).double() / len(pair) for v in (rates, costs))
+    note = f"the total by datum of plate {pair.plate!r}: "
+    note += "log q is one number" if pair.joint_guide else "it holds no observation"
+    found = {"rate": mean_of(rate), "distortion": mean_of(cost), "elbo": mean_of(-rate - cost)}
+    bounds: dict[str, Literal["lower"]] = {"elbo": "lower"}
+    return {
+        name: replace(e, data_error=None, bound=bounds.get(name), note=note)
+        for name, e in found.items()
+    }

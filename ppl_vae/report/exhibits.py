@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
 from ppl_vae.evaluation.decoding import decode, draw, latents, rows
-from ppl_vae.evaluation.programs import is_real
 from ppl_vae.plots import charts
 from ppl_vae.plots.pictures import is_image
+from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
 
