@@ -284,7 +284,7 @@ def test_bad_pairs_get_one_line():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(3, dtype=F64), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match=r"'z': Normal in the model is of shape \(3, 2\)") as e:
+    with pytest.raises(ValueError, match=r"'z': Normal in the model is of shape \(10, 2\)") as e:
         ev.rate(pair.model, wide, x)
     one_line(e)
 

@@ -70,7 +70,7 @@ def annealed_nll(
     pair.require_observed()
     pair.require_rows()
     own = pair.guide_sites == pair.latents and not pair.guide_observed
-    if not own or (start == "guide" and pair.deterministic):
+    if start == "guide" and (pair.deterministic or not own):
         raise ValueError(
             "annealing from the guide needs the density of its latents, and this guide has "
             "auxiliary or deterministic sites: use start='prior' or another guide"
@@ -108,7 +108,8 @@ class _Annealing:
         self.rows = pair.index.repeat_interleave(chains)
         self.proposal = pair.run(self.rows)
         for name in pair.latents:
-            if not is_real(self.proposal.guide[name].fn):
+            prior = pair.blocks.reading.model_sites[name]
+            if not all(is_real(site.fn) for site in (self.proposal.guide[name], prior)):
                 raise ValueError(
                     f"latent {name!r} is not real-valued: annealing moves real vectors"
                 )

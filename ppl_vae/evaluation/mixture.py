@@ -105,8 +105,8 @@ class Mixture:
             else:
                 covariances.append(torch.cat(parts, -1))
         mean, covariance = torch.cat(means).double(), torch.cat(covariances).double()
-        parts = [[self.pair.flatten(t.guide[n]) for n in self.pair.latents] for t in self.terms]
-        codes = torch.cat([torch.cat(part, -1) for part in parts]).double()
+        codes = torch.cat([self.pair.joint(t.guide, self.pair.latents) for t in self.terms])
+        codes = codes.double()
         centre = mean.mean(0)
         mean, codes = mean - centre, codes - centre
         if covariance.dim() == 3:

@@ -147,19 +147,32 @@ class Pair:
         self.out_of_order = reading.out_of_order
         for name in self.latents:
             check_match(reading.model_sites[name].unscaled(), sites[name].unscaled())
+        self.implicit = bool(set(self.blocks.implicit) & set(self.guide_sites))
+        sampled = [n for n in [*reading.latent, *reading.auxiliary] if n not in inside]
+        self.held = {name: sites[name].value for name in sampled}
         points = any(is_point(sites[name].fn) for name in self.codes)
-        outside = [name for name in reading.auxiliary if name not in inside]
-        exact = self.guide_sites == self.latents
-        self.joint_guide = points and exact and bool(outside)
-        self.deterministic = points and exact and not outside
-        self.held: dict[str, Tensor] = {}
-        if not self.joint_guide:
-            sampled = [*reading.latent, *reading.auxiliary]
-            self.held = {n: sites[n].value for n in sampled if n not in inside}
-        self.shared = [name for name in reading.latent if name not in self.held]
+        points = points and self.guide_sites == self.latents
         with evaluating(model, guide):
-            self.implicit = any(_is_implicit(sites[name]) for name in self.guide_sites)
+            self.joint_guide = points and self._move_together()
+        self.deterministic = points and not self.joint_guide
+        if self.joint_guide:
+            self.held = {}
+        self.shared = [name for name in reading.latent if name not in self.held]
         self.sizes = {name: self.flatten(sites[name]).shape[1] for name in self.guide_sites}
+
+    def _move_together(self) -> bool:
+        """Whether what the guide draws outside the plate moves codes that are points."""
+        outside = self._drawn_outside
+        if not outside:
+            return False
+        held = {name: value for name, value in self.held.items() if name not in outside}
+        first, second = (self.blocks.guide_run(held) for _ in range(2))
+        return any(not torch.equal(first[n].value, second[n].value) for n in self.codes)
+
+    @property
+    def _drawn_outside(self) -> list[str]:
+        reading = self.blocks.reading
+        return [n for n in reading.auxiliary if not reading.guide_sites[n].plate(self.plate)]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -180,11 +193,10 @@ class Pair:
     def require_rows(self) -> None:
         """Refuses a guide without log q by row."""
         if self.joint_guide:
-            outside = [n for n in self.blocks.reading.auxiliary if n not in self.guide_sites]
             raise ValueError(
-                f"log q is one number: the guide draws {', '.join(outside)} for all rows of plate "
-                f"{self.plate!r} at once, so there is no log q by row; use a guide with a draw "
-                "for each row, such as AutoNormal"
+                f"log q is one number: the guide draws {', '.join(self._drawn_outside)} for all "
+                f"rows of plate {self.plate!r} at once, so there is no log q by row; use a guide "
+                "with a draw for each row, such as AutoNormal"
             )
 
     @property
@@ -316,19 +328,11 @@ class Pair:
         value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
         return Rows.of(site, [self.plate]).cut(value, value.dim() - site.event_dim)[0]
 
-    def joint(self, sites: Sites) -> Tensor:
-        """The codes side by side, `(n, d)`."""
-        return torch.cat([self.flatten(sites[name]) for name in self.codes], -1)
+    def joint(self, sites: Sites, names: Iterable[str] | None = None) -> Tensor:
+        """The codes, or other sites of a datum, side by side, `(n, d)`."""
+        return torch.cat([self.flatten(sites[name]) for name in names or self.codes], -1)
 
 
 def with_values(sites: Sites, values: Mapping[str, Tensor]) -> dict[str, Site]:
     """Sites with other values."""
     return {n: replace(s, value=values[n]) if n in values else s for n, s in sites.items()}
-
-
-def _is_implicit(site: Site) -> bool:
-    try:
-        log_density(site)
-    except NotImplementedError:
-        return True
-    return False

@@ -91,7 +91,7 @@ def reconstruction_error(
     def errors(terms: Terms) -> list[Tensor]:
         sites = [part[name] for part in terms.model]
         gaps = [_of_rows(pair, site, True) - _of_rows(pair, site, False) for site in sites]
-        return [torch.cat([gap.square().flatten(1).mean(1) for gap in gaps])]
+        return [torch.cat([gap.square().reshape(len(gap), -1).mean(1) for gap in gaps])]
 
     with evaluating(model, guide):
         return mean_over_rows(pair.table(errors, num_samples)[0], note=pair.note)

@@ -1,6 +1,7 @@
 """Rate, distortion and ELBO of a model/guide pair."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -11,6 +12,7 @@ from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.density import log_density
+from ppl_vae.program.sites import Site
 
 __all__ = ["distortion", "elbo", "elbo_terms", "rate"]
 
@@ -140,17 +142,19 @@ def _costs_and_rates(terms: Terms, likelihood: bool) -> list[Tensor]:
 
 def _totals(pair: Pair, num_samples: int) -> dict[str, Estimate]:
     """Of all sites that are not held, for a guide or a likelihood that does not split by row."""
+
+    def total(sites: Iterable[Site]) -> Tensor:
+        return torch.stack([log_density(site).sum().double() for site in sites]).sum()
+
     rates, costs = [], []
     for _ in range(num_samples):
         guide = pair.blocks.guide_run(pair.held)
         values = {name: site.value for name, site in guide.items() if not site.is_observed}
         model = pair.blocks.model_run(values)
-        observed = [site for site in model.values() if site.is_observed]
-        prior = [model[name] for name in pair.shared]
-        log_q = sum(log_density(s).sum() for n, s in guide.items() if n not in pair.held)
-        rates.append(log_q - sum(log_density(site).sum() for site in prior))
-        costs.append(-sum(log_density(site).sum() for site in observed))
-    rate, cost = (torch.stack(v).double() / len(pair) for v in (rates, costs))
+        log_q = total(site for name, site in guide.items() if name not in pair.held)
+        rates.append(log_q - total(model[name] for name in pair.shared))
+        costs.append(-total(site for site in model.values() if site.is_observed))
+    rate, cost = (torch.stack(v) / len(pair) for v in (rates, costs))
     note = f"the total by datum of plate {pair.plate!r}: "
     note += "log q is one number" if pair.joint_guide else "it holds no observation"
     found = {"rate": mean_of(rate), "distortion": mean_of(cost), "elbo": mean_of(-rate - cost)}

@@ -27,6 +27,7 @@ __all__ = ["Blocks", "at_rows"]
 
 Program = Callable[..., Any]
 Sites = dict[str, Site]
+Densities = dict[str, tuple[Site, Tensor | None]]
 
 _ROWS = 3
 """How many rows the run has that two rows are compared with, where the pair runs on so few."""
@@ -83,6 +84,11 @@ class Blocks:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def implicit(self) -> list[str]:
+        """Names of the guide's sites whose distributions have no density."""
+        return [name for name, (_, density) in self._densities[1].items() if density is None]
 
     @property
     def sliced(self) -> bool:
@@ -198,6 +204,7 @@ class Blocks:
                         f"plate {self.plate!r} draws {drawn} of {size}: a datum has no fixed row; "
                         "leave subsample_size out of model and guide"
                     )
+        self._densities = tuple(_densities(s) for s in (reading.model_sites, reading.guide_sites))
         inside = (site.plate(self.plate) for site in reading.guide_sites.values())
         return next(plate.size for plate in inside if plate is not None)
 
@@ -206,20 +213,20 @@ class Blocks:
         # From the end: a table cut to the arguments' length gives its first rows. And never as
         # many as there are, which a plate given as a number would take.
         indices = torch.tensor([[0, 0], [1, 0, 1]][size - 1] if size < 3 else [size - 1, 1])
-        model, guide = self.reading.model_sites, self.reading.guide_sites
         values = {
             name: at_rows(site.value, site, self.plate, indices, site.event_dim)
-            for name, site in guide.items()
+            for name, site in self.reading.guide_sites.items()
             if not site.is_observed
         }
         args = self.cut(indices)
 
-        def agrees(run: Callable[[], Sites], whole: Mapping[str, Site]) -> bool:
+        def agrees(run: Callable[[], Sites], densities: Densities) -> bool:
             try:
-                return _agree(run(), whole, self.plate, indices)
+                return _agree(run(), densities, self.plate, indices)
             except Exception:  # whatever a program says to rows it is not made for
                 return False
 
+        model, guide = self._densities
         how_guide = "sliced" if agrees(lambda: self._guide_at(values, args), guide) else "whole"
         if agrees(lambda: self._model_at(values, args), model):
             return how_guide, "sliced"
@@ -248,24 +255,31 @@ def at_rows(tensor: Tensor, site: Site, plate: str, indices: Tensor, event_dim: 
     return tensor.index_select(inside.dim - event_dim, indices.to(tensor.device))
 
 
-def _agree(
-    part: Mapping[str, Site], whole: Mapping[str, Site], plate: str, indices: Tensor
-) -> bool:
+def _densities(sites: Mapping[str, Site]) -> Densities:
+    """Each site with its log-density by batch entry; None of a distribution without one."""
+    densities: Densities = {}
+    for name, site in sites.items():
+        try:
+            densities[name] = site, log_density(site)
+        except NotImplementedError:
+            densities[name] = site, None
+    return densities
+
+
+def _agree(part: Sites, whole: Densities, plate: str, indices: Tensor) -> bool:
     """Whether all log-densities of some rows are those of the whole run, of sites outside the
     plate in full; of a distribution without a density, whether there are as many rows."""
     if part.keys() != whole.keys():
         return False
-    for name, site in whole.items():
+    for name, (site, ours) in whole.items():
         inside = part[name].plate(plate)
         if (inside is None) != (site.plate(plate) is None):
             return False
         if inside is not None and inside.size != len(indices):
             return False
-        try:
-            ours, theirs = log_density(site), log_density(part[name])
-        except NotImplementedError:
+        if ours is None:
             continue
-        ours = at_rows(ours, site, plate, indices)
+        ours, theirs = at_rows(ours, site, plate, indices), log_density(part[name])
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
             return False
     return True

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ppl_vae.program.sites import Site, distribution_name, read_site
 
-__all__ = ["SameShapes", "SetIndices", "SetValues", "Unobserve", "run_to_last"]
+__all__ = [
+    "SameShapes",
+    "SetIndices",
+    "SetValues",
+    "ShapeMismatch",
+    "Unobserve",
+    "run_to_last",
+]
 
 Draw = Callable[[Site], Tensor | None]
 
@@ -81,6 +88,10 @@ class SetIndices(Messenger):
             msg["value"], msg["done"] = self._indices, True
 
 
+class ShapeMismatch(ValueError):
+    """A latent is of another shape in the model than in the guide."""
+
+
 class SameShapes(Messenger):
     """Compares a latent's shape in model and guide as it is sampled: the decoder comes after.
 
@@ -88,7 +99,7 @@ class SameShapes(Messenger):
         guide: the guide's sites.
 
     Raises:
-        ValueError: naming the site and both distributions.
+        ShapeMismatch: naming the site and both distributions.
     """
 
     def __init__(self, guide: Mapping[str, Site]) -> None:
@@ -101,7 +112,7 @@ class SameShapes(Messenger):
             return
         ours, theirs = tuple(msg["fn"].shape()), tuple(site.shape)
         if ours != theirs:
-            raise ValueError(
+            raise ShapeMismatch(
                 f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
                 f"shape {ours}, {distribution_name(site.fn)} in the guide of shape {theirs}; "
                 "give both the same dimension and the same plates"

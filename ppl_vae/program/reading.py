@@ -17,7 +17,7 @@ from ppl_vae.program.agreement import same
 from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
-from ppl_vae.program.handlers import SameShapes, run_to_last
+from ppl_vae.program.handlers import SameShapes, ShapeMismatch, run_to_last
 from ppl_vae.program.plates import (
     NoDataPlate,
     PlateName,
@@ -97,7 +97,11 @@ def _run(
     if check_shapes:
         model = SameShapes(read_sites(sampled))(model)
     replayed = poutine.replay(model, trace=sampled)
-    return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    try:
+        return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    except ShapeMismatch as error:
+        line, *_ = str(error).splitlines()  # without the table of shapes that Pyro adds
+        raise ValueError(line) from None
 
 
 def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> None:
