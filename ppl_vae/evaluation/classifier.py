@@ -136,7 +136,7 @@ def class_divergence(
     classifier: nn.Module,
     labels: Tensor | None = None,
     num_samples: int = 10_000,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""How far the classes of generated data are from those of the data, in nats.

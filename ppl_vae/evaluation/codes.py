@@ -43,7 +43,7 @@ def posterior_codes(
     guide: Program,
     x: Data,
     num_samples: int = 32,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Codes:
     r"""The means, variances and a draw of q(z|x) for each datum.

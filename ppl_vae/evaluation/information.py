@@ -66,7 +66,7 @@ def mutual_information(
     guide: Program,
     x: Data,
     num_data: int | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> MutualInformation:
     r"""Bounds the mutual information of x and z under the guide from both sides.
@@ -134,7 +134,7 @@ def surgery(
     model: Program,
     guide: Program,
     x: Data,
-    block: int = 256,
+    block: int | None = 256,
     plate: str | None = None,
 ) -> Surgery:
     r"""Splits the rate into information, total correlation and dimension-wise KL.

@@ -24,7 +24,7 @@ def nll(
     x: Data,
     num_samples: int = 1000,
     refit: int = 0,
-    block: int = 8192,
+    block: int | None = 8192,
     plate: str | None = None,
 ) -> Estimate:
     r"""The negative log-likelihood by importance sampling from q, in nats per datum.
@@ -94,7 +94,7 @@ def log_weights(
     guide: Program,
     x: Data,
     num_samples: int = 1000,
-    block: int = 8192,
+    block: int | None = 8192,
     plate: str | None = None,
 ) -> Tensor:
     r"""The log-weights $\log p(x_i, z_{ik}) - \log q(z_{ik} | x_i)$ in nats, `(n, K)` float64.

@@ -109,7 +109,7 @@ def full_mmd(
     kernel: Kernel | None = None,
     draws: int | None = None,
     closed: bool | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Discrepancy:
     """Squared MMD between the aggregate posterior of all data and the prior; see `mmd`.

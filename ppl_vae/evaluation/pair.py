@@ -106,13 +106,12 @@ class Pair:
         block: rows held at once; None runs the programs whole.
 
     Attributes:
-        latents: names of the datum's latent sites, in the guide's order.
+        latents: names of a datum's latent sites, in the guide's order.
         codes: of those that are not missing data; of all if there are no others.
         guide_sites: of what the guide samples for a datum, auxiliary sites too.
-        guide_observed: of what the guide observes or factors in the plate.
-        observed: of the model's observed sites and factors in the plate.
-        out_of_order: latents without a closed form for their order; see `Reading.kl`.
-        joint_guide: whether log q is one number for all rows, as the guide's draw is one vector.
+        guide_observed: of what the guide observes or factors for it.
+        observed: of what the model observes or factors for it.
+        joint_guide: whether log q is one number for all rows.
         deterministic: whether the codes are points.
         held: the values of the globals.
 
@@ -205,10 +204,6 @@ class Pair:
         ends = torch.tensor([0] + [self.sizes[k] for k in self.codes]).cumsum(0).tolist()
         return {k: slice(a, b) for k, a, b in zip(self.codes, ends, ends[1:], strict=False)}
 
-    @property
-    def dim(self) -> int:
-        return sum(self.sizes[k] for k in self.codes)
-
     def choose(self, index: Tensor) -> None:
         """Leaves out all but some of the data.
 
@@ -246,11 +241,9 @@ class Pair:
         size = block or self.block or len(self)
         return self.index.split(max(1, size // draws))
 
-    def table(
-        self, of: Callable[[Terms], Sequence[Tensor]], draws: int = 1, block: int | None = None
-    ) -> list[Tensor]:
+    def table(self, of: Callable[[Terms], Sequence[Tensor]], draws: int = 1) -> list[Tensor]:
         """Quantities by row of a run, for all rows and draws: each `(n, draws)`."""
-        columns = zip(*(of(terms) for terms in self.runs(draws, block)), strict=True)
+        columns = zip(*(of(terms) for terms in self.runs(draws)), strict=True)
         if self.sliced:
             return [torch.cat(column).view(-1, draws) for column in columns]
         return [torch.stack(column, 1) for column in columns]
@@ -268,19 +261,17 @@ class Pair:
 
     def run_model(self, rows: Tensor | None, latents: Sites) -> list[Sites]:
         """The model's sites at the guide's latents, all rows in blocks where `rows` is None."""
-        values = {name: site.value for name, site in latents.items()}
-        if rows is not None or self.block is None or len(self) <= self.block:
-            return [self.blocks.model_run({**self.held, **values}, rows)]
-        if self.blocks.how_model == "whole":
-            return [self.blocks.model_run({**self.held, **values})]
-        return [
-            self.blocks.model_run(
-                self.held
-                | {n: at_rows(s.value, s, self.plate, i, s.event_dim) for n, s in latents.items()},
-                i,
-            )
-            for i in self.split()
-        ]
+        parts = [rows]
+        if rows is None and self.blocks.how_model != "whole":
+            parts = [*self.split()] if len(self) > (self.block or len(self)) else [None]
+        runs: list[Sites] = []
+        for part in parts:
+            values = {name: site.value for name, site in latents.items()}
+            if rows is None and part is not None:
+                for name, site in latents.items():
+                    values[name] = at_rows(site.value, site, self.plate, part, site.event_dim)
+            runs.append(self.blocks.model_run(self.held | values, part))
+        return runs
 
     def run_prior(self, rows: Tensor | None, values: Mapping[str, Tensor] | None = None) -> Sites:
         """The model's local latents at given values, else ancestral; no decoder call."""

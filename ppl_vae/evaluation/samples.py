@@ -21,7 +21,7 @@ def generate(
     num_samples: int,
     mean: bool = True,
     site: str | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Tensor:
     """Draws data from the model: latents from the prior, then the observed site.
@@ -67,7 +67,7 @@ def reconstruction_error(
     x: Data,
     num_samples: int = 4,
     site: str | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""The squared error of reconstructions, $E_{q(z|x)} \lVert x - E[x|z] \rVert^2 / D$.

@@ -22,7 +22,7 @@ def elbo_terms(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> dict[str, Estimate]:
     r"""Rate, distortion and ELBO in one pass, each a mean over data in nats per datum.
@@ -46,7 +46,7 @@ def elbo_terms(
         x: rows of data, or the tuple of the programs' positional arguments.
         num_samples: draws of z per datum. With one, the Monte Carlo error cannot be told from the
             spread between data, which is reported in its place.
-        block: rows times draws held at once.
+        block: rows times draws held at once; None runs the programs on all data at once.
         plate: the data plate's name, where the pair leaves a choice.
 
     Returns:
@@ -69,7 +69,7 @@ def rate(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""Mean $\mathrm{KL}(q(z|x) \| p(z))$ in nats per datum; see `elbo_terms`."""
@@ -81,7 +81,7 @@ def distortion(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""Mean $-E_{q(z|x)} \log p(x|z)$ in nats per datum; see `elbo_terms`."""
@@ -93,7 +93,7 @@ def elbo(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""Mean ELBO in nats per datum, a lower bound of $\log p(x)$; see `elbo_terms`."""
@@ -105,7 +105,7 @@ def _terms(
     guide: Program,
     x: Data,
     num_samples: int,
-    block: int,
+    block: int | None,
     plate: str | None,
     likelihood: bool,
 ) -> dict[str, Estimate]:
