@@ -90,6 +90,7 @@ class _Joint:
                 prior=self.prior(p),
                 weights=weights[p],
                 groups=self.rows.groups,
+                data=len(self.rows.data),
                 aligned=self.given is not None,
                 name="+".join(self.names),
                 moving=moving,

@@ -10,7 +10,7 @@ import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
-from ppl_vae.objectives.divergences.divergence import Counted, Divergence
+from ppl_vae.objectives.divergences.divergence import Counted, Divergence, warn_out_of_reach
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
 from ppl_vae.program.reading import Reading, read
@@ -100,6 +100,7 @@ class Objective(ELBO, nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.terms: dict[str, Tensor] = {}
         self._evaluating = False
+        self._warned: set[str] = set()
 
     @abstractmethod
     def differentiable_loss(
@@ -125,12 +126,23 @@ class Objective(ELBO, nn.Module):
         Raises:
             FloatingPointError: if a term is NaN or infinite, naming the first, before any
                 gradient is computed.
+
+        Warns:
+            UserWarning: once a site, when all its codes are beyond the reach of a divergence.
         """
         register(self)
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         names = list(self.terms)
-        values = torch.stack([loss.detach(), *(self.terms[n].to(loss) for n in names)]).tolist()
-        for name, value in zip(["loss", *names], values, strict=True):
+        parts = [part for part in self.modules() if isinstance(part, Divergence)]
+        far = [(part, site) for part in parts for site in part.out_of_reach]
+        # One transfer from the device for all that the host looks at.
+        read = [self.terms[n] for n in names] + [part.out_of_reach[site] for part, site in far]
+        values = torch.stack([loss.detach(), *(value.to(loss) for value in read)]).tolist()
+        for (part, site), is_far in zip(far, values[1 + len(names) :], strict=True):
+            if is_far and site not in self._warned:
+                self._warned.add(site)
+                warn_out_of_reach(part, site)
+        for name, value in zip(["loss", *names], values, strict=False):
             if name != "loss" and not abs(value) < float("inf"):
                 raise FloatingPointError(
                     f"term {name!r} is {value} at step {int(self.step)}: look at the "

@@ -12,7 +12,7 @@ import torch
 from pairs import PAIRS
 from pyro import poutine
 from pyro.infer import SVI
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor, nn
 
 from ppl_vae.objectives import AggregatePosterior, InfoVAE
@@ -236,6 +236,7 @@ def build(bound: Any = "JS", **kwargs: Any) -> Adversarial:
 def test_neither_loss_reaches_the_other(name: str, non_saturating: bool | None) -> None:
     adversary = build(name, non_saturating=non_saturating)
     q = random_posterior()
+    q.codes.retain_grad()
     adversary(q).backward()
     assert all(p.grad is None for p in adversary.parameters())
     assert q.codes.grad is not None

@@ -80,6 +80,14 @@ def test_khat_equals_arviz(draws):
     np.testing.assert_allclose(ours, _arviz_k(log_weights), rtol=0, atol=1e-6)
 
 
+# Of 20 tail draws the least is at -500; of the second, 15 have a weight that a double can hold.
+@pytest.mark.parametrize("spacing", [25.0, 50.0])
+def test_khat_of_weights_near_the_least_double(spacing):
+    log_weights = -spacing * np.arange(100.0)
+    expected = _arviz_k(log_weights)
+    np.testing.assert_allclose(khat(torch.as_tensor(log_weights)), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_khat_of_pareto_weights(shape):
     g = torch.Generator().manual_seed(0)

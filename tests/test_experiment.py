@@ -15,7 +15,7 @@ from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedV
 from ppl_vae.bodies import MLP
 from ppl_vae.cli import main
 from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
-from ppl_vae.evaluation.decoding import decode, draw, latents, rows
+from ppl_vae.evaluation.decoding import decode, draw, latents
 from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, InfoVAE
@@ -244,7 +244,7 @@ def experiment(pair: Any, **options: Any) -> Experiment:
 
 def test_reconstructions_are_at_posterior_means() -> None:
     made = experiment(VAE)
-    args = rows(made)
+    args = made.rows()
     mean = made.pair.encoder(args[0]).mean
     expected = made.pair.likelihood(mean).mean
     torch.testing.assert_close(decode(made.pair, latents(made.pair, args), args), expected)
@@ -252,7 +252,7 @@ def test_reconstructions_are_at_posterior_means() -> None:
 
 def test_reconstructions_given_covariates() -> None:
     made = experiment(ConditionalVAE, prior=partial(ConditionalNormal, body=small))
-    x, c = rows(made)
+    x, c = made.rows()
     assert c.shape == (12, 3)
     assert (c.sum(1) == 1).all()
     mean = made.pair.guide.__self__.encoder(torch.cat([x, c], -1)).mean
@@ -266,7 +266,7 @@ def test_reconstructions_given_covariates() -> None:
 
 def test_lower_layers_follow_the_top() -> None:
     made = experiment(HierarchicalVAE, dim=[3, 2], encoder=partial(Ladder, body=small))
-    args = rows(made)
+    args = made.rows()
     top = torch.randn(len(args[0]), 2)
     below = made.pair.lower[0](top).mean
     expected = made.pair.likelihood(below).mean
@@ -282,7 +282,7 @@ def test_the_likeliest_class_is_reconstructed() -> None:
 
         kind = partial(getattr(ppl_vae.guides, classifier), body=small)
         made = experiment(partial(SemiSupervisedVAE, classifier=kind))
-        args = rows(made)
+        args = made.rows()
         assert (args[1] == -1).all()
         found = latents(made.pair, args)
         assert set(found) == {"z", "y_unobserved"}
@@ -297,10 +297,10 @@ def test_the_likeliest_class_is_reconstructed() -> None:
 
 def test_samples_of_each_covariate_in_turn() -> None:
     made = experiment(ConditionalVAE, prior=partial(ConditionalNormal, body=small))
-    x, c = rows(made)
+    x, c = made.rows()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    found = draw(made, 30, seed=3)
+    found = draw(made.pair, (x, c), 30, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     turn = torch.arange(30) % len(x)
     torch.manual_seed(3)
@@ -411,4 +411,6 @@ def test_samples_are_called_what_they_are() -> None:
         (partial(Normal, body=small), "Means"),
     ):
         made = Experiment(images, InfoVAE(MMD()), dim=2, likelihood=likelihood)
-        assert drawn_as(made) == f"{what} of p(x | z) at draws of z from the prior"
+        assert (
+            drawn_as(made.pair, made.rows()) == f"{what} of p(x | z) at draws of z from the prior"
+        )

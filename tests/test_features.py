@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import (
@@ -101,18 +101,6 @@ def test_more_features_less_variance() -> None:
     # A ratio of two sample variances of 1,000 has a relative standard error near 2 / sqrt(1000),
     # more where they are not normal.
     assert few / many == pytest.approx(16, rel=0.5)
-
-
-def test_zero_weight_is_a_dropped_row() -> None:
-    codes, prior = torch.randn(8, 3), torch.randn(11, 3)
-    keep = torch.tensor([1, 2, 4, 5, 7])
-    weights = torch.zeros(8)
-    weights[keep] = 2.5
-    torch.manual_seed(0)
-    masked = FourierMMD()(AggregatePosterior.of(codes, prior, weights=weights))
-    torch.manual_seed(0)
-    dropped = FourierMMD()(AggregatePosterior.of(codes[keep], prior))
-    torch.testing.assert_close(masked, dropped)
 
 
 def test_single_precision_and_no_waiting() -> None:

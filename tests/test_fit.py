@@ -23,10 +23,11 @@ from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Linear
 from ppl_vae.priors import StandardNormal
-from ppl_vae.program.modules import load, modules_of, state, stored
+from ppl_vae.program.modules import modules_of
 from ppl_vae.training.fit import warn_of_collapse
 from ppl_vae.training.guard import NotFinite
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.weights import load, state, stored
 
 SIZE = (1, 8, 8)
 

@@ -14,7 +14,7 @@ import torch
 from ppca import PPCA
 from pyro import poutine
 from pyro.infer import SVI
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor, nn
 
 from ppl_vae.bodies import MLP

@@ -8,7 +8,7 @@ import pyro
 import pytest
 import torch
 from pairs import PAIRS
-from test_semantics import Syncs
+from syncs import Syncs
 
 from ppl_vae.objectives import (
     MMD,

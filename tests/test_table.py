@@ -12,7 +12,7 @@ import pytest
 import torch
 from pairs import PAIRS, Pair
 from pyro.infer import SVI
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor, nn
 
 from ppl_vae.objectives import (

@@ -23,7 +23,7 @@ from mixture import (
 from pairs import PAIRS, gradients
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
-from test_semantics import Syncs
+from syncs import Syncs
 from torch import Tensor
 
 from ppl_vae.objectives import MMD, AggregatePosterior, BetaVAE

@@ -42,6 +42,7 @@ def demo(
 
     from ppl_vae.config import Schema
     from ppl_vae.experiment import Experiment, build
+    from ppl_vae.report.summary import evaluate
     from ppl_vae.training.run import Run
 
     torch.set_num_threads(1)  # tensors this small are slower on several
@@ -68,7 +69,9 @@ def demo(
             )
         )
         start = time.perf_counter()
-        build(schema, settings).fit(folder, overwrite=overwrite, config=settings)
+        experiment = build(schema, settings)
+        experiment.fit(folder, overwrite=overwrite, config=settings)
+        evaluate(Run(folder), experiment)
         seconds += time.perf_counter() - start
         summaries.append(Run(folder).summary)
         table.append(_line(str(seed), _shown(summaries[-1])))

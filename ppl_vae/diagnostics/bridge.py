@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import tree
-from ppl_vae.diagnostics.checks import has_density
+from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program

@@ -41,12 +41,6 @@ class Coverage:
             for i, level in enumerate(self.levels)
         }
 
-    def plot(self, ax: Any = None) -> Any:
-        """Observed against nominal coverage; returns the matplotlib axes."""
-        from ppl_vae.plots.diagnostics import plot_coverage
-
-        return plot_coverage(self, ax)
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -100,12 +94,6 @@ class Calibration:
         worst = {f"p_{name}": float(np.min(p)) for name, p in self.p_values.items()}
         mean = {f"contraction_{k}": float(np.mean(v)) for k, v in self.contraction.items()}
         return {"p_value": self.p_value, **worst, **mean, "simulations": float(self.simulations)}
-
-    def plot(self, components: int = 6) -> Any:
-        """Rank histograms and ECDF differences; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_sbc
-
-        return plot_sbc(self, components)
 
 
 def sbc(

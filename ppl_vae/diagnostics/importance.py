@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
-from ppl_vae.diagnostics.checks import check_density
+from ppl_vae.diagnostics.densities import check_density
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
@@ -54,12 +53,6 @@ class ParetoK:
             "median_ess": float(np.median(self.ess)),
             "draws": float(self.draws),
         }
-
-    def plot(self, ax: Any = None) -> Any:
-        """k-hat of each datum against the threshold; returns the matplotlib axes."""
-        from ppl_vae.plots.diagnostics import plot_pareto_k
-
-        return plot_pareto_k(self, ax)
 
 
 def pareto_k(

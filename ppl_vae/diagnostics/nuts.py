@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyro
@@ -14,7 +13,7 @@ from pyro.infer.autoguide.initialization import init_to_sample, init_to_value
 from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import convergence
-from ppl_vae.diagnostics.checks import has_density
+from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.gaps import Gaps, inference_gaps
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
@@ -69,12 +68,6 @@ class NUTSComparison:
             table[f"mean_log_scale_{name}"] = float(self.log_scale[name].mean())
             table[f"mean_wasserstein_{name}"] = float(self.wasserstein[name].mean())
         return {**table, **(self.gaps.summary() if self.gaps else {})}
-
-    def plot(self, components: int = 12) -> Any:
-        """Means and sds of guide and NUTS, and the gaps; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_nuts
-
-        return plot_nuts(self, components)
 
 
 def against_nuts(

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.diagnostics.checks import check_guide, data_plate, vectorises
+from ppl_vae.diagnostics.checks import check_guide, data_plate
 from ppl_vae.diagnostics.sites import Site, Uncondition, describe, is_point_mass, log_density
 from ppl_vae.evaluation.programs import Data, Program, evaluating
 
@@ -142,7 +142,7 @@ class Pair:
         """Whether many draws can be run at once: tried, and compared with draws one at a time."""
         if self._vectorise is None:
             with self.still(), torch.random.fork_rng():
-                self._vectorise = vectorises(self)
+                self._vectorise = _vectorises(self)
         return self._vectorise
 
     def still(self) -> AbstractContextManager[None]:
@@ -272,6 +272,51 @@ class Pair:
             v.flatten(2).sum(2) if v.dim() > 2 else v for k, v in terms.items() if sites[k].local
         ]
         return torch.stack(parts).sum(0)
+
+
+def _vectorises(pair: Pair) -> bool:
+    """Whether two draws run at once score the same as one at a time.
+
+    A network may take rows of one batch dimension only, or a model may sum over the wrong
+    dimension, and then draws have to be run one by one. An error in the plain run has been raised
+    before this is asked, so that an error here speaks of the extra dimension alone.
+    """
+    pair._vectorise = True
+    try:
+        draws = next(pair.posterior(2, block=2 * pair.size, predict=True))
+        if len(next(iter(draws.values.values()))) != 2:
+            return False
+        single = pair.score({k: draws.values[k] for k in pair.latents}, many=False)
+        return all(
+            torch.allclose(draws.log_p[k], v, rtol=1e-3, atol=1e-3, equal_nan=True)
+            for k, v in single.log_p.items()
+        ) and _guide_vectorises(pair, draws.values, draws.log_q)
+    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
+        return False
+    finally:
+        pair._vectorise = None
+
+
+def _guide_vectorises(
+    pair: Pair, values: Mapping[str, Tensor], log_q: Mapping[str, Tensor]
+) -> bool:
+    """Compares the guide's densities. Point masses follow from the sites they are made of."""
+    if not log_q or any(site.role == "auxiliary" for site in pair.guide_sites.values()):
+        return True
+    for i in range(2):
+        fixed = {}
+        for name in pair.latents:
+            if name in pair.points:
+                continue
+            site = pair.guide_sites[name]
+            value = pair.sites[name].unlay(values[name][i : i + 1])
+            fixed[name] = value.reshape(site.shape).to(pair.device)
+        trace = poutine.trace(poutine.condition(pair.guide, data=fixed)).get_trace(*pair.args)
+        for name in fixed:
+            one = pair.guide_sites[name].lay(log_density(trace.nodes[name]), 1, 0).cpu().double()
+            if not torch.allclose(one[0], log_q[name][i], rtol=1e-3, atol=1e-3, equal_nan=True):
+                return False
+    return True
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,12 +49,6 @@ class PredictiveCheck:
     def summary(self) -> dict[str, float]:
         """Figures for a table: the p-values."""
         return {f"p_{name}": p for name, p in self.p_values.items()}
-
-    def plot(self) -> Any:
-        """Histograms of the drawn statistics with the data's; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_predictive
-
-        return plot_predictive(self)
 
 
 def predictive_check(

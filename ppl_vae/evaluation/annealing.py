@@ -1,13 +1,13 @@
 """Annealed importance sampling, a check of the likelihood that trusts the guide less."""
 
-import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pyro.ops.integrator import velocity_verlet
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.estimate import Estimate, importance_nll
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.density import is_real
@@ -86,18 +86,10 @@ def annealed_nll(
             weights.append(log_w)
             acceptance.append(accepted / (chains // together))
     log_w, accepted = torch.cat(weights, 1), sum(acceptance)
-    log_sum = log_w.logsumexp(1)
-    size = torch.exp(2 * log_sum - (2 * log_w).logsumexp(1))
-    variance = ((chains / size - 1) / (chains - 1)).clamp_min(0)
-    rows = math.log(chains) - log_sum
-    note = f"{chains} chains of {temperatures} steps from the {start}, acceptance {accepted:.2f}"
-    return Estimate(
-        value=float(rows.mean()),
-        standard_error=float(variance.sum().sqrt()) / len(rows),
-        data_error=float(rows.std()) / math.sqrt(len(rows)) if len(rows) > 1 else None,
-        bound="upper",
-        note=note + (f", {pair.note}" if pair.note else ""),
-    )
+    note = f"{chains} chains of {temperatures} steps from the {start}"
+    moved = f"acceptance {accepted:.2f}"
+    found = importance_nll(log_w.logsumexp(1), (2 * log_w).logsumexp(1), chains, note)
+    return replace(found, note=", ".join(filter(None, [found.note, moved, pair.note])))
 
 
 class _Annealing:

@@ -146,7 +146,8 @@ def class_divergence(
     with $\hat p$ the classifier's histogram over samples from the model and $\pi$ the labels'
     (uniform without labels). The plug-in value is too large by about (C - 1) / 2m for C classes
     and m samples, which the note gives; the standard error has the second order too, so that it
-    is not too small at $\hat p = \pi$ (there it is up to half too large, with two classes).
+    is not too small at $\hat p = \pi$ (there it is up to half too large, with two classes). The
+    value is infinite, without error, where a class appears that no label has.
 
     Args:
         model: the generative program.
@@ -180,7 +181,7 @@ def class_divergence(
     # At equality the histogram's own noise gives the spread of log-ratios (C - 1) / m.
     spread = float((share * ratio.square()).sum()) - value**2
     variance = max(spread - 2 * bias, 0.0) / num_samples + bias / num_samples
-    error = math.sqrt(variance)
+    error = math.sqrt(variance) if math.isfinite(value) else None
     note = f"{num_samples} samples, bias about {bias:.1g}"
     accuracy = getattr(classifier, "accuracy", None)
     if isinstance(accuracy, Estimate):

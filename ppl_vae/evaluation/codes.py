@@ -176,6 +176,9 @@ def _moments(terms: Terms) -> Moments | None:
         variances.append(terms.pair.flatten(site, variance))
         full = getattr(fn, "covariance_matrix", None)
         if isinstance(full, Tensor) and len(fn.batch_shape) == 1:
+            # A multivariate Student t gives its scale matrix by that name, short of the variances.
+            ratio = (variance / full.diagonal(dim1=-2, dim2=-1)).sqrt()
+            full = full * ratio[..., None] * ratio[..., None, :]
             blocks.append(full.expand(*fn.batch_shape, *full.shape[-2:]).sum(0))
         else:
             blocks.append(variances[-1].sum(0).diag())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyro
 import torch
@@ -10,7 +11,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.estimate import Estimate, importance_nll
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.density import density
@@ -36,8 +37,9 @@ def nll(
     with K; to first order the bias is half the squared error of the weights' mean,
     $s_i^2 / 2$ with $s_i^2 = V[w_i] / (K \bar w_i^2)$, which the note reports, and the standard
     error is $\sqrt{\sum_i s_i^2} / n$. Both are themselves read off the weights, and are too small
-    where the guide is narrower than the posterior and large weights have not been met: the
-    effective sample size in the note tells some of it, Pareto k-hat and `annealed_nll` more.
+    where the guide is narrower than the posterior and large weights have not been met. The note
+    states no bias where a row's effective sample size is below 30 or 5% of K: the bound may then
+    be off by nats. A larger one proves little: Pareto k-hat and `annealed_nll` tell more.
 
     Args:
         model: the generative program.
@@ -72,21 +74,8 @@ def nll(
             first.append(total)
             second.append(squares)
     log_sum, log_squares = torch.cat(first), torch.cat(second)
-    size = torch.exp(2 * log_sum - log_squares)
-    variance = ((num_samples / size - 1) / (num_samples - 1)).clamp_min(0)
-    rows = math.log(num_samples) - log_sum
-    n = len(rows)
-    note = (
-        f"{num_samples} draws, effective {float(size.median()):.3g} in the median and "
-        f"{float(size.min()):.3g} at worst, bias about {float(variance.mean()) / 2:.1g} nats"
-    )
-    return Estimate(
-        value=float(rows.mean()),
-        standard_error=float(variance.sum().sqrt()) / n,
-        data_error=float(rows.std()) / math.sqrt(n) if n > 1 else None,
-        bound="upper",
-        note=note + (f", {pair.note}" if pair.note else ""),
-    )
+    found = importance_nll(log_sum, log_squares, num_samples, f"{num_samples} draws")
+    return replace(found, note=", ".join(filter(None, [found.note, pair.note])))
 
 
 def log_weights(

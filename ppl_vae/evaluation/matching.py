@@ -8,8 +8,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.mixture import MULTIVARIATE_NORMAL
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.ustatistic import MMDTerms, PairSums, pair_sums
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.program.sites import Site
 
@@ -30,16 +32,6 @@ class Discrepancy:
 
     u: Estimate
     v: Estimate
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Row means of a kernel matrix and what its variance needs."""
-
-    rows: Tensor
-    columns: Tensor
-    mean: float
-    square: float
 
 
 def mmd(
@@ -99,7 +91,7 @@ def mmd(
             return _closed(kernel, codes, gaussian, length, within, block)
         cross = _sums(kernel, codes - centre, prior - centre, length, block, same=False)
         own = _sums(kernel, prior - centre, prior - centre, length, block, same=True)
-    return _sampled(kernel.at_zero, within, cross, own)
+    return _sampled(kernel.at_zero, MMDTerms(within, cross, own))
 
 
 def full_mmd(
@@ -196,7 +188,7 @@ def prior_gaussian(pair: Pair) -> Gaussian | None:
             base = base.base_dist
         if isinstance(base, torch.distributions.Normal):
             covariance = pair.flatten(site, fn.variance)[0].diag()
-        elif hasattr(base, "covariance_matrix") and len(fn.batch_shape) == 1:
+        elif isinstance(base, MULTIVARIATE_NORMAL) and len(fn.batch_shape) == 1:
             covariance = fn.covariance_matrix[0]
         else:
             return None
@@ -209,7 +201,7 @@ def _as_gaussian(fn: TorchDistributionMixin) -> Gaussian | None:
     base = fn.base_dist if isinstance(fn, torch.distributions.Independent) else fn
     if isinstance(base, torch.distributions.Normal):
         return base.loc.reshape(-1), base.scale.square().reshape(-1).diag()
-    if hasattr(base, "covariance_matrix"):
+    if isinstance(base, MULTIVARIATE_NORMAL):
         return base.loc.reshape(-1), base.covariance_matrix.reshape(2 * base.event_shape)
     return None
 
@@ -231,60 +223,19 @@ def _expected(kernel: Kernel, delta: Tensor, covariance: Tensor, length: Tensor 
 
 def _sums(
     kernel: Kernel, a: Tensor, b: Tensor, length: Tensor | float, block: int, same: bool
-) -> _Sums:
-    """Sums over pairs, without the diagonal when `same`; only half the blocks then run."""
-    n, m = len(a), len(b)
-    rows = torch.zeros(n, dtype=torch.float64, device=a.device)
-    columns = torch.zeros(m, dtype=torch.float64, device=a.device)
-    square = torch.zeros((), dtype=torch.float64, device=a.device)
-    # One matrix product gives |a|^2 - 2 a.b + |b|^2, another each sum: few passes over memory.
-    one_a, one_b = a.new_ones(n, 1), b.new_ones(m, 1)
-    left = torch.cat([a, a.square().sum(1, keepdim=True), one_a], 1)
-    right = torch.cat([b * -2, one_b, b.square().sum(1, keepdim=True)], 1)
-    for i in range(0, n, block):
-        one = slice(i, min(i + block, n))
-        for j in range(i if same else 0, m, block):
-            two = slice(j, min(j + block, m))
-            values = kernel((left[one] @ right[two].T).clamp_min_(0), length)
-            if same and i == j:
-                values.fill_diagonal_(0)
-            rows[one] += (values @ one_b[two])[:, 0]
-            if not same or i != j:
-                columns[two] += (one_a[one].T @ values)[0]
-            flat = values.flatten()
-            square += torch.dot(flat, flat) * (2 if same and i != j else 1)
-    if same:
-        rows = columns = rows + columns
-    pairs = n * (m - 1) if same else n * m
-    per_row, per_column = (n - 1, n - 1) if same else (m, n)
-    return _Sums(
-        rows / per_row, columns / per_column, float(rows.sum()) / pairs, float(square) / pairs
+) -> PairSums:
+    # One matrix product gives |a|^2 - 2 a.b + |b|^2.
+    left = torch.cat([a, a.square().sum(1, keepdim=True), a.new_ones(len(a), 1)], 1)
+    right = torch.cat([b * -2, b.new_ones(len(b), 1), b.square().sum(1, keepdim=True)], 1)
+    return pair_sums(
+        lambda squares: kernel(squares.clamp_min_(0), length), left, right, block, same
     )
 
 
-def _degenerate(sums: _Sums) -> float:
-    """The variance of the kernel with both projections taken out."""
-    spread = float(sums.rows.var()) + float(sums.columns.var())
-    return max(sums.square - sums.mean**2 - spread, 0.0)
-
-
-def _sampled(at_zero: float, zz: _Sums, zy: _Sums, yy: _Sums) -> Discrepancy:
-    n, m = len(zz.rows), len(yy.rows)
-    u = zz.mean - 2 * zy.mean + yy.mean
-    bias = (at_zero - zz.mean) / n + (at_zero - yy.mean) / m
-    degenerate = [_degenerate(s) for s in (zz, zy, yy)]
-    variance = (
-        2 * degenerate[0] / (n * (n - 1))
-        + 4 * degenerate[1] / (n * m)
-        + 2 * degenerate[2] / (m * (m - 1))
-    )
-    # A row's projection is itself a mean over the other rows; the noise of that mean is taken off
-    # its variance before it counts.
-    noise_z = degenerate[0] / (n - 1) + degenerate[1] / m
-    noise_y = degenerate[2] / (m - 1) + degenerate[1] / n
-    variance += 4 * max(float((zz.rows - zy.rows).var()) - noise_z, 0.0) / n
-    variance += 4 * max(float((yy.rows - zy.columns).var()) - noise_y, 0.0) / m
-    return _both(u, bias, variance, f"{n} codes against {m} prior draws")
+def _sampled(at_zero: float, terms: MMDTerms) -> Discrepancy:
+    n, m = len(terms.zz.rows), len(terms.yy.rows)
+    bias = (at_zero - terms.zz.mean) / n + (at_zero - terms.yy.mean) / m
+    return _both(terms.value, bias, terms.variance(), f"{n} codes against {m} prior draws")
 
 
 def _closed(
@@ -292,7 +243,7 @@ def _closed(
     codes: Tensor,
     prior: Gaussian,
     length: Tensor | float,
-    zz: _Sums,
+    zz: PairSums,
     block: int,
 ) -> Discrepancy:
     n = len(codes)
@@ -305,7 +256,7 @@ def _closed(
     )
     own = float(_expected(kernel, torch.zeros_like(mean)[None], 2 * covariance, length))
     u = zz.mean - 2 * float(cross.mean()) + own
-    degenerate = _degenerate(zz)
+    degenerate = zz.degenerate
     variance = 2 * degenerate / (n * (n - 1))
     variance += 4 * max(float((zz.rows - cross).var()) - degenerate / (n - 1), 0.0) / n
     note = f"{n} codes against the prior in closed form"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.program import modules as weights
+from ppl_vae.program import modules
 from ppl_vae.program.modules import Program, modules_of
 
 __all__ = ["Data", "Program", "check_positive", "evaluating"]
@@ -24,7 +24,7 @@ def evaluating(*functions: Program, grad: bool = False) -> Iterator[None]:
     A plain function does not say which modules it calls, so each module that runs forward inside
     is switched when it is first called.
     """
-    with weights.evaluating(*modules_of(*functions).values()), torch.set_grad_enabled(grad):
+    with modules.evaluating(*modules_of(*functions).values()), torch.set_grad_enabled(grad):
         yield
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ppl_vae.training.run import History
+from ppl_vae.plots.results import Epochs
 
 __all__ = ["curves", "latent", "reconstructions", "samples"]
 
@@ -149,7 +149,7 @@ def latent(
     _save(figure, path)
 
 
-def curves(history: History, path: str | Path) -> None:
+def curves(history: Epochs, path: str | Path) -> None:
     """Draws the loss and each kind of term against epochs, training and validation.
 
     Args:

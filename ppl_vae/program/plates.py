@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ppl_vae.program.sites import Site
 
-__all__ = ["NoDataPlate", "candidates", "data_plates", "plate_names"]
+__all__ = ["NoDataPlate", "PlateName", "candidates", "data_plates", "plate_names", "reason"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,14 @@ def data_plates(
         "sites={...}, or put what belongs to a datum under one "
         '`with pyro.plate("data", len(x)):` in model and guide.',
     )
+
+
+def reason(model: Sites, guide: Sites) -> str:
+    """Why the rule takes the plate that it takes, in words."""
+    choice = candidates(model, guide)
+    if len(choice) > 1:
+        return f"of the plates {choice}, which hold a latent site and an observation each"
+    return "it alone holds a latent site and an observation"
 
 
 def _asked(

@@ -1,27 +1,24 @@
 """What a trained experiment is worth: its summary and its pictures."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
 
 from ppl_vae import plots
 from ppl_vae.evaluation import Codes, elbo_terms, full_mmd, linear_probe, posterior_codes
-from ppl_vae.evaluation.decoding import decode, draw, drawn_as, latents, rows
-from ppl_vae.evaluation.estimate import mean_of
+from ppl_vae.evaluation.decoding import decode, draw, drawn_as, latents
+from ppl_vae.evaluation.estimate import Estimate, mean_of
+from ppl_vae.experiment import Experiment
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
 
-if TYPE_CHECKING:
-    from ppl_vae.evaluation import Estimate
-    from ppl_vae.experiment import Experiment
-
 __all__ = ["accuracy", "evaluate", "has_classifier", "summarize"]
 
 
-def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
+def summarize(experiment: Experiment, seed: int = 0) -> dict[str, Any]:
     r"""The numbers of `summary.json`, over the held-out rows (all rows where none are).
 
     `reconstruction` is $-\mathrm{E} \log p(x \mid z)$ and `rate` the KL to the prior, in nats per
@@ -37,7 +34,7 @@ def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
     return _summarize(experiment, seed)[0]
 
 
-def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
+def evaluate(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Any]:
     """Writes a run's `summary.json` and pictures, and returns the summary.
 
     Args:
@@ -48,7 +45,7 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     summary, codes = _summarize(experiment, seed)
     run.save_summary(summary)
     data, pair, folder = experiment.data, experiment.pair, run.path
-    args = rows(experiment)
+    args = experiment.rows()
     x, labels = args[0], data.labels(data.held_out)
     plots.curves(run.history, folder / "curves.png")
     standard = isinstance(pair.prior, StandardNormal) and len(codes.slices) == 1
@@ -57,19 +54,19 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     few = tuple(part[shown] for part in args)
     mean = decode(pair, latents(pair, few, codes), few)
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
-    draws = draw(experiment, 64 if plots.is_image(x) else len(x[shown]), seed)
-    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(experiment))
+    draws = draw(pair, args, 64 if plots.is_image(x) else len(x[shown]), seed)
+    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(pair, args))
     return summary
 
 
-def has_classifier(experiment: "Experiment") -> bool:
+def has_classifier(experiment: Experiment) -> bool:
     """Whether `accuracy` can be told."""
     labels = experiment.data.labels(experiment.data.held_out)
     known = labels is not None and bool((labels >= 0).any())
     return known and isinstance(experiment.pair, SemiSupervisedVAE)
 
 
-def accuracy(experiment: "Experiment") -> "Estimate":
+def accuracy(experiment: Experiment) -> Estimate:
     """The accuracy of the classifier of a `SemiSupervisedVAE`, over rows of known class.
 
     Raises:
@@ -78,17 +75,17 @@ def accuracy(experiment: "Experiment") -> "Estimate":
     pair, labels = experiment.pair, experiment.data.labels(experiment.data.held_out)
     if not isinstance(pair, SemiSupervisedVAE) or labels is None:
         raise ValueError(f"{type(pair).__name__} has no classifier, or the data no classes")
-    x = rows(experiment)[0]
+    x = experiment.rows()[0]
     with torch.no_grad(), evaluating(pair):
         found = torch.cat([pair.classify(part).argmax(-1) for part in x.split(1024)])
     labels = labels.to(found.device)
     return mean_of((found == labels).double()[labels >= 0])
 
 
-def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Codes]:
+def _summarize(experiment: Experiment, seed: int) -> tuple[dict[str, Any], Codes]:
     data = experiment.data
     pair = experiment.pair.model, experiment.pair.guide
-    args, labels = rows(experiment), data.labels(data.held_out)
+    args, labels = experiment.rows(), data.labels(data.held_out)
     pyro.set_rng_seed(seed)
     terms = elbo_terms(*pair, args)
     codes = posterior_codes(*pair, args)
@@ -100,7 +97,7 @@ def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Cod
         skipped["mmd"] = str(error)
     found["log_det"] = codes.log_det()
     if data.train_labels is not None and labels is not None:
-        train = posterior_codes(*pair, rows(experiment, "train")).mean
+        train = posterior_codes(*pair, experiment.rows("train")).mean
         known, told = data.train_labels >= 0, labels >= 0
         if bool(known.any()) and bool(told.any()):
             found["probe"] = linear_probe(

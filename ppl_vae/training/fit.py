@@ -15,13 +15,15 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from ppl_vae.data.dataset import Dataset, check_finite, splits
+from ppl_vae.data.dataset import Dataset, check_finite
+from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Objective
-from ppl_vae.program.modules import Program, modules_of, stored
+from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.training.compatibility import check_compatible
 from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
 
@@ -254,8 +256,8 @@ def warn_of_collapse(history: History) -> None:
     if twice[-1:] == [True] and not any(twice[:-1]):
         warnings.warn(
             f"posterior collapse: the rate is {history.last['rate']:.2g} nats, so the codes say "
-            "nothing of the data; integrate the encoder's noise, start the encoder narrower, or "
-            "weaken the penalty",
+            "nothing of the data; weaken the penalty, start the encoder narrower, or integrate "
+            "its noise, which hides the pull of the data",
             stacklevel=3,
         )
 

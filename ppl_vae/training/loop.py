@@ -9,9 +9,10 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from ppl_vae.data.dataset import batches
-from ppl_vae.program.modules import Program, Snapshot, evaluating, modules_of, state
+from ppl_vae.data.loaders import batches
+from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+from ppl_vae.training.weights import Snapshot, state
 
 __all__ = ["Mean", "Training", "Weights"]
 
