@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence, warn_out_of_reach
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
+from ppl_vae.program.modules import rehearse
 from ppl_vae.program.reading import Reading, read
-from ppl_vae.program.registration import register
+from ppl_vae.program.registration import Misplaced, register, settle
 
 __all__ = ["Objective", "Terms", "Weight"]
 
@@ -123,15 +124,25 @@ class Objective(ELBO, nn.Module):
     ) -> float:
         """Adds the loss's gradients to the parameters and returns it as a number.
 
+        A module that the pair registers under a name of an earlier module takes the name over,
+        so that it is trained.
+
         Raises:
             FloatingPointError: if a term is NaN or infinite, naming the first, before any
                 gradient is computed.
+            ValueError: if two modules of the pair share a name, or a parameter stands in Pyro's
+                store with another shape or without the constraint it is asked for with.
 
         Warns:
             UserWarning: once a site, when all its codes are beyond the reach of a divergence.
         """
         register(self)
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        with Misplaced() as names:
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if names.found:
+            used = names.used_by(loss)
+            names.check(used)
+            settle(lambda: rehearse(model, guide, *args, **kwargs), used)
         names = list(self.terms)
         parts = [part for part in self.modules() if isinstance(part, Divergence)]
         far = [(part, site) for part in parts for site in part.out_of_reach]

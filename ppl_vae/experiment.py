@@ -21,7 +21,7 @@ from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
 from ppl_vae.training import weights
-from ppl_vae.training.compatibility import check_compatible
+from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.fit import fit, pick_device, set_seed
 from ppl_vae.training.guard import check_support
 from ppl_vae.training.optim import Adam
@@ -134,6 +134,9 @@ class Experiment:
         first = tuple(part[: self.batch_size] for part in drawn)
         check_support(pair.model, pair.guide, first, drawn[0])
         check_compatible(pair.model, pair.guide, self.objective, first)
+        if self.data.test is not None:
+            held_out = self.data.arguments("test", labelled=False)
+            check_held_out(pair.model, pair.guide, self.objective, held_out, self.batch_size)
 
     def fit(
         self,

@@ -30,6 +30,7 @@ ORDER = (
     ("diagnostics",),
     ("config",),
     ("experiment",),
+    ("comparison",),
     ("report",),
     ("reproductions",),
     ("cli",),

@@ -224,6 +224,8 @@ def _show(summary: Mapping[str, Any], folder: Path) -> None:
     }
     for name, unit in units.items():
         value, error = summary.get(name), summary.get("errors", {}).get(name)
+        if value is None and name in summary.get("skipped", {}):
+            print(f"{name:15} {'none':>9} {summary['skipped'][name]}")
         if value is not None:
             print(f"{name:15} {value:9.4g}{'' if error is None else f' +- {error:.2g}':10} {unit}")
     print(folder)

@@ -51,8 +51,8 @@ class Calibration:
             (simulations, *event), ties broken at random. `log_joint` ranks log p(x, z).
         uniform: the same as a number in (0, 1), uniform if the guide is exact.
         p_values: of a Kolmogorov-Smirnov test of uniformity, for each latent, (*event).
-        contraction: 1 - (mean variance of the guide) / (variance of the true latents), (*event):
-            near 0 the guide says no more than the prior.
+        contraction: 1 - (mean variance of the guide) / (variance of the true latents), (*event),
+            variances with n - 1: near 0 the guide says no more than the prior.
         draws: number of draws L from the guide in each simulation.
     """
 
@@ -171,7 +171,8 @@ def sbc(
             for k, u in uniform.items()
         },
         contraction={
-            k: 1 - v.mean(0) / np.maximum(truth[k].var(0), 1e-300) for k, v in variance.items()
+            k: 1 - v.mean(0) / np.maximum(truth[k].var(0, ddof=1), 1e-300)
+            for k, v in variance.items()
         },
         draws=draws,
     )

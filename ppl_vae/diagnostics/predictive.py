@@ -1,5 +1,6 @@
 """Predictive checks: does the model draw data like the data?"""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,8 +23,8 @@ STATISTICS: dict[str, Statistic] = {
     "sd": lambda x: x.std(),
     "min": lambda x: x.min(),
     "max": lambda x: x.max(),
-    "sd between data": lambda x: x.flatten(1).mean(1).std(),
-    "sd within a datum": lambda x: x.flatten(1).std(1).mean(),
+    "sd between data": lambda x: x.reshape(len(x), -1).mean(1).std(),
+    "sd within a datum": lambda x: x.reshape(len(x), -1).std(1).mean(),
 }
 """The statistics looked at unless others are given."""
 
@@ -37,7 +38,8 @@ class PredictiveCheck:
         source: `posterior` or `prior`.
         observed: T(x) for each statistic.
         replicated: T of each drawn data set, (draws,), for each statistic.
-        p_values: share of draws with T at or above the data's, ties counted by half.
+        p_values: share of draws with T above the data's plus half the share with T equal to it
+            (the mid-p-value), :math:`P(T > t) + P(T = t) / 2`.
     """
 
     site: str
@@ -73,10 +75,16 @@ def predictive_check(
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
     model: the data are used twice, and they stay near 1/2.
 
+    The p-value is the mid-p-value: draws that tie with the data count by half. For a continuous
+    statistic this is P(T >= t); for a discrete one, a count or a share of zeros, it has the mean
+    1/2 under a true model, where P(T >= t) is more by half the probability of a tie and would be
+    1 for a statistic that is always the same.
+
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
         x: rows of data, or the tuple of the callables' arguments.
-        statistics: functions of data (n, *event) to a 0-dim tensor, by name; `STATISTICS` if None.
+        statistics: functions of data (n, *event) to a 0-dim tensor, by name; `STATISTICS` if None,
+            but for a spread over one number.
         source: where the latents come from.
         site: which observed site; needed where there are several.
         draws: number of data sets drawn.
@@ -86,7 +94,7 @@ def predictive_check(
 
     Raises:
         ValueError: if there is no data plate, `site` is needed or unknown, or a statistic does not
-            return one number.
+            return one number or returns NaN.
 
     References:
         Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized
@@ -101,8 +109,8 @@ def predictive_check(
     name = pair.observed[0] if site is None else site
     if name not in pair.observed:
         raise ValueError(f"{name!r} is no observed site: {pair.observed}")
-    chosen = STATISTICS if statistics is None else dict(statistics)
     values = pair.values[name].float()
+    chosen = _standard(values) if statistics is None else dict(statistics)
     observed = {k: _number(k, f, values) for k, f in chosen.items()}
     drawn: dict[str, list[float]] = {k: [] for k in chosen}
     with seeded(seed):
@@ -122,6 +130,18 @@ def predictive_check(
     return PredictiveCheck(name, source, observed, replicated, p_values)
 
 
+def _standard(data: Tensor) -> dict[str, Statistic]:
+    """`STATISTICS` without those that need two data, or two numbers in a datum, where one is."""
+    undefined: set[str] = set()
+    if len(data) == 1:
+        undefined.add("sd between data")
+    if data[0].numel() == 1:
+        undefined.add("sd within a datum")
+    if data.numel() == 1:
+        undefined.add("sd")
+    return {k: f for k, f in STATISTICS.items() if k not in undefined}
+
+
 def _number(name: str, statistic: Statistic, data: Tensor) -> float:
     value = torch.as_tensor(statistic(data))
     if value.numel() != 1:
@@ -129,4 +149,6 @@ def _number(name: str, statistic: Statistic, data: Tensor) -> float:
             f"statistic {name!r} must return one number for the data set, got shape "
             f"{tuple(value.shape)}"
         )
-    return float(value)
+    if math.isnan(number := float(value)):
+        raise ValueError(f"statistic {name!r} is NaN: it has no place above or below the data's")
+    return number

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ppl_vae.plots.diagnostics import CYCLE, plot_coverage, plot_pareto_k, plot_sbc
-from ppl_vae.plots.pictures import COLOURS
+from ppl_vae.plots.pictures import COLOURS, class_name
 from ppl_vae.plots.results import Epochs, Intervals, KHats, Ranks
 
 __all__ = [
@@ -118,7 +118,7 @@ def codes(mean: Tensor, labels: Tensor | None, classes: Sequence[str] = ()) -> s
         if labels is not None:
             # the name stands in the middle of its class: colour is not the only clue
             axes.annotate(
-                classes[kind] if kind < len(classes) else str(kind), np.median(here, 0),
+                class_name(kind, classes), np.median(here, 0),
                 fontsize=10, weight="bold", ha="center", va="center", zorder=4, parse_math=False,
                 bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": colour, "alpha": 0.85},
             )  # fmt: skip

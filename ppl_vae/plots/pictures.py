@@ -129,7 +129,7 @@ def latent(
     size = float(np.clip(9000 / len(points), 3, 30))
     for group in groups:
         rows = np.ones(len(points), bool) if group is None else (labels == group).cpu().numpy()
-        name = None if group is None else classes[group] if group < len(classes) else str(group)
+        name = None if group is None else class_name(group, classes)
         colour = COLOURS[0 if group is None else group % len(COLOURS)]
         here = points[rows]
         axes.scatter(*here.T, s=size, color=colour, alpha=0.75, linewidths=0, label=name)
@@ -147,6 +147,13 @@ def latent(
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     _save(figure, path)
+
+
+def class_name(label: int, classes: Sequence[str]) -> str:
+    """What a picture calls a class: its name, or its number; negative ones are not known."""
+    if label < 0:
+        return "unknown"
+    return classes[label] if label < len(classes) else str(label)
 
 
 def curves(history: Epochs, path: str | Path) -> None:

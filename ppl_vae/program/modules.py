@@ -4,10 +4,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pyro
+import torch
+from pyro import poutine
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Program", "evaluating", "modules_of"]
+__all__ = ["Program", "evaluating", "modules_of", "rehearse"]
 
 Program = Callable[..., Any]
 """A model or a guide: any Pyro callable."""
@@ -71,3 +74,15 @@ class evaluating:
         if module.training:
             module.training = False
             self._switched.append(module)
+
+
+def rehearse(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
+    """Runs a pair once, in evaluation mode and without gradients; any randomness is undone."""
+    with (
+        torch.random.fork_rng(),
+        torch.no_grad(),
+        evaluating(*modules_of(model, guide).values()),
+        pyro.validation_enabled(False),
+    ):
+        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        poutine.replay(model, trace=trace)(*args, **kwargs)

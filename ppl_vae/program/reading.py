@@ -13,7 +13,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppl_vae.program.agreement import same
+from ppl_vae.program.agreement import SameRows, same
 from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
@@ -40,6 +40,7 @@ def read(
     kwargs: Mapping[str, Any] | None = None,
     max_plate_nesting: float = float("inf"),
     check_shapes: bool = False,
+    complete: bool = True,
 ) -> "Reading":
     """Runs the guide, then the model replayed against it; no log-probability is evaluated.
 
@@ -54,6 +55,7 @@ def read(
         max_plate_nesting: the number of batch dimensions that plates take, where it is known.
         check_shapes: compares the shape of each latent in model and guide as it is sampled, before
             what depends on it fails; not for vectorised particles.
+        complete: refuses a pair whose guide lacks a latent site of the model.
 
     Raises:
         ValueError: for a latent site that is missing from the guide, observed there, or (if
@@ -73,7 +75,8 @@ def read(
             max_plate_nesting = _nesting(model_trace, guide_trace)
             model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
     reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
-    if is_validation_enabled():
+    reading.check(complete)
+    if complete and is_validation_enabled():
         _check_like_pyro(model_trace, guide_trace, max_plate_nesting)
     return reading
 
@@ -96,12 +99,16 @@ def _run(
             sampled.remove_node(name)
     if check_shapes:
         model = SameShapes(read_sites(sampled))(model)
-    replayed = poutine.replay(model, trace=sampled)
+    rows = SameRows(guide_trace)
+    replayed = poutine.replay(rows(model), trace=sampled)
     try:
-        return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     except ShapeMismatch as error:
         line, *_ = str(error).splitlines()  # without the table of shapes that Pyro adds
         raise ValueError(line) from None
+    finally:
+        rows.check()  # before an error of shapes that comes of it
+    return model_trace, guide_trace
 
 
 def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> None:
@@ -159,15 +166,17 @@ class Reading:
         self.model_sites = read_sites(model_trace)
         self.guide_sites = read_sites(guide_trace, self.model_sites)
         self.enumeration = Enumeration(self.guide_sites)
-        self._check()
         self._plates: dict[Any, tuple[str, ...]] = {}
         self._rows: dict[Any, Rows] = {}
         self._out_of_order: set[str] | None = None
 
-    def _check(self) -> None:
+    def check(self, complete: bool = True) -> None:
+        """Refuses sites that model and guide do not share as they should; see `read`."""
         for name, site in self.model_sites.items():
             if site.role == "latent":
                 if name not in self.guide_sites:
+                    if not complete:
+                        continue
                     raise ValueError(
                         f"latent site {name!r} of the model is not in the guide: sample it there, "
                         "or marginalise it in the model"

@@ -1,14 +1,16 @@
 """What a trained experiment is worth: its summary and its pictures."""
 
+from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import pyro
 import torch
 
 from ppl_vae import plots
-from ppl_vae.evaluation import Codes, elbo_terms, full_mmd, linear_probe, posterior_codes
+from ppl_vae.evaluation import Codes, Estimate, elbo_terms, full_mmd, linear_probe, posterior_codes
 from ppl_vae.evaluation.decoding import decode, draw, drawn_as, latents
-from ppl_vae.evaluation.estimate import Estimate, mean_of
+from ppl_vae.evaluation.estimate import mean_of
 from ppl_vae.experiment import Experiment
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.priors import StandardNormal
@@ -89,22 +91,25 @@ def _summarize(experiment: Experiment, seed: int) -> tuple[dict[str, Any], Codes
     pyro.set_rng_seed(seed)
     terms = elbo_terms(*pair, args)
     codes = posterior_codes(*pair, args)
-    found = {"reconstruction": terms["distortion"], "rate": terms["rate"]}
-    skipped = {}
-    try:
-        found["mmd"] = full_mmd(*pair, args).u
-    except (ValueError, NotImplementedError) as error:  # a prior by row, or of no density
-        skipped["mmd"] = str(error)
-    found["log_det"] = codes.log_det()
+    measures: dict[str, Callable[[], Estimate]] = {
+        "reconstruction": lambda: terms["distortion"],
+        "rate": lambda: terms["rate"],
+        "mmd": lambda: full_mmd(*pair, args).u,
+        "log_det": codes.log_det,
+    }
     if data.train_labels is not None and labels is not None:
-        train = posterior_codes(*pair, experiment.rows("train")).mean
-        known, told = data.train_labels >= 0, labels >= 0
-        if bool(known.any()) and bool(told.any()):
-            found["probe"] = linear_probe(
-                train[known], data.train_labels[known], codes.mean[told], labels[told]
-            )
+        measures["probe"] = lambda: _probe(experiment, codes)
     if has_classifier(experiment):
-        found["accuracy"] = accuracy(experiment)
+        measures["accuracy"] = lambda: accuracy(experiment)
+    found, skipped = dict[str, Estimate](), dict[str, str]()
+    for name, measure in measures.items():
+        try:
+            found[name] = measure()
+        except (ValueError, NotImplementedError) as error:
+            skipped[name] = (str(error).splitlines() or [type(error).__name__])[0]
+    for name, estimate in found.items():
+        if not isfinite(estimate.value):
+            skipped[name] = estimate.note or "not finite"
     summary: dict[str, Any] = {name: estimate.value for name, estimate in found.items()}
     summary["errors"] = {name: estimate.data_error for name, estimate in found.items()}
     if skipped:
@@ -112,3 +117,15 @@ def _summarize(experiment: Experiment, seed: int) -> tuple[dict[str, Any], Codes
     summary["rows"] = len(args[0])
     summary["held_out"] = data.test is not None
     return summary, codes
+
+
+def _probe(experiment: "Experiment", codes: Codes) -> Estimate:
+    """The accuracy of a linear probe on the rows whose class is known."""
+    data = experiment.data
+    seen, labels = data.train_labels, data.labels(data.held_out)
+    if seen is None or labels is None or not bool((seen >= 0).any() and (labels >= 0).any()):
+        raise ValueError("no class is known")
+    pair = experiment.pair.model, experiment.pair.guide
+    train = posterior_codes(*pair, experiment.rows("train")).mean
+    known, asked = seen >= 0, labels >= 0
+    return linear_probe(train[known], seen[known], codes.mean[asked], labels[asked])

@@ -4,15 +4,17 @@ A pair's state is the state of the modules that stand behind it (a module, a mod
 either under effect handlers) and the values of whatever else it keeps in Pyro's parameter store.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.program.modules import Program, modules_of, rehearse
+from ppl_vae.program.registration import misshapen, settle
 
 __all__ = ["Snapshot", "load", "state", "stored"]
 
@@ -22,23 +24,37 @@ _PARAM = "param."
 def stored(pair: Sequence[Program], *args: Any) -> dict[str, Tensor]:
     """The unconstrained parameters by name that model and guide ask Pyro's store for.
 
-    Both are run once, so lazily built parameters exist from here on. Any randomness is undone.
+    Both are run, so lazily built parameters exist from here on, and the names of modules hold the
+    modules that run. Any randomness is undone.
+
+    Raises:
+        ValueError: see `ppl_vae.program.registration`.
     """
-    with (
-        torch.random.fork_rng(),
-        torch.no_grad(),
-        evaluating(*modules_of(*pair).values()),
-        pyro.validation_enabled(False),
-        poutine.trace(param_only=True) as capture,
-    ):
-        model, guide = pair
-        trace = poutine.trace(guide).get_trace(*args)
-        poutine.replay(model, trace=trace)(*args)
-    return {
-        name: site["value"].unconstrained()
-        for name, site in capture.trace.nodes.items()
-        if site["type"] == "param"
-    }
+    with _keeping_shapes(*modules_of(*pair).values()):
+        settle(lambda: rehearse(*pair, *args))
+        with poutine.trace(param_only=True) as capture:
+            settle(lambda: rehearse(*pair, *args))
+    sites = [site for site in capture.trace.nodes.values() if site["type"] == "param"]
+    for site in sites:
+        if not hasattr(site["value"], "unconstrained"):
+            raise ValueError(
+                f"parameter {site['name']!r} is local to its module, which pyro.infer.SVI does "
+                "not train: call pyro.settings.set(module_local_params=False)"
+            )
+    return {site["name"]: site["value"].unconstrained() for site in sites}
+
+
+@contextmanager
+def _keeping_shapes(*modules: nn.Module) -> Iterator[None]:
+    """Refuses a `PyroParam` that takes a tensor of another shape from Pyro's store."""
+    before = {(m, k): p.shape for m in modules for k, p in m.named_parameters() if not is_lazy(p)}
+    try:
+        yield
+    finally:
+        for (module, key), shape in before.items():
+            now = dict(module.named_parameters()).get(key)
+            if now is not None and now.shape != shape:
+                raise misshapen(key.removesuffix("_unconstrained"), shape, now.shape)
 
 
 def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,9 +65,9 @@ FAULTS = (
     ),
     Fault(
         "KID's error as if subsets did not overlap",
-        "kid",
-        "disjoint = min(subsets, smallest // subset_size)",
-        "disjoint = subsets",
+        "_kid_variance",
+        "return whole + max(",
+        "return max(",
     ),
     Fault(
         "distortion's Monte Carlo error from the spread between data",
@@ -83,11 +83,11 @@ FAULTS = (
     ),
     Fault(
         "MMD's error at q = p without half of the noise of a sampled prior",
-        "_sampled",
-        "4 * degenerate[1] / (n * m)",
-        "2 * degenerate[1] / (n * m)",
+        "MMDTerms.variance",
+        "4 * zy / (n * m)",
+        "2 * zy / (n * m)",
     ),
-    Fault("k-hat's threshold by ln", "pareto_k", "math.log10(draws)", "math.log(draws)"),
+    Fault("k-hat's threshold by ln", "weigh", "math.log10(draws)", "math.log(draws)"),
     Fault(
         "predictive p-value that leaves ties out",
         "predictive_check",
