@@ -112,11 +112,11 @@ def _terms(
     check_positive(num_samples=num_samples, block=block)
     pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
-        if pair.joint_guide or (likelihood and not pair.observed):
+        by_row = pair.observed or not likelihood or pair.deterministic or pair.implicit
+        if pair.joint_guide or not by_row:
             return _totals(pair, num_samples)
         # The likelihood first: its run of the model gives the prior too.
         table = pair.table(lambda run: _costs_and_rates(run, likelihood), num_samples)
-    costs, rates = table[:likelihood], table[likelihood:]
     found: dict[str, Estimate] = {}
     if pair.implicit:
         note = "unknown: the guide has no density"
@@ -126,11 +126,12 @@ def _terms(
         found["rate"] = Estimate(math.inf, note=note)
         found["elbo"] = Estimate(-math.inf, bound="lower", note=note)
     else:
-        found["rate"] = mean_over_rows(rates[0], note=pair.note)
+        found["rate"] = mean_over_rows(table[-1], note=pair.note)
     if likelihood:
-        found["distortion"] = mean_over_rows(costs[0], note=pair.note)
+        cost = table[0]
+        found["distortion"] = mean_over_rows(cost, note=pair.note)
         if "elbo" not in found:
-            total = costs[0] + rates[0]
+            total = cost + table[-1]
             found["elbo"] = mean_over_rows(total, bound="lower", note=pair.note, sign=-1)
     return found
 
