@@ -8,7 +8,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoNormal,
+    AutoNormalMessenger,
+)
 from shapes import MASK, SHAPES, Shape, normal
 from torch import Tensor
 
@@ -149,6 +154,14 @@ def automatic(model: Any, x: Tensor, mean: Tensor, sd: float) -> Any:
     return guide
 
 
+def messenger(model: Any, x: Tensor, mean: Tensor, sd: float) -> Any:
+    guide = AutoNormalMessenger(model)
+    guide(x)
+    guide.locs.z.data.copy_(mean)
+    guide.scales.z = torch.full_like(mean, sd)
+    return guide
+
+
 def one_vector(model: Any, x: Tensor, mean: Tensor, sd: float) -> Any:
     guide = AutoDiagonalNormal(model)
     guide(x)
@@ -168,7 +181,7 @@ def table(_: Any, __: Tensor, mean: Tensor, sd: float) -> Any:
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("block", [8, 1024, None])
-@pytest.mark.parametrize("make", [automatic, table, one_vector])
+@pytest.mark.parametrize("make", [automatic, messenger, table, one_vector])
 def test_guides_that_are_not_amortised(make: Callable[..., Any], block: int | None) -> None:
     """ELBO and likelihood against the evidence, exact at the posterior and moved off it."""
     model, x, mean, sd, evidence = linear()

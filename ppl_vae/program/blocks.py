@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -73,12 +74,14 @@ class Blocks:
     ) -> None:
         self.model, self.guide = (poutine.infer_config(p, _sampled) for p in (model, guide))
         self.args, self.block, self._asked = tuple(args), block, plate
+        guide = poutine.unwrap(guide)
+        self._messenger = guide if isinstance(guide, Messenger) else None
         lengths = [len(a) for a in self.args if isinstance(a, Tensor) and a.dim()]
         if not all(lengths):
             raise ValueError(f"data of {lengths} rows: numbers above 0 are needed")
         with evaluating(*modules_of(model, guide).values()), torch.no_grad():
             # A guide that was never called takes the size of its tables from the first call.
-            made = getattr(poutine.unwrap(guide), "prototype_trace", True) is not None
+            made = getattr(guide, "prototype_trace", True) is not None and not self._messenger
             if block is None or not (made and lengths and self._small(lengths[0])):
                 self._whole(lengths)
 
@@ -132,7 +135,11 @@ class Blocks:
 
     def _guide_at(self, values: Mapping[str, Tensor], args: tuple[Any, ...]) -> Sites:
         with SetValues(values):
-            trace = poutine.trace(self.guide).get_trace(*args)
+            if self._messenger is None:
+                trace = poutine.trace(self.guide).get_trace(*args)
+            else:
+                self.guide(*args)
+                _, trace = self._messenger.get_traces()
         return read_sites(trace, self.reading.model_sites)
 
     def _model_at(
