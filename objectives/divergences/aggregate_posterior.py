@@ -174,6 +174,7 @@ class AggregatePosterior:
             None where no plate tells.
         data: the number of data in the batch, masked ones included, where `groups` is
             `arange(n) % data`. If None it is read from the groups, which waits for the device.
+        masked: whether a row may have weight zero; else what looks at rows is spared a copy.
     """
 
     codes: Tensor
@@ -189,9 +190,13 @@ class AggregatePosterior:
     past: "AggregatePosterior | None" = None
     size: Tensor | None = None
     data: int | None = None
+    masked: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", stand_in(self.codes, self.weights))
+        object.__setattr__(self, "codes", self._counting(self.codes, self.weights))
+
+    def _counting(self, rows: Tensor, weights: Tensor) -> Tensor:
+        return stand_in(rows, weights) if self.masked else rows
 
     @classmethod
     def of(
@@ -254,8 +259,10 @@ class AggregatePosterior:
         rows = self.conditional_of()
         if rows is None:
             return None
-        covariance = None if rows.covariance is None else stand_in(rows.covariance, self.weights)
-        return Gaussians(stand_in(rows.mean, self.weights), covariance, rows.points)
+        mean, covariance = self._counting(rows.mean, self.weights), rows.covariance
+        if covariance is not None:
+            covariance = self._counting(covariance, self.weights)
+        return Gaussians(mean, covariance, rows.points)
 
     def prior_draws(self, draws: int | None = None) -> Tensor:
         """Prior draws `(m, d)`, as many as rows by default, the same at every call."""
@@ -279,7 +286,7 @@ class AggregatePosterior:
             weights = (rows > 0).to(rows)
         else:
             return every, rows.new_ones(len(every))
-        return stand_in(every, weights), weights
+        return self._counting(every, weights), weights
 
     def once(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
         """Computes what depends on the conditionals alone once for particles that share them."""

@@ -201,6 +201,7 @@ def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosteri
         weights=pool(q.weights, past.weights),
         groups=groups,
         data=None,
+        masked=True,
         aligned=False,
         conditional_of=conditional,
     )

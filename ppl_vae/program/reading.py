@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from pyro import poutine
@@ -198,23 +199,23 @@ class Reading:
     def _model_names(self, *roles: str) -> list[str]:
         return [name for name, site in self.model_sites.items() if site.role in roles]
 
-    @property
+    @cached_property
     def observed(self) -> list[str]:
         """The model's observed sites (`pyro.factor` included)."""
         return self._model_names("observed", "factor")
 
-    @property
+    @cached_property
     def latent(self) -> list[str]:
         """The model's latent sites, in the model's order; missing data that the guide samples
         among them."""
         return [n for n in self._model_names("latent", "missing") if n in self.guide_sites]
 
-    @property
+    @cached_property
     def auxiliary(self) -> list[str]:
         """The sites that the guide samples and the model does not have."""
         return [name for name, site in self.guide_sites.items() if site.role == "auxiliary"]
 
-    @property
+    @cached_property
     def guide_observed(self) -> list[str]:
         """What the guide observes: `obs=`, `pyro.factor`, a repeat of what the model observes."""
         return [name for name, site in self.guide_sites.items() if site.is_observed]
@@ -236,7 +237,7 @@ class Reading:
             if name not in self.latent:
                 raise ValueError(f"{name!r} is no latent site: the model has {self.latent}")
 
-    @property
+    @cached_property
     def candidates(self) -> list[str]:
         """The plates that could be the data's."""
         return candidates(self.model_sites, self.guide_sites)
