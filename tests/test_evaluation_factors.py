@@ -315,7 +315,7 @@ def test_path_length_of_a_half_circle():
             loc = 3 * torch.stack([angle.cos(), angle.sin()], 1)
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
-    found = ev.path_length(model, guide, data.path())
+    found = ev.path_length(model, guide, data.path(), plate="data")
     assert found.value == pytest.approx(3 * math.pi, rel=1e-3)
     assert found.value < 3 * math.pi
     with pytest.raises(ValueError, match="two data or more"):

@@ -136,7 +136,7 @@ def class_divergence(
     classifier: nn.Module,
     labels: Tensor | None = None,
     num_samples: int = 10_000,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""How far the classes of generated data are from those of the data, in nats.
@@ -163,10 +163,10 @@ def class_divergence(
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, figure 3 C.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     found = []
     with evaluating(model, guide, classifier):
-        for images in draws(pair, model, num_samples, block=block):
+        for images in draws(pair, num_samples):
             logits = classifier(images)
             found.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
     counts = torch.stack(found).sum(0).double()

@@ -1,17 +1,19 @@
 """Mutual information of data and codes, and the parts of the ELBO's rate."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of
 from ppl_vae.evaluation.matching import fixed_prior
 from ppl_vae.evaluation.mixture import Mixture, univariate
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.density import density
+from ppl_vae.program.sites import Site
 
 __all__ = ["MutualInformation", "Surgery", "mutual_information", "surgery"]
 
@@ -66,7 +68,7 @@ def mutual_information(
     guide: Program,
     x: Data,
     num_data: int | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> MutualInformation:
     r"""Bounds the mutual information of x and z under the guide from both sides.
@@ -106,16 +108,15 @@ def mutual_information(
         information, arXiv:1905.06922.
     """
     check_positive(block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     m = len(pair) if num_data is None else num_data
     if not 2 <= m <= len(pair):
         raise ValueError(f"num_data is {m}: 2 to {len(pair)} of the data given are needed")
     with evaluating(model, guide):
         if m < len(pair):
-            pair.rows = pair.take(torch.randperm(len(pair)))
-            pair.rows = pair.take(slice(0, m))
+            pair.choose(torch.randperm(len(pair))[:m])
         fixed_prior(pair)
-        rates = torch.cat([pair.run(r, prior_only=True).kl for _, r in pair.blocks(block)])
+        rates = pair.table(lambda terms: [terms.kl])[0][:, 0]
         mixture = Mixture(pair, block)
         own, with_own, without = _row_sums(mixture)
     lower = mean_of(own - with_own + math.log(m))
@@ -138,7 +139,7 @@ def surgery(
     model: Program,
     guide: Program,
     x: Data,
-    block: int = 256,
+    block: int | None = 256,
     plate: str | None = None,
 ) -> Surgery:
     r"""Splits the rate into information, total correlation and dimension-wise KL.
@@ -169,17 +170,15 @@ def surgery(
         autoencoders, arXiv:1802.04942.
     """
     check_positive(block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
         apart = fixed_prior(pair) is not None and pair.codes == pair.latents
         mixture = Mixture(pair, block)
         log_q = torch.cat([t.log_q for t in mixture.terms]).double()
         log_p, factors = [], []
-        for index, terms in zip(mixture.slices, mixture.terms, strict=True):
-            rows = pair.take(index)
-            terms.model = pair.trace_model(rows, terms.guide, prior_only=True)
+        for terms in mixture.terms:
             log_p.append(terms.log_prior.double())
-            factors.append(_prior_factors(pair, terms.model, terms.codes) if apart else None)
+            factors.append(_prior_factors(pair, terms.prior, terms.codes) if apart else None)
         own, joint, single = _all_sums(mixture)
     n = math.log(len(pair))
     prior = torch.cat(log_p)
@@ -255,10 +254,10 @@ def _all_sums(mixture: Mixture) -> tuple[Tensor, Tensor, Tensor | None]:
     return torch.cat(own).double(), torch.cat(joint).double(), by_dims
 
 
-def _prior_factors(pair: Pair, model: Trace, codes: Tensor) -> Tensor | None:
+def _prior_factors(pair: Pair, prior: Mapping[str, Site], codes: Tensor) -> Tensor | None:
     found = []
     for name, columns in pair.slices.items():
-        fn = univariate(pair, model.nodes[name], marginal=False)
+        fn = univariate(pair, prior[name], marginal=False)
         if fn is None:
             return None
         found.append(density(fn, codes[:, columns]))

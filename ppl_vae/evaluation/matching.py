@@ -1,8 +1,7 @@
 """The match of the aggregate posterior with the prior: MMD over all data."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -11,9 +10,10 @@ from torch import Tensor
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.mixture import MULTIVARIATE_NORMAL
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.ustatistic import MMDTerms, PairSums, pair_sums
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
+from ppl_vae.program.sites import Site
 
 __all__ = ["Discrepancy", "full_mmd", "mmd"]
 
@@ -101,7 +101,7 @@ def full_mmd(
     kernel: Kernel | None = None,
     draws: int | None = None,
     closed: bool | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Discrepancy:
     """Squared MMD between the aggregate posterior of all data and the prior; see `mmd`.
@@ -122,7 +122,7 @@ def full_mmd(
             conditionals.
     """
     check_positive(block=block, draws=1 if draws is None else draws)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
         gaussian = prior_gaussian(pair)
         if closed is None:
@@ -132,48 +132,47 @@ def full_mmd(
                 f"closed=True needs a prior of {', '.join(pair.codes)} that is one Gaussian for "
                 "all data: use draws instead"
             )
-        codes = torch.cat([pair.run_guide(rows).codes for _, rows in pair.blocks(block)])
+        codes = torch.cat([terms.codes for terms in pair.runs()])
         if closed:
             assert gaussian is not None
             return mmd(codes, torch.distributions.MultivariateNormal(*gaussian), kernel)
         m = len(pair) if draws is None else draws
         found: list[Tensor] = []
         while sum(map(len, found)) < m:
-            for _, rows in pair.blocks(block):
-                found.append(pair.prior_draws(rows))
+            for rows in pair.split():
+                found.append(pair.joint(pair.run_prior(rows)))
                 if sum(map(len, found)) >= m:
                     break
     return mmd(codes, torch.cat(found)[:m], kernel)
 
 
-def fixed_prior(pair: Pair) -> list[dict[str, Any]] | None:
+def fixed_prior(pair: Pair) -> list[Site] | None:
     """The prior's sites, on some rows, if none moves with another latent; None if one does.
 
     Raises:
         ValueError: if the prior differs between those rows: at most 1,000, evenly from the data.
     """
-    rows = pair.take(torch.linspace(0, len(pair) - 1, min(len(pair), 1000)).long())
-    first, second = (pair.trace_model(rows, None, prior_only=True) for _ in range(2))
-    alike = first.copy()
+    rows = pair.index[torch.linspace(0, len(pair) - 1, min(len(pair), 1000)).long()]
+    first, second = (pair.run_prior(rows) for _ in range(2))
+    alike = {}
     for name in pair.latents:
-        site = first.nodes[name]
-        axis = pair.dim_of(site) - site["fn"].event_dim
-        value = site["value"].narrow(axis, 0, 1).expand(site["fn"].shape())
-        alike.nodes[name] = {**site, "value": value}
+        site = first[name]
+        axis = pair.dim_of(site) - site.event_dim
+        alike[name] = site.value.narrow(axis, 0, 1).expand(site.shape)
     # With the first row's latents in every row, priors that still differ do so by data.
-    level = pair.trace_model(rows, alike, prior_only=True)
+    level = pair.run_prior(rows, alike)
     moves = False
     for name in pair.codes:
-        site = level.nodes[name]
-        log_p = pair.per_row(density(site["fn"], site["value"]), site)
+        site = level[name].unmasked()
+        log_p = pair.log_prob(site)
         if not torch.allclose(log_p, log_p[:1].expand_as(log_p), rtol=1e-4, atol=1e-4):
             raise ValueError(
                 f"the prior of {name!r} differs between data: the match or the information of "
                 "the marginals says nothing of the conditionals"
             )
-        again = pair.per_row(density(second.nodes[name]["fn"], site["value"]), site)
+        again = pair.log_prob(replace(second[name].unmasked(), value=site.value))
         moves = moves or not torch.allclose(log_p, again, rtol=1e-4, atol=1e-4)
-    return None if moves else [first.nodes[name] for name in pair.codes]
+    return None if moves else [first[name] for name in pair.codes]
 
 
 def prior_gaussian(pair: Pair) -> Gaussian | None:
@@ -183,7 +182,7 @@ def prior_gaussian(pair: Pair) -> Gaussian | None:
         return None
     means, covariances = [], []
     for site in sites:
-        fn = site["fn"]
+        fn = site.fn
         base = fn
         while isinstance(base, torch.distributions.Independent):
             base = base.base_dist

@@ -1,10 +1,8 @@
 """The aggregate posterior of all data as a mixture whose density can be evaluated."""
 
 import math
-from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import (
     Distribution,
@@ -15,11 +13,10 @@ from torch.distributions import (
 )
 
 from ppl_vae.evaluation.pair import Pair, Terms
-from ppl_vae.evaluation.programs import density
+from ppl_vae.program.density import density
+from ppl_vae.program.sites import Site
 
 __all__ = ["MULTIVARIATE_NORMAL", "Mixture", "univariate"]
-
-Site = dict[str, Any]
 
 MULTIVARIATE_NORMAL = (MultivariateNormal, LowRankMultivariateNormal)
 """Not all that has a `covariance_matrix` is Gaussian: a multivariate Student t is not."""
@@ -35,20 +32,27 @@ class Mixture:
         ValueError: for a guide without a density over its latents.
     """
 
-    def __init__(self, pair: Pair, block: int):
+    def __init__(self, pair: Pair, block: int | None) -> None:
         if pair.deterministic or pair.guide_sites != pair.latents:
             raise ValueError(
                 "the density of the aggregate posterior needs the guide's own: this guide has "
                 "deterministic or auxiliary sites"
             )
+        pair.require_rows()
+        if not (pair.sliced or pair.independent):
+            raise ValueError(
+                "the density of the aggregate posterior needs each code under each datum, and "
+                "this guide, whose latents depend on each other, cannot be run on some rows"
+            )
         self.pair = pair
-        self.slices: list[slice] = []
-        self.terms: list[Terms] = []
+        block = block or len(pair)
         size = block if pair.independent else max(1, math.isqrt(block))
-        for index, rows in pair.blocks(size):
-            self.slices.append(index)
-            self.terms.append(pair.run_guide(rows))
+        self.terms: list[Terms] = list(pair.runs(block=size))
         self.gaussian = self._gaussian()
+        if not pair.sliced and self.gaussian is None:
+            size = len(pair)  # one run of the guide, of all rows
+        starts = range(0, len(pair), size)
+        self.slices = [slice(i, min(i + size, len(pair))) for i in starts]
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -60,10 +64,11 @@ class Mixture:
         if not self.pair.independent:
             return self._rerun(i, j)
         total: Tensor | float = 0.0
-        for a, b in zip(self.terms[i].latent_nodes, self.terms[j].latent_nodes, strict=True):
-            axis = self.pair.dim_of(a) - a["fn"].event_dim
-            value = a["value"].movedim(axis, 0).unsqueeze(axis)
-            values = density(b["fn"], value).movedim(self.pair.dim_of(b), 1)
+        for name in self.pair.latents:
+            a, b = self.terms[i].guide[name], self.terms[j].guide[name]
+            axis = self.pair.dim_of(a) - a.event_dim
+            value = a.value.movedim(axis, 0).unsqueeze(axis)
+            values = density(b.fn, value).movedim(self.pair.dim_of(b), 1)
             total = total + values.double().reshape(*values.shape[:2], -1).sum(-1)
         assert isinstance(total, Tensor)
         return total
@@ -73,12 +78,16 @@ class Mixture:
         found = []
         if not self.pair.independent:
             return None
-        for a, b in zip(self.terms[i].latent_nodes, self.terms[j].latent_nodes, strict=True):
-            fn = univariate(self.pair, b)
+        whole = len(self.terms) < len(self.slices)  # one run of a Gaussian guide
+        a, b = (self.terms[0 if whole else k] for k in (i, j))
+        for name in self.pair.latents:
+            fn, value = univariate(self.pair, b.guide[name]), self.pair.flatten(a.guide[name])
             if fn is None:
                 return None
-            value = self.pair.flatten(a, a["value"])[:, None]
-            found.append(density(fn, value))
+            if whole:
+                columns, value = self.slices[j], value[self.slices[i]]
+                fn = Normal(fn.mean[columns], fn.stddev[columns], validate_args=False)
+            found.append(density(fn, value[:, None]))
         return torch.cat(found, -1)
 
     def _gaussian(self) -> "_Gaussians | None":
@@ -86,7 +95,7 @@ class Mixture:
             return None
         means, roots = [], []
         for terms in self.terms:
-            moments = [self._moments(site) for site in terms.latent_nodes]
+            moments = [self._moments(terms.guide[name]) for name in self.pair.latents]
             known = [m for m in moments if m is not None]
             if len(known) < len(moments):
                 return None
@@ -98,12 +107,12 @@ class Mixture:
                 )
             else:
                 roots.append(torch.cat(parts, -1))
-        codes = torch.cat([self.pair.joint(t.latent_nodes) for t in self.terms]).double()
-        return _Gaussians(codes, torch.cat(means), torch.cat(roots))
+        codes = torch.cat([self.pair.joint(t.guide, self.pair.latents) for t in self.terms])
+        return _Gaussians(codes.double(), torch.cat(means), torch.cat(roots))
 
     def _moments(self, site: Site) -> tuple[Tensor, Tensor] | None:
         """Means `(b, d)` with scales `(b, d)` or lower triangles `(b, d, d)`, if Gaussian."""
-        fn = site["fn"]
+        fn = site.fn
         if isinstance(fn, MULTIVARIATE_NORMAL):
             if len(fn.batch_shape) > 1:
                 return None
@@ -116,17 +125,15 @@ class Mixture:
 
     def _rerun(self, i: int, j: int) -> Tensor:
         n, m = (s.stop - s.start for s in (self.slices[i], self.slices[j]))
-        rows = tuple(r.repeat(n, *(1,) * (r.dim() - 1)) for r in self.pair.take(self.slices[j]))
-        values = poutine.Trace()  # of the latents alone: the plates differ in size
-        for site in self.terms[i].latent_nodes:
-            axis = self.pair.dim_of(site) - site["fn"].event_dim
-            value = site["value"].repeat_interleave(m, axis)
-            values.add_node(site["name"], **{**site, "value": value})
-        trace = self.pair.trace_guide(rows, values)
+        values = {}
+        for name in self.pair.latents:
+            site = self.terms[i].guide[name]
+            axis = self.pair.dim_of(site) - site.event_dim
+            values[name] = site.value.repeat_interleave(m, axis)
+        run = self.pair.run(self.pair.index[self.slices[j]].repeat(n), values)
         total: Tensor | float = 0.0
         for name in self.pair.latents:
-            site = trace.nodes[name]
-            total = total + self.pair.per_row(density(site["fn"], site["value"]), site).double()
+            total = total + self.pair.log_prob(run.guide[name]).double()
         assert isinstance(total, Tensor)
         return total.view(n, m)
 
@@ -136,7 +143,7 @@ def univariate(pair: Pair, site: Site, marginal: bool = True) -> Distribution | 
 
     A multivariate normal gives its marginals, unless `marginal` is False.
     """
-    fn = site["fn"]
+    fn = site.fn
     base = fn
     while isinstance(base, Independent):
         base = base.base_dist

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ppl_vae.program.sites import Site, distribution_name, read_site
 
-__all__ = ["SameShapes", "SetValues", "ShapeMismatch", "Unobserve", "run_to_last"]
+__all__ = [
+    "SameShapes",
+    "SetIndices",
+    "SetValues",
+    "ShapeMismatch",
+    "Unobserve",
+    "run_to_last",
+]
 
 Draw = Callable[[Site], Tensor | None]
 
@@ -62,6 +69,23 @@ class SetValues(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self._values and not msg["is_observed"]:
             msg["value"], msg["done"] = self._values[msg["name"]], True
+
+
+class SetIndices(Messenger):
+    """Runs a plate at some of its indices, as `pyro.subsample` statements in it follow.
+
+    Args:
+        plate: its name.
+        indices: fewer than its size.
+    """
+
+    def __init__(self, plate: str, indices: Tensor) -> None:
+        super().__init__()
+        self._plate, self._indices = plate, indices
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self._plate and site_is_subsample(msg):
+            msg["value"], msg["done"] = self._indices, True
 
 
 class ShapeMismatch(Exception):

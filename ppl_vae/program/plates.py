@@ -135,8 +135,8 @@ def _asked(
     model: Sites, guide: Sites, plates: tuple[str, ...], joint: Sequence[str] | None
 ) -> tuple[str, ...]:
     latent = [n for n, site in model.items() if site.role == "latent" and n in guide]
-    inside = [n for n in latent if guide[n].inside(plates)]
-    wanted = latent if joint is None else joint
+    wanted = latent if joint is None else joint  # which may hold missing data, if it says so
+    inside = [n for n in wanted if guide[n].inside(plates)]
     missing = [] if joint is None and inside else [n for n in wanted if n not in inside]
     if not missing and inside:
         return plates

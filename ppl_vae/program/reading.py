@@ -12,9 +12,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.util import check_model_guide_match
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 
 from ppl_vae.program.agreement import SameRows, same
+from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
 from ppl_vae.program.handlers import SameShapes, ShapeMismatch, run_to_last
@@ -26,7 +27,7 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import DRAWS, Site, is_point, missing_half, read_sites
+from ppl_vae.program.sites import DRAWS, Site, missing_half, read_sites
 
 __all__ = ["Reading", "read"]
 
@@ -372,12 +373,9 @@ class Reading:
           child.
         """
         model, guide = self.model_sites[name], self.guide_sites[name]
-        if not (is_point(guide.fn) or name in self.out_of_order or name in self.enumerated):
-            try:
-                kl = kl_divergence(guide.fn, model.fn)
-            except NotImplementedError:
-                pass
-            else:
+        if name not in self.out_of_order and name not in self.enumerated:
+            kl = closed_kl(guide, model)
+            if kl is not None:
                 return self.enumeration.expectation(guide.scaled(kl), guide)
         return self.guide_log_prob(name) - self.log_prob(name)
 

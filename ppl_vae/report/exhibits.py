@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
 from ppl_vae.evaluation.decoding import decode, draw, latents
-from ppl_vae.evaluation.programs import is_real
 from ppl_vae.experiment import Experiment
 from ppl_vae.plots import charts
 from ppl_vae.plots.pictures import is_image
+from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
 
