@@ -7,11 +7,10 @@ from typing import Any, Literal, get_args
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.objectives.objective import Objective, Terms
+from ppl_vae.program.handlers import Leaves, is_messenger
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
@@ -82,7 +81,7 @@ class IWAE(Objective):
         self.gradient: Gradient = gradient
         self.plate = plate
         self._indices: poutine.Trace | None = None
-        self._draws: list[_Leaves] = []
+        self._draws: list[Leaves] = []
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -115,7 +114,7 @@ class IWAE(Objective):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Reading:
-        if isinstance(poutine.unwrap(guide), Messenger):
+        if is_messenger(guide):
             raise ValueError(
                 "IWAE needs a guide that runs by itself, which an AutoGuideMessenger does not: "
                 "use an AutoGuide such as AutoNormal, or a function"
@@ -124,14 +123,11 @@ class IWAE(Objective):
             # Draws of one datum are averaged, so all particles see the same data.
             guide = poutine.replay(guide, trace=self._indices)
         if self.gradient == "dreg":
-            self._draws.append(_Leaves())
+            self._draws.append(Leaves())
             guide = self._draws[-1](guide)
         reading = super()._get_trace(model, guide, args, kwargs)
         if self._indices is None:
-            self._indices = poutine.Trace()
-            for name, site in reading.model_trace.nodes.items():
-                if site_is_subsample(site):
-                    self._indices.add_node(name, **site)
+            self._indices = reading.indices
         return reading
 
     def _dreg(
@@ -140,7 +136,7 @@ class IWAE(Objective):
         log_p: Tensor,
         log_q: Tensor,
         scale: Tensor,
-        draws: "list[_Leaves]",
+        draws: "list[Leaves]",
     ) -> Tensor:
         """The value of the loss with the gradient exchanged."""
         weights = (log_p - log_q).detach().softmax(0)
@@ -249,32 +245,7 @@ class _Run:
         return log_prob.sum().expand(particles)
 
 
-class _Leaves(Messenger):
-    """Cuts the graph at each site of a guide, and keeps both ends.
-
-    What runs after a draw sees a leaf in its place, so that densities can be differentiated by
-    the draws alone; the graph from the guide's parameters to the draw is kept beside it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.draws: list[Tensor] = []
-        self.leaves: list[Tensor] = []
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg):
-            return
-        value = msg["value"]
-        if value is None:
-            value = msg["fn"](*msg["args"], **msg["kwargs"])
-        if value.is_floating_point():
-            self.draws.append(value)
-            value = value.detach().requires_grad_()
-            self.leaves.append(value)
-        msg["value"], msg["done"] = value, True
-
-
-def _pathwise(loss: Tensor, runs: Sequence[_Leaves]) -> Tensor:
+def _pathwise(loss: Tensor, runs: Sequence[Leaves]) -> Tensor:
     """A scalar whose gradient is that of `loss` by the draws, times that of the draws."""
     total = torch.zeros_like(loss)
     leaves = [leaf for run in runs for leaf in run.leaves]

@@ -111,6 +111,14 @@ def test_direction_of_imports(name: str) -> None:
             assert not wrong, f"{module} imports {sorted(wrong)}"
 
 
+def test_internals_of_effect_handlers_are_the_program_s() -> None:
+    """What is not public of `pyro.poutine` is known in one place, should Pyro change it."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and part(name) != "program":
+                assert not (node.module or "").startswith("pyro.poutine."), name
+
+
 def test_no_circles() -> None:
     """None at the top of modules, none by a lazy import or one for annotations."""
     try:

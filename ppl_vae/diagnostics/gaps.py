@@ -8,12 +8,12 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to, transform_to
 
 from ppl_vae.diagnostics.importance import khat
 from ppl_vae.diagnostics.pair import Draws, Pair
+from ppl_vae.program.handlers import Replace
 
 __all__ = ["Gaps", "inference_gaps"]
 
@@ -172,21 +172,17 @@ def _student(draws: Tensor) -> Any:
     return dist.MultivariateStudentT(torch.tensor(5.0).double(), draws.mean(0), tril)
 
 
-class _Family(Messenger):
+class _Family(Replace):
     """Runs the guide with free parameters for every datum in place of its network's."""
 
     def __init__(self, builders: dict[str, _Builder]) -> None:
-        super().__init__()
+        super().__init__(builders, self.build)
         self.builders = builders
 
     def build(self, name: str, *, detached: bool = False) -> Any:
         kind, free, maps, events = self.builders[name]
         values = {k: maps[k](v.detach() if detached else v) for k, v in free.items()}
         return kind(**values, validate_args=False).to_event(events)
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.builders:
-            msg["fn"] = self.build(msg["name"])
 
 
 def _refine(

@@ -1,17 +1,15 @@
 """From codes to data: what pictures and reports show of any pair."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.evaluation.codes import Codes, posterior_codes
 from ppl_vae.pairs.pair import Pair
+from ppl_vae.program.handlers import AtMean
 from ppl_vae.program.modules import evaluating
 
 __all__ = ["decode", "draw", "drawn_as", "latents"]
@@ -51,7 +49,7 @@ def decode(pair: Pair, values: Mapping[str, Tensor], args: tuple[Tensor, ...]) -
         Tensor `(n, *size)`.
     """
     with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
-        with _AtMean(), poutine.trace() as tracer, poutine.condition(data=dict(values)):
+        with AtMean(), poutine.trace() as tracer, poutine.condition(data=dict(values)):
             pair.model(*args)
         return _picture(tracer.trace.nodes["x"]["fn"])
 
@@ -84,14 +82,6 @@ def drawn_as(pair: Pair, args: tuple[Tensor, ...]) -> str:
     except NotImplementedError:  # pixel by pixel, or channel by channel, there is no mean to show
         what = "Draws"
     return f"{what} of p(x | z) at draws of z from the prior"
-
-
-class _AtMean(Messenger):
-    """Puts latents that have no value yet at the means of their distributions."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is None and not site_is_subsample(msg):
-            msg["value"], msg["done"] = msg["fn"].mean, True
 
 
 def _likeliest(fn: TorchDistribution) -> Tensor:

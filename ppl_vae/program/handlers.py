@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
@@ -10,11 +11,15 @@ from torch import Tensor
 from ppl_vae.program.sites import Site, distribution_name, read_site
 
 __all__ = [
+    "AtMean",
+    "Leaves",
+    "Replace",
     "SameShapes",
     "SetIndices",
     "SetValues",
     "ShapeMismatch",
     "Unobserve",
+    "is_messenger",
     "run_to_last",
 ]
 
@@ -163,3 +168,58 @@ def run_to_last(
     except _Stop:
         pass
     return messenger.sites
+
+
+def is_messenger(program: Callable[..., Any]) -> bool:
+    """Whether a guide is an effect handler around the model, as an `AutoGuideMessenger` is."""
+    return isinstance(poutine.unwrap(program), Messenger)
+
+
+class AtMean(Messenger):
+    """Puts latents that have no value yet at the means of their distributions."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and not site_is_subsample(msg):
+            msg["value"], msg["done"] = msg["fn"].mean, True
+
+
+class Replace(Messenger):
+    """Samples sites from other distributions than their own.
+
+    Args:
+        names: the sites.
+        make: gives the distribution of a site, by its name.
+    """
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._names, self._make = frozenset(names), make
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._names:
+            msg["fn"] = self._make(msg["name"])
+
+
+class Leaves(Messenger):
+    """Cuts the graph at each site of a guide, and keeps both ends.
+
+    What runs after a draw sees a leaf in its place, so that densities can be differentiated by
+    the draws alone; the graph from the guide's parameters to the draw is kept beside it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        value = msg["value"]
+        if value is None:
+            value = msg["fn"](*msg["args"], **msg["kwargs"])
+        if value.is_floating_point():
+            self.draws.append(value)
+            value = value.detach().requires_grad_()
+            self.leaves.append(value)
+        msg["value"], msg["done"] = value, True

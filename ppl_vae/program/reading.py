@@ -10,6 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
 from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import Independent
@@ -409,6 +410,15 @@ class Reading:
         return {n for n in self.latent if depends([self.guide_sites[n].value], value)}
 
     # Further runs of the model
+
+    @property
+    def indices(self) -> Trace:
+        """The plates' subsample indices, for further runs on the same data to replay."""
+        indices = Trace()
+        for name, node in self.model_trace.nodes.items():
+            if site_is_subsample(node):
+                indices.add_node(name, **node)
+        return indices
 
     def draw_prior(self, local: Iterable[str], joint: Sequence[str]) -> dict[str, Site]:
         """Samples the sites of a joint ancestrally from the model, and stops after the last.
