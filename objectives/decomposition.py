@@ -121,8 +121,8 @@ def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
         return like.new_ones(())
     if not local:
         return like.new_ones(())
-    site = reading.guide_sites[local[0]]
-    return Rows.of(site, plates).number_of_data(site, like)
+    sites = [reading.guide_sites[name] for name in local]
+    return Rows.of(sites[0], plates).number_of_data(sites, like)
 
 
 def _like(reading: Reading) -> Tensor:
