@@ -9,11 +9,19 @@ from pyro.distributions import Delta, Independent
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ppl_vae.program.sites import support_name
+
 __all__ = ["check_auxiliary", "log_r"]
+
+_THIN = {"Simplex": "Dirichlet or RelaxedCategorical", "Sphere": "VonMisesFisher"}
+"""Supports that have no volume among all vectors, and what has a density on each."""
 
 
 def check_auxiliary(
-    auxiliary: nn.Module, x: Mapping[str, Tensor], codes: Mapping[str, Tensor]
+    auxiliary: nn.Module,
+    x: Mapping[str, Tensor],
+    codes: Mapping[str, Tensor],
+    supports: Mapping[str, str],
 ) -> None:
     """Refuses an r that does not read x, is no distribution, or has no density at z.
 
@@ -21,6 +29,7 @@ def check_auxiliary(
         auxiliary: the r.
         x: the observed sites' values, each `(n, *size)`.
         codes: the latent sites', each `(n, *event)`.
+        supports: the names of their priors' supports.
 
     Raises:
         ValueError: naming the module and what it was given.
@@ -42,6 +51,14 @@ def check_auxiliary(
         base = base.base_dist
     if isinstance(base, Delta) or _is_implicit(r):
         raise ValueError(f"{who} has no density: use one that has, such as MeanFieldNormal")
+    for name, support in supports.items():
+        if support in _THIN and (len(codes) > 1 or support_name(r) != support):
+            which = "one" if len(codes) == 1 else f"sites=[{name!r}] and one"
+            raise ValueError(
+                f"{who} gives {type(base).__name__}, and site {name!r} is on the "
+                f"{support.lower()}, around which a density over all vectors grows without end: "
+                f"use {which} that is on it too, such as {_THIN[support]}"
+            )
     joint = torch.cat([value.reshape(len(value), -1) for value in codes.values()], -1)
     with suppress(NotImplementedError):  # a support that is not known
         if r.event_shape == joint.shape[1:] and not r.support.check(joint).all():

@@ -199,7 +199,10 @@ class ConstrainedObjective(Objective):
 
     def selected(self, reading: Reading) -> list[str]:
         """The latent sites meant, in the model's order."""
-        return reading.rows(self.plate, self.sites)[0]
+        # Their plate, and not their rows: a KL needs no mask in common.
+        reading.plates(self.plate, self.sites)
+        chosen = reading.local(self.plate) if self.sites is None else self.sites
+        return [name for name in reading.latent if name in chosen]
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any

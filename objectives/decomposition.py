@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from pyro.distributions import Normal
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from ppl_vae.objectives.costs import Cost
@@ -12,7 +13,7 @@ from ppl_vae.objectives.objective import Terms
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import base_of
+from ppl_vae.program.sites import Site, base_of, distribution_name, has_mask_inside
 
 __all__ = ["Decomposition", "cost_of", "decompose"]
 
@@ -103,14 +104,45 @@ def decompose(
 
 
 def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
-    """The scaled, masked cost of an observed site against its distribution's mean, summed."""
+    """The scaled, masked cost of an observed site against its distribution's mean, summed.
+
+    Raises:
+        ValueError: for a distribution that has no mean, or a mask inside `to_event`, which a cost
+            of whole data would not follow.
+    """
     site = reading.model_sites[name]
-    event, mean = site.event_dim, site.fn.mean
+    if has_mask_inside(site.fn):
+        raise ValueError(
+            f"the distribution of site {name!r} has a mask inside to_event, which no cost of a "
+            "whole event follows: mask after .to_event(), give the elements a plate, or use "
+            "InfoVAE, which takes the log-likelihood"
+        )
+    event, mean = site.event_dim, _mean(site)
     x, mean = (
         t.flatten(-event) if event else t[..., None]
         for t in torch.broadcast_tensors(site.value, mean)
     )
     return reading.expectation(site.scaled(cost(x, mean)), site)
+
+
+def _mean(site: Site) -> Tensor:
+    """The mean of an observed site's distribution.
+
+    Raises:
+        ValueError: if it has none. In validation also if all of it is NaN, as Pyro has it of a
+            Categorical; reading that waits for the device.
+    """
+    try:
+        mean: Tensor | None = site.fn.mean
+    except NotImplementedError:
+        mean = None
+    if mean is None or (is_validation_enabled() and bool(mean.isnan().all())):
+        raise ValueError(
+            f"the {distribution_name(site.fn)} of site {site.name!r} has no mean for a cost: use "
+            "InfoVAE, which takes the log-likelihood, or observe another (OneHotCategorical for "
+            "Categorical)"
+        )
+    return mean
 
 
 def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
@@ -121,8 +153,8 @@ def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
         return like.new_ones(())
     if not local:
         return like.new_ones(())
-    site = reading.guide_sites[local[0]]
-    return Rows.of(site, plates).number_of_data(site, like)
+    sites = [reading.guide_sites[name] for name in local]
+    return Rows.of(sites[0], plates).number_of_data(sites, like)
 
 
 def _like(reading: Reading) -> Tensor:

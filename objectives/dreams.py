@@ -16,7 +16,7 @@ from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import by_row
-from ppl_vae.program.sites import Site, base_of, read_sites
+from ppl_vae.program.sites import Site, base_of, read_sites, support_name
 
 __all__ = ["Dream", "Estimator", "check_estimator"]
 
@@ -70,7 +70,7 @@ class Dream:
         if not self.names:
             raise ValueError(
                 f"the model observes nothing in plate {self.rows.plates}, so no x shares "
-                "information with z"
+                "information with z: observe it there, or use InfoVAE or BetaVAE"
             )
         self.temperature = temperature
         self.estimator = self._choose(estimator)
@@ -107,7 +107,9 @@ class Dream:
         with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             sites = self._run()
             x = {name: self._stack(sites[name]) for name in self.names}
-            check_auxiliary(auxiliary, x, {name: self._stack(sites[name]) for name in self.codes})
+            codes = {name: self._stack(sites[name]) for name in self.codes}
+            supports = {name: support_name(sites[name].fn) for name in self.codes}
+            check_auxiliary(auxiliary, x, codes, supports)
 
     def _run(self) -> dict[str, Site]:
         model = self.reading.without([*self.names, *self._local()])

@@ -12,6 +12,7 @@ from ppl_vae.objectives.decomposition import cost_of, decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
+from ppl_vae.objectives.trainable import check_mean_moves, check_scored
 from ppl_vae.program.reading import Reading
 
 __all__ = ["WAE", "Autoencoder", "BetaVAE", "InfoVAE"]
@@ -145,6 +146,9 @@ class InfoVAE(Objective):
         """What an observed site adds to the loss, in nats summed over data."""
         return -reading.log_prob(name)
 
+    def _check_reconstruction(self, reading: Reading, reconstruction: Tensor) -> None:
+        """Refuses a reconstruction that trains no encoder."""
+
     def _particle(self, reading: Reading, terms: Terms) -> Tensor | float:
         alpha = self.at_step(self.alpha)
         # At alpha = 0 every KL has weight 1, and no plate is asked for.
@@ -154,6 +158,7 @@ class InfoVAE(Objective):
         weight = 1 - alpha
         weighs = not _is_zero(weight)
         run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs)
+        self._check_reconstruction(reading, run.reconstruction)
         loss = run.reconstruction + run.rest
         if weighs:
             loss = loss + weight * run.rate
@@ -182,6 +187,9 @@ class InfoVAE(Objective):
             posteriors = aggregate_posteriors(
                 reading, names, self.plate, self.given, moving=self.is_moving
             )
+            if divergence.reads == "score":
+                joint, _ = reading.rows(self.plate, names)
+                check_scored(reading, joint, type(divergence).__name__)
             for q in posteriors:
                 value = divergence(q)
                 loss = loss + coefficient * q.weights.sum() * value
@@ -278,6 +286,9 @@ class WAE(InfoVAE):
     ):
         super().__init__(divergence, alpha=1.0, scale=scale, **infovae)
         self.cost = SquaredError() if cost is None else cost
+
+    def _check_reconstruction(self, reading: Reading, reconstruction: Tensor) -> None:
+        check_mean_moves(reading, reconstruction)
 
     def reconstruction(self, reading: Reading, name: str) -> Tensor:
         if reading.model_sites[name].role == "factor":

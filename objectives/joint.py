@@ -164,18 +164,20 @@ class _Joint:
 
     def _is_leaf(self, name: str) -> bool:
         """Whether nothing else of the comparison is a function of this site's draw: no other
-        picked site's guide or prior, and no enumerated site's probability."""
+        picked site's guide or prior, no enumerated site's probability, and not its own prior, as
+        where the guide samples a parent of the model's given its child."""
         others = [other for other in self.names if other != name]
+        priors = [*others, name] if name in self.reading.out_of_order else others
         order = list(self.reading.guide_sites)
         below = any(order.index(other) > order.index(name) for other in self.reading.enumerated)
         chances = [self.rows.probability] if below and self.rows.probability is not None else []
-        if not others and not chances:
+        if not priors and not chances:
             return True
         value = self.reading.guide_sites[name].value
         if not value.requires_grad:
             return False
         reached = chances + [self.reading.guide_sites[other].value for other in others]
-        for other in others:
+        for other in priors:
             standard = location_scale(self.reading.model_sites[other].fn)
             if standard is not None:
                 reached += [standard.loc, standard.scale]

@@ -166,5 +166,5 @@ def _check_factorises(prior: Prior, name: str) -> None:
         raise ValueError(
             f"the dimension-wise KL of sites {name!r} needs a prior that factorises over the "
             "code's dimensions: Normal, Laplace or Uniform, one family for the joint; use "
-            "InfoVAE(AggregateKL()) for another"
+            "InfoVAE(AggregateKL()) for another, or InfoVAE(MMD()) where the guide is no Gaussian"
         )

@@ -1,11 +1,15 @@
 """What a pair must be so that every term of a loss is right and passes its gradient."""
 
+from collections.abc import Iterable
+
 from pyro.distributions import Rejector
+from torch import Tensor
 
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.sites import support_name
 
-__all__ = ["check_trainable"]
+__all__ = ["check_mean_moves", "check_scored", "check_trainable"]
 
 
 def check_trainable(reading: Reading) -> None:
@@ -41,3 +45,41 @@ def check_trainable(reading: Reading) -> None:
                 + "use a relaxation (RelaxedOneHotCategorical, RelaxedBernoulli) or "
                 "pyro.infer.TraceGraph_ELBO"
             )
+
+
+def check_scored(reading: Reading, names: Iterable[str], who: str) -> None:
+    """Refuses priors on less than all vectors for a divergence that follows their score.
+
+    Stein's identity wants a density that comes to nothing at the edge of its support, which a
+    bounded prior's need not, and a score along every dimension, which a simplex or a discrete
+    variable does not have.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name in names:
+        support = support_name(reading.model_sites[name].fn)
+        if support not in ("Real", "?"):
+            raise ValueError(
+                f"the prior of site {name!r} is on {support}, and {who} follows a score that all "
+                "vectors have: leave the site out with sites=[...], or use a divergence of draws, "
+                "such as MMD()"
+            )
+
+
+def check_mean_moves(reading: Reading, cost: Tensor) -> None:
+    """Refuses a cost that no latent site moves.
+
+    As where a Gaussian process is marginalised, whose mean is 0 wherever its inputs are.
+
+    Raises:
+        ValueError: naming the observed sites.
+    """
+    if not reading.observed or cost.requires_grad:
+        return
+    if any(reading.guide_sites[name].value.requires_grad for name in reading.latent):
+        raise ValueError(
+            f"the mean of {' and '.join(map(repr, reading.observed))} depends on no latent site: "
+            "use InfoVAE, whose log-likelihood may, or observe with the decoder's output for a "
+            "mean"
+        )

@@ -4,10 +4,13 @@ import math
 from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from torch import Tensor
 
-from ppl_vae.objectives import BetaVAE, SquaredError
+from ppl_vae.objectives import BetaVAE, CapacityVAE, SquaredError
 from ppl_vae.reproductions.capacity import HOLDS, MULTIPLIERS, LinearWorld, follow, meet, run
 
 
@@ -90,3 +93,25 @@ def test_experiment(tmp_path: Path) -> None:
         else:
             assert found == pytest.approx(truth, rel=0.1), (what, figure)
     assert all(path.stat().st_size > 0 for path in result["pictures"])
+
+
+def test_the_rate_of_sites_masked_unlike() -> None:
+    """A chain padded on the left: a datum counts where any of its sites does."""
+
+    def program(x: Tensor, observed: bool) -> None:
+        mask = torch.tensor([[True, True], [True, True], [False, True], [False, False]])
+        with pyro.plate("data", 4):
+            for t in range(2):
+                with poutine.mask(mask=mask[:, t]):
+                    z = pyro.sample(f"z{t}", dist.Normal(0.0 if observed else x[:, t], 1.0))
+                    if observed:
+                        pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[:, t])
+
+    x = 1 + torch.arange(8.0).reshape(4, 2)
+    kl = (x[:2].square().sum() + x[2, 1].square()) / 2
+    for objective, name in ((CapacityVAE(1.0), "constraint/rate"), (BetaVAE(4.0), None)):
+        objective.loss(lambda x: program(x, True), lambda x: program(x, False), x)
+        rates = sum(objective.terms[f"rate/z{t}"] for t in range(2))
+        torch.testing.assert_close(rates, kl / 3)
+        if name is not None:
+            torch.testing.assert_close(objective.terms[name], kl / 3 - 1)

@@ -556,6 +556,29 @@ def test_refusals() -> None:
         MutualAutoencoder(1.0, auxiliary=R([1.0], 1.0), plate="data").loss(nothing_observed, guide)
 
 
+def test_codes_on_a_simplex_need_an_r_that_is_on_it() -> None:
+    """A density over all vectors grows without end around the simplex, and with it the bound."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Dirichlet(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Dirichlet(x.exp()))
+
+    class Simplex(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return dist.Dirichlet(x.exp())
+
+    pair = (model, guide, torch.randn(6, 3))
+    r = MeanFieldNormal((3,), 3)
+    with pytest.raises(ValueError, match=r"site 'z' is on the simplex, .* such as Dirichlet"):
+        MutualAutoencoder(1.0, auxiliary=r).loss(*pair)
+    assert math.isfinite(MutualAutoencoder(1.0, auxiliary=Simplex()).loss(*pair))
+
+
 def test_in_svi_with_a_guide_of_the_library() -> None:
     size = (1, 4, 4)
     vae = VAE(StandardNormal(2), Bernoulli(2, size), MeanFieldNormal(size, 2))

@@ -78,3 +78,34 @@ def test_wae_linear_gaussian_distance() -> None:
     error = (2 * (1.0 + 0.0625) / 2000) ** 0.5
     assert abs(objective.terms["reconstruction/x"] - truth) < 4.5 * error
     assert abs(pyro.param("w").detach().abs()[0] - 2) < 0.1
+
+
+def test_observed_sites_that_no_cost_fits() -> None:
+    """A mask by element would be left out of the cost, and a Categorical's mean is NaN."""
+    x = torch.zeros(6, 2)
+    seen = torch.ones(6, 2, dtype=torch.bool)
+
+    def model(fn: Callable[[Tensor], Any], obs: Tensor) -> Callable[[], None]:
+        def run() -> None:
+            with pyro.plate("data", 6):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", fn(z), obs=obs)
+
+        return run
+
+    def guide() -> None:
+        loc = pyro.param("loc", torch.zeros(6, 2))
+        with pyro.plate("data", 6):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    for fn, obs, message in (
+        (
+            lambda z: dist.Normal(z, 1.0).mask(seen).to_event(1),
+            x,
+            "'x' has a mask inside to_event",
+        ),
+        (lambda z: dist.Categorical(logits=z), x[:, 0], "Categorical of site 'x' has no mean"),
+        (lambda z: dist.Normal(0.0, z.exp()).to_event(1), x, "mean of 'x' depends on no latent"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WAE(MMD()).loss(model(fn, obs), guide)

@@ -131,8 +131,8 @@ def log_densities(
         raise ValueError(
             f"{user} needs the density of q(z | x), Gaussian given the data, which {points!r} of "
             f"sites {q.name!r} does not have (a deterministic or other guide, a site that others "
-            "of the joint are drawn given, or covariates): choose sites= without it, or use a "
-            "divergence of draws, such as MMD()"
+            "of the joint, or its own prior, are drawn given, or covariates): choose sites= "
+            "without it, or use a divergence of draws, such as MMD()"
         )
     if len(q) < 2:
         raise ValueError(f"{user} needs two rows or more: a larger batch")

@@ -1,14 +1,13 @@
 """A reading in words: a line a site, and which plate is the data's and why."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from ppl_vae.program.plates import NoDataPlate, reason
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, distribution_name
+from ppl_vae.program.sites import Site, distribution_name, support_name
 
 __all__ = ["describe"]
 
@@ -36,19 +35,9 @@ def _line(site: Site, model: Site | None, guide: Site | None) -> tuple[str, ...]
         "-" if model is None else distribution_name(model.fn),
         "-" if guide is None else distribution_name(guide.fn),
         str(tuple(site.value.shape)),
-        _support(site.fn),
+        support_name(site.fn),
         _weight(site),
     )
-
-
-def _support(fn: Any) -> str:
-    try:
-        support = fn.support
-    except (NotImplementedError, AttributeError):
-        return "?"
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return str(support).removesuffix("()")
 
 
 def _weight(site: Site) -> str:

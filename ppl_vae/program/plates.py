@@ -163,9 +163,14 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
         'Put what belongs to a datum under one `with pyro.plate("data", len(x)):` in model and '
         "guide"
     )
-    shared = [] if joint is None else [p for p in guide[joint[0]].dims if _in_all(p, guide, joint)]
+    if joint is None:
+        # A Gaussian process' latent variables have a plate, and all data one density.
+        latent = [site for name, site in guide.items() if site.role == "latent" and name in model]
+        shared = [name for site in latent for name in site.dims]
+    else:
+        shared = [p for p in guide[joint[0]].dims if _in_all(p, guide, joint)]
     if shared:
-        advice += f", or name the rows with plate={shared[0]!r}"
+        advice += f", or, if its entries are the rows, pass plate={shared[0]!r}"
     elif joint is not None and len(joint) > 1:
         advice += ", or give each site its own divergence with sites={...}"
     return NoDataPlate(reason, model, f"{advice}.")

@@ -13,7 +13,6 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_model_guide_match
 from torch import Tensor
-from torch.distributions import Independent
 
 from ppl_vae.program.agreement import SameRows, same
 from ppl_vae.program.density import closed_kl
@@ -28,7 +27,7 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import DRAWS, Site, missing_half, read_sites
+from ppl_vae.program.sites import DRAWS, Site, has_mask_inside, missing_half, read_sites
 
 __all__ = ["Reading", "read"]
 
@@ -309,10 +308,11 @@ class Reading:
                 if not same(getattr(first, key), getattr(site, key)):
                     raise ValueError(
                         f"sites {first.name!r} and {name!r} of one joint differ in {key}: give "
-                        "each a divergence of its own with sites={...}"
+                        "each a divergence of its own with sites={...}, or name those that agree "
+                        "with sites=[...]"
                     )
             for fn in (site.fn, self.model_sites[name].fn):
-                if isinstance(fn, Independent) and hasattr(fn.base_dist, "_mask"):
+                if has_mask_inside(fn):
                     raise ValueError(
                         f"the distribution of site {name!r} has a mask inside to_event, which "
                         "does not say which rows count: mask after .to_event(), or use `with "

@@ -1,6 +1,6 @@
 """Tensors of a site cut into rows of data, and the rows' weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -114,12 +114,15 @@ class Rows:
             weights = weights * self.cut(self.probability, self.probability.dim())
         return weights[..., 0]
 
-    def number_of_data(self, site: Site, like: Tensor) -> Tensor:
-        """The sum of the rows' weights, a row in part masked counted in full."""
-        weights = like.new_ones(self.particles, len(self), 1)
-        for _, values in self._scale_and_mask(site, like):
-            weights = weights * values
-        return weights.amax(-1).sum()
+    def number_of_data(self, sites: Iterable[Site], like: Tensor) -> Tensor:
+        """The sum of the rows' weights, a row in part masked, or in some sites, in full."""
+        most = like.new_zeros(self.particles, len(self))
+        for site in sites:
+            weights = like.new_ones(self.particles, len(self), 1)
+            for _, values in self._scale_and_mask(site, like):
+                weights = weights * values
+            most = torch.maximum(most, weights.amax(-1))
+        return most.sum()
 
     def _scale_and_mask(self, site: Site, like: Tensor) -> Iterator[tuple[str, Tensor]]:
         for key, value in (("scale", site.scale), ("mask", site.mask)):

@@ -19,10 +19,12 @@ __all__ = [
     "Site",
     "base_of",
     "distribution_name",
+    "has_mask_inside",
     "is_point",
     "missing_half",
     "read_site",
     "read_sites",
+    "support_name",
 ]
 
 PARTICLES = "num_particles_vectorized"
@@ -244,10 +246,30 @@ def base_of(fn: Any) -> Any:
     return fn
 
 
+def has_mask_inside(fn: Any) -> bool:
+    """Whether a distribution is masked by element, inside `to_event`."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+        if isinstance(fn, MaskedDistribution):
+            return True
+    return False
+
+
 def distribution_name(fn: Any) -> str:
     """The public name of a distribution, inside any `to_event`, `expand` and mask."""
     names = (cls.__name__ for cls in type(base_of(fn)).__mro__)
     return next(name for name in names if not name.startswith("_"))
+
+
+def support_name(fn: Any) -> str:
+    """The support of a distribution without its event dimensions, `Real`; `?` if it has none."""
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return "?"
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return str(support).removesuffix("()")
 
 
 def is_point(fn: Any) -> bool:
