@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
         lambda prior: (torch.full((prior.dim,), 1 / prior.dim), None),
         quadrature.simplex,
         (2,),
-        refused={"dim": (1,), "temperature": POSITIVE},
+        refused={"dim": (*COUNT, 1), "temperature": POSITIVE},
     ),
     "DiagonalNormal": Case(priors.DiagonalNormal, normal, normal_moments),
     "ConditionalNormal": Case(
@@ -226,7 +226,7 @@ CASES: dict[str, Case] = {
         lambda d, **o: priors.VonMisesFisher(d, **({"concentration": 2.3} | o)),
         von_mises_fisher,
         sphere_moments,
-        refused={"dim": (1,), "concentration": (-1.0, math.nan, math.inf)},
+        refused={"dim": (*COUNT, 1), "concentration": (-1.0, math.nan, math.inf)},
         **SPHERE,
     ),
     "VonMisesFisher, uniform": Case(
