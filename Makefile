@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs wheel bench clean
+.PHONY: demo test mutants lint types docs wheel bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+# Faults are put into copies of the tree: MUTANTS="--seed 1 --only kernels", see CONTRIBUTING.md.
+mutants: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

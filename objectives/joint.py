@@ -73,7 +73,7 @@ class _Joint:
         codes = self.codes(self.reading.guide_sites, self.reading.model_sites, self.rows)
         first = self.reading.guide_sites[self.names[0]]
         weights = self.rows.weights(first, codes)
-        data = self.rows.data.weights(first, codes)
+        data = self.rows.data.weights(first, codes) if self.rows.choices else weights
         conditionals: list[Gaussians | None] | None = None
 
         def conditional(particle: int) -> Gaussians | None:
@@ -90,6 +90,8 @@ class _Joint:
                 prior=self.prior(p),
                 weights=weights[p],
                 groups=self.rows.groups,
+                data=len(self.rows.data),
+                masked=bool(self.rows.choices) or not first.weighs_all,
                 aligned=self.given is not None,
                 name="+".join(self.names),
                 moving=moving,

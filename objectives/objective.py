@@ -10,11 +10,12 @@ import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
-from ppl_vae.objectives.divergences.divergence import Counted, Divergence
+from ppl_vae.objectives.divergences.divergence import Counted, Divergence, warn_out_of_reach
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
+from ppl_vae.program.modules import rehearse
 from ppl_vae.program.reading import Reading, read
-from ppl_vae.program.registration import register
+from ppl_vae.program.registration import Misplaced, register, settle
 
 __all__ = ["Objective", "Terms", "Weight"]
 
@@ -100,6 +101,7 @@ class Objective(ELBO, nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.terms: dict[str, Tensor] = {}
         self._evaluating = False
+        self._warned: set[str] = set()
 
     @abstractmethod
     def differentiable_loss(
@@ -122,15 +124,36 @@ class Objective(ELBO, nn.Module):
     ) -> float:
         """Adds the loss's gradients to the parameters and returns it as a number.
 
+        A module that the pair registers under a name of an earlier module takes the name over,
+        so that it is trained.
+
         Raises:
             FloatingPointError: if a term is NaN or infinite, naming the first, before any
                 gradient is computed.
+            ValueError: if two modules of the pair share a name, or a parameter stands in Pyro's
+                store with another shape or without the constraint it is asked for with.
+
+        Warns:
+            UserWarning: once a site, when all its codes are beyond the reach of a divergence.
         """
         register(self)
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        with Misplaced() as names:
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if names.found:
+            used = names.used_by(loss)
+            names.check(used)
+            settle(lambda: rehearse(model, guide, *args, **kwargs), used)
         names = list(self.terms)
-        values = torch.stack([loss.detach(), *(self.terms[n].to(loss) for n in names)]).tolist()
-        for name, value in zip(["loss", *names], values, strict=True):
+        parts = [part for part in self.modules() if isinstance(part, Divergence)]
+        far = [(part, site) for part in parts for site in part.out_of_reach]
+        # One transfer from the device for all that the host looks at.
+        read = [self.terms[n] for n in names] + [part.out_of_reach[site] for part, site in far]
+        values = torch.stack([loss.detach(), *(value.to(loss) for value in read)]).tolist()
+        for (part, site), is_far in zip(far, values[1 + len(names) :], strict=True):
+            if is_far and site not in self._warned:
+                self._warned.add(site)
+                warn_out_of_reach(part, site)
+        for name, value in zip(["loss", *names], values, strict=False):
             if name != "loss" and not abs(value) < float("inf"):
                 raise FloatingPointError(
                     f"term {name!r} is {value} at step {int(self.step)}: look at the "

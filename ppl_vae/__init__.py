@@ -9,12 +9,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "VAE": "ppl_vae.pairs.vae",
-    "ConditionalVAE": "ppl_vae.pairs.conditional",
+    "VAE": "ppl_vae.pairs",
+    "ConditionalVAE": "ppl_vae.pairs",
     "Experiment": "ppl_vae.experiment",
-    "HierarchicalVAE": "ppl_vae.pairs.hierarchical",
-    "SemiSupervisedVAE": "ppl_vae.pairs.semisupervised",
-    "fit": "ppl_vae.training.fit",
+    "HierarchicalVAE": "ppl_vae.pairs",
+    "SemiSupervisedVAE": "ppl_vae.pairs",
+    "compare": "ppl_vae.comparison",
+    "fit": "ppl_vae.training",
     "load": "ppl_vae.experiment",
     "read": "ppl_vae.objectives.outlook",
 }
@@ -26,6 +27,7 @@ __all__ = [
     "HierarchicalVAE",
     "SemiSupervisedVAE",
     "__version__",
+    "compare",
     "fit",
     "load",
     "read",

@@ -8,19 +8,20 @@ from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
-from torch import nn
+from torch import Tensor, nn
 
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
-from ppl_vae.data.dataset import Dataset, splits
+from ppl_vae.data.dataset import Dataset, Part
+from ppl_vae.data.loaders import splits
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
-from ppl_vae.program import modules as weights
-from ppl_vae.training.compatibility import check_compatible
+from ppl_vae.training import weights
+from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.fit import fit, pick_device, set_seed
 from ppl_vae.training.guard import check_support
 from ppl_vae.training.optim import Adam
@@ -109,6 +110,16 @@ class Experiment:
         self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
         objective.build(data.size, self.pair.codes)
 
+    def rows(self, part: Part | None = None) -> tuple[Tensor, ...]:
+        """What the pair is evaluated at, on its device: held-out rows, unlabelled.
+
+        Args:
+            part: `train` or `test`; `test` if there are held-out rows by default.
+        """
+        rows = self.data.arguments(part or self.data.held_out, labelled=False)
+        device = next(p.device for p in self.pair.parameters())
+        return tuple(x.to(device) for x in rows)
+
     def check(self) -> None:
         """Refuses what `fit` would refuse before training.
 
@@ -123,6 +134,9 @@ class Experiment:
         first = tuple(part[: self.batch_size] for part in drawn)
         check_support(pair.model, pair.guide, first, drawn[0])
         check_compatible(pair.model, pair.guide, self.objective, first)
+        if self.data.test is not None:
+            held_out = self.data.arguments("test", labelled=False)
+            check_held_out(pair.model, pair.guide, self.objective, held_out, self.batch_size)
 
     def fit(
         self,
@@ -132,10 +146,10 @@ class Experiment:
         config: Mapping[str, Any] | None = None,
         progress: bool | None = None,
     ) -> History:
-        """Trains; with a folder `out`, evaluates and draws the run's pictures too.
+        """Trains.
 
         Args:
-            out: folder for the run.
+            out: folder for the run: configuration, metrics and weights.
             overwrite: replace a run that is there.
             config: what the folder's `config.yaml` shall say, see `ppl_vae.fit`.
             progress: show a bar; None does on a terminal.
@@ -143,7 +157,7 @@ class Experiment:
         Returns:
             The `History` of the training.
         """
-        history = fit(
+        return fit(
             self.pair.model,
             self.pair.guide,
             self.data,
@@ -159,11 +173,6 @@ class Experiment:
             config=config,
             progress=progress,
         )
-        if out is not None:
-            from ppl_vae.report.summary import evaluate
-
-            evaluate(Run(out), self)
-        return history
 
 
 def build(schema: Schema, settings: Mapping[str, Any]) -> Experiment:

@@ -236,6 +236,7 @@ def build(bound: Any = "JS", **kwargs: Any) -> Adversarial:
 def test_neither_loss_reaches_the_other(name: str, non_saturating: bool | None) -> None:
     adversary = build(name, non_saturating=non_saturating)
     q = random_posterior()
+    q.codes.retain_grad()
     adversary(q).backward()
     assert all(p.grad is None for p in adversary.parameters())
     assert q.codes.grad is not None

@@ -169,12 +169,12 @@ def test_split_datum_is_one_datum(estimator: Estimator) -> None:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_no_weight_at_all_gives_zero(estimator: Estimator) -> None:
-    q = _by_hand(MEANS.clone().requires_grad_(), torch.arange(N), torch.zeros(N).double())
-    value = AggregateKL(estimator)(q)
+    codes = MEANS.clone().requires_grad_()
+    value = AggregateKL(estimator)(_by_hand(codes, torch.arange(N), torch.zeros(N).double()))
     value.backward()
     assert value == 0
-    assert q.codes.grad is not None
-    assert torch.equal(q.codes.grad, torch.zeros_like(MEANS))
+    assert codes.grad is not None
+    assert torch.equal(codes.grad, torch.zeros_like(MEANS))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

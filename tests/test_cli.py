@@ -93,6 +93,15 @@ def test_fit_evaluate_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.load("seven.npy").shape == (7, 2)
 
 
+@pytest.mark.parametrize("name", ["Sprites", "FadingSquares"])
+def test_data_of_factors_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", name, "--data.size", "16", "--data.n", "40", "--dim", "2", "--epochs", "1"]
+    assert main(["fit", *words, "--out", "run"]) == 0
+    assert Run("run").config["data"]["class_path"] == f"ppl_vae.data.{name}"
+    assert load("run").data.size == (1, 16, 16)
+    assert ("probe" in capsys.readouterr().out) == (name == "Sprites")
+
+
 def test_the_documented_command(mnist_root: Path) -> None:
     code = main(
         ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--data.limit", "256",

@@ -33,7 +33,13 @@ def _within(values, truth, error):
 def exact():
     p = PPCA.make(dim=3, features=5)
     x = p.sample(40)
-    return p, x, to_arviz(p.model, p.guide, x, draws=600, prior_draws=300, seed=1)
+    return (
+        p,
+        x,
+        to_arviz(
+            p.model, p.guide, x, draws=600, prior_draws=300, log_likelihood="conditional", seed=1
+        ),
+    )
 
 
 def test_groups_and_dims(exact):
@@ -118,6 +124,7 @@ def test_coords_and_dims_are_named():
         draws=5,
         dims={"z": ["latent"], "x": ["pixel"]},
         coords={"latent": ["a", "b"], "data": [10, 11, 12, 13]},
+        log_likelihood="conditional",
     )
     z = tree["posterior"]["z"]
     assert z.dims == ("chain", "draw", "data", "latent")
@@ -173,6 +180,7 @@ def test_blocks_keep_data_and_draws_in_order(block):
     assert len(np.unique(_array(tree, "posterior", "z")[0, :, 0, 0])) == 9
 
 
+@pytest.mark.filterwarnings("ignore:log_likelihood")
 @pytest.mark.parametrize("name", [k for k in PAIRS if k != "subsampled"])
 def test_every_model_shape(name, double):
     """The joint density of each draw, scored again by Pyro one draw at a time."""
@@ -196,11 +204,14 @@ def test_every_model_shape(name, double):
         total = total + stats["log_p_global"]
     np.testing.assert_allclose(total.values[0], lp, rtol=1e-9)
     assert np.isfinite(stats["log_q"].values).all()
+    # A latent of the guide alone leaves no density of the model's.
+    assert ("log_weight" in stats) == (name != "auxiliary")
 
 
 def test_log_q_of_globals_and_locals(double):
     built = PAIRS["global_and_local"]()
-    tree = to_arviz(built.model, built.guide, built.args, draws=3, seed=0)
+    groups = ("posterior", "sample_stats")
+    tree = to_arviz(built.model, built.guide, built.args, draws=3, groups=groups, seed=0)
     for s in range(3):
         values = {k: torch.as_tensor(v.values[0, s]) for k, v in tree["posterior"].items()}
         trace = poutine.trace(poutine.condition(built.guide, values)).get_trace(*built.args)
@@ -262,7 +273,8 @@ def test_deterministic_factor_and_missing_sites():
             pyro.sample("z", dist.Normal(x, 0.5))
 
     x = torch.randn(4)
-    tree = to_arviz(model, guide, (x, torch.arange(4.0)), draws=50, seed=0)
+    args = (x, torch.arange(4.0))
+    tree = to_arviz(model, guide, args, draws=50, log_likelihood="conditional", seed=0)
     z = _array(tree, "posterior", "z")
     np.testing.assert_allclose(_array(tree, "posterior", "twice"), 2 * z)
     assert "bonus" not in tree["log_likelihood"]
@@ -333,7 +345,7 @@ def test_eval_mode_and_its_return():
 
     pair = Noisy()
     x = torch.randn(4)
-    tree = to_arviz(pair.model, pair.guide, x, draws=20)
+    tree = to_arviz(pair.model, pair.guide, x, draws=20, log_likelihood="conditional")
     z = torch.as_tensor(_array(tree, "posterior", "z"))
     expected = dist.Normal(z, 1.0).log_prob(x)
     np.testing.assert_allclose(_array(tree, "log_likelihood", "x"), expected, rtol=1e-5)
@@ -376,14 +388,14 @@ _P = PPCA.make(dim=2, features=3, dtype=torch.float32)
 @pytest.mark.parametrize(
     ("model", "guide", "message"),
     [
-        (_no_plate, _no_plate, "no data plate"),
-        (_sequential, _sequential, "sequential"),
-        (_two_plates, _two_plates, "several plates"),
-        (_nothing_observed, _nothing_observed, "observes nothing"),
-        (_P.model, _guide_of((3,)), "has shape"),
-        (_P.model, _guide_of(()), "has shape"),
+        (_no_plate, _no_plate, "no plate holds a latent site and an observation"),
+        (_sequential, _sequential, "the sequential plate 'data' has no rows"),
+        (_two_plates, _two_plates, "several plates could be the data's"),
+        (_nothing_observed, _nothing_observed, "no plate holds a latent site and an obs"),
+        (_P.model, _guide_of((3,)), "of shape"),
+        (_P.model, _guide_of(()), "of shape"),
         (_P.model, _guide_of(name="y"), "not in the guide"),
-        (_P.model, _guide_of(plate="other"), "is in plates"),
+        (_P.model, _guide_of(plate="other"), "no plate holds a latent site"),
     ],
 )
 def test_bad_pairs(model, guide, message):
@@ -403,7 +415,7 @@ def test_bad_pairs(model, guide, message):
         ({"coords": {"pixel": [0, 1]}}, "no dimension"),
         ({"coords": {"data": [0, 1]}}, "2 labels for 4"),
         ({"groups": ["posteriors"]}, "unknown groups"),
-        ({"plate": "rows"}, "not around every observed site"),
+        ({"plate": "rows"}, "'rows' holds no latent site"),
     ],
 )
 def test_bad_options(options, message):

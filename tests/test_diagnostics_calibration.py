@@ -204,6 +204,51 @@ def test_the_seed_repeats(ppca):
     np.testing.assert_array_equal(a.uniform["z"], b.uniform["z"])
 
 
+def test_contraction_divides_by_n_minus_one():
+    """Ten simulations of nine draws, all of them recorded."""
+    truths, draws = [], []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            # So near that the simulated data say what z was.
+            pyro.sample("x", dist.Normal(z, 1e-6), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x, 0.5))
+        if z.shape == (9, 10):
+            draws.append(z.numpy())
+
+    def arguments(drawn):
+        truths.append(drawn["x"].numpy())
+        return (drawn["x"],)
+
+    x = torch.randn(10)
+    result = sbc(model, guide, x, simulations=10, draws=9, seed=0, arguments=arguments)
+    ((truth,), (z,)) = truths, draws
+    expected = 1 - z.var(0, ddof=1).mean() / truth.var(ddof=1)
+    assert result.contraction["z"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_ties_are_ranked_uniformly_over_all_places():
+    """A latent that never varies ties with every draw: its rank is any of 0 to L."""
+
+    def pair(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(1.0))
+            return z
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Bernoulli(1.0)), 1.0), obs=x)
+
+    result = sbc(model, pair, torch.randn(500), simulations=1000, draws=9, seed=0)
+    counts = np.bincount(result.ranks["z"], minlength=10)
+    assert len(counts) == 10
+    assert np.abs(counts - 100).max() < 4.5 * math.sqrt(1000 * 0.1 * 0.9)
+
+
 @pytest.mark.parametrize("source", ["posterior", "prior"])
 def test_a_true_model_passes_the_predictive_check(ppca, source):
     result = predictive_check(ppca.model, ppca.guide, ppca.sample(300), source=source, seed=0)
@@ -240,3 +285,56 @@ def test_predictive_check_of_one_of_several_sites():
         )
     with pytest.raises(ValueError, match="source must be"):
         predictive_check(pair.model, pair.guide, pair.args, site="x", source="both")
+
+
+def _coins(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Bernoulli(0.5).expand([len(x)]), obs=x)
+
+
+def _coins_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("source", ["posterior", "prior"])
+@pytest.mark.parametrize(("heads", "exact"), [(0, 7 / 8), (1, 1 / 2), (2, 1 / 8)])
+def test_ties_of_a_discrete_statistic_count_by_half(heads, exact, source):
+    """Two fair coins: P(T > t) + P(T = t) / 2; P(T >= t) would be 1, 3/4 and 1/4."""
+    x = (torch.arange(2) < heads).float()
+    draws = 2000
+    result = predictive_check(
+        _coins,
+        _coins_guide,
+        x,
+        statistics={"heads": torch.sum},
+        source=source,
+        draws=draws,
+        seed=0,
+    )
+    tie = 0.5 if heads == 1 else 0.25
+    above = exact - tie / 2
+    error = math.sqrt((above + tie / 4 - exact**2) / draws)
+    assert abs(result.p_values["heads"] - exact) < 4.5 * error
+
+
+def test_a_statistic_that_never_varies_is_no_misfit():
+    x = torch.ones(3)
+    result = predictive_check(_coins, _coins_guide, x, statistics={"n": lambda d: len(d)}, draws=9)
+    assert result.p_values == {"n": 0.5}
+
+
+def test_a_statistic_that_is_not_a_number_is_refused():
+    """NaN is not above, not below: its p-value would be 0, a misfit."""
+    x = torch.ones(3)
+    with pytest.raises(ValueError, match="statistic 'log' is NaN"):
+        predictive_check(
+            _coins, _coins_guide, x, statistics={"log": lambda d: (d - 2).mean().log()}, draws=9
+        )
+    # One number a datum has no spread within it; one datum none between.
+    usual = {"mean", "sd", "min", "max"}
+    result = predictive_check(_coins, _coins_guide, x, draws=9, seed=0)
+    assert set(result.observed) == usual | {"sd between data"}
+    one = predictive_check(_coins, _coins_guide, x[:1], draws=9, seed=0)
+    assert set(one.observed) == usual - {"sd"}

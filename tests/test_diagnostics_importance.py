@@ -80,6 +80,14 @@ def test_khat_equals_arviz(draws):
     np.testing.assert_allclose(ours, _arviz_k(log_weights), rtol=0, atol=1e-6)
 
 
+# Of 20 tail draws the least is at -500; of the second, 15 have a weight that a double can hold.
+@pytest.mark.parametrize("spacing", [25.0, 50.0])
+def test_khat_of_weights_near_the_least_double(spacing):
+    log_weights = -spacing * np.arange(100.0)
+    expected = _arviz_k(log_weights)
+    np.testing.assert_allclose(khat(torch.as_tensor(log_weights)), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_khat_of_pareto_weights(shape):
     g = torch.Generator().manual_seed(0)
@@ -142,13 +150,71 @@ def test_globals_are_held(double):
 
 def test_every_model_shape():
     for name, build in PAIRS.items():
-        if name == "subsampled":
+        if name in ("subsampled", "auxiliary"):
             continue
         pyro.clear_param_store()
         pair = build()
         plate = pair.keywords.get("plate")
         result = pareto_k(pair.model, pair.guide, pair.args, draws=50, seed=0, plate=plate)
         assert result.k.shape == (7,), name
+
+
+@pytest.mark.parametrize(
+    ("draws", "threshold"), [(25, 1 - 1 / 1.39794), (100, 0.5), (1000, 2 / 3), (3000, 0.7)]
+)
+def test_the_threshold(draws, threshold):
+    """min(1 - 1 / log10 S, 0.7), and a k-hat at it is usable."""
+    p = PPCA.make(dim=1, features=2)
+    found = pareto_k(p.model, p.guide, p.sample(1), draws=draws)
+    assert found.threshold == pytest.approx(threshold, abs=1e-5)
+    k = np.array([found.threshold, found.threshold + 1e-9, np.nan, 0.1])
+    assert dataclasses.replace(found, k=k).usable == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("above", [4, 5])
+def test_five_draws_above_the_others_are_a_tail(above):
+    log_weights = torch.zeros(1000)
+    log_weights[:above] = 1 + torch.arange(above) / 2
+    assert math.isfinite(khat(log_weights)) == (above == 5)
+
+
+@pytest.mark.parametrize("level", [-60.0, 0.0, -900.0])
+def test_weights_equal_to_rounding_are_constant(level):
+    """The exact guide in single precision: two draws a rounding step above the others."""
+    log_weights = torch.full((1000,), level)
+    step = torch.nextafter(log_weights[:2], torch.full((2,), 1e9)) if level else 1e-7
+    log_weights[:2] = step
+    assert log_weights.max() > level
+    assert khat(log_weights) == 0.0
+    assert khat(log_weights.double()) == 0.0
+    # A hundredth of a nat is not rounding.
+    log_weights[:2] = level + 0.01
+    assert khat(log_weights) == math.inf
+
+
+def test_a_density_that_is_not_a_number_is_no_masked_datum():
+    p = PPCA.make(dim=2, features=3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            fn = dist.Normal(z @ p.weight.T, math.nan, validate_args=False)
+            pyro.sample("x", fn.to_event(1), obs=x)
+
+    with pyro.validation_enabled(False):
+        result = pareto_k(model, p.guide, p.sample(3), draws=25)
+    assert (result.k == math.inf).all()
+    assert result.usable == 0.0
+
+
+def test_a_latent_of_the_guide_alone_has_no_weights():
+    """p(x, z) / q(z, u | x) does not average to p(x): u would have to be scored by the model."""
+    built = PAIRS["auxiliary"]()
+    with pytest.raises(ValueError, match=r"the guide draws \['u'\], which the model lacks"):
+        pareto_k(built.model, built.guide, built.args)
+    # A point mass made of one is the image of its density.
+    built = PAIRS["auto_local"]()
+    assert np.isfinite(pareto_k(built.model, built.guide, built.args, draws=50).k).all()
 
 
 def test_bad_input():
@@ -163,14 +229,3 @@ def test_bad_input():
         pareto_k(p.model, p.guide, x, draws=24)
     with pytest.raises(ValueError, match="point masses"):
         pareto_k(p.model, point, x)
-
-    def regression(x):
-        w = pyro.sample("w", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(w, 1.0).expand([5]).to_event(1), obs=x)
-
-    def outside(x):
-        pyro.sample("w", dist.Normal(0.0, 1.0))
-
-    with pytest.raises(ValueError, match="no latent site is in the data plate"):
-        pareto_k(regression, outside, x)

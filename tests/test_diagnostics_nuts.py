@@ -13,6 +13,8 @@ from ppca import PPCA, logdet
 from torch import nn
 
 from ppl_vae.diagnostics import against_nuts
+from ppl_vae.diagnostics.gaps import _student
+from ppl_vae.diagnostics.nuts import _compare
 
 _QUICK = {"draws": 120, "warmup": 80, "seed": 0}
 
@@ -56,6 +58,29 @@ def test_the_exact_guide_is_near_zero(ppca, exact):
     np.testing.assert_allclose(gaps.refined, evidence, rtol=1e-6)
     _within(gaps.inference, gaps.evidence_error)
     assert np.abs(gaps.amortisation).max() < 1e-5
+
+
+def test_spreads_of_a_few_draws_divide_by_n_minus_one():
+    """Guide and NUTS have different numbers of draws, so that n would not cancel."""
+    rng = np.random.default_rng(0)
+    q, p = rng.standard_normal((10, 3)), rng.standard_normal((2, 15, 3))
+    found = _compare(q, p)
+    flat = p.reshape(30, 3)
+    sd = flat.std(0, ddof=1)
+    np.testing.assert_allclose(found["log_scale"], np.log(q.std(0, ddof=1) / sd))
+    np.testing.assert_allclose(found["shift"], (q.mean(0) - flat.mean(0)) / sd)
+
+
+def test_the_proposal_of_the_evidence_has_the_chains_covariance():
+    """Few draws: shrunk to the diagonal, which is the chains' own with n - 1."""
+    draws = torch.randn(6, 2, 3, dtype=torch.double)
+    for count, weight in ((6, 1.0), (12, 0.5)):
+        chain = draws if count == 6 else torch.cat([draws, 2 * draws.flip(2)])
+        scale = _student(chain).scale_tril
+        for row in range(2):
+            cov = np.cov(chain[:, row].T.numpy(), ddof=1)
+            expected = (1 - weight) * cov + weight * np.diag(np.diag(cov))
+            np.testing.assert_allclose((scale @ scale.mT)[row], expected, rtol=1e-10)
 
 
 def test_half_the_variance(ppca):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ppca import PPCA
 
+from ppl_vae import plots
 from ppl_vae.diagnostics import against_nuts, coverage, pareto_k, predictive_check, sbc
 
 matplotlib.use("Agg")
@@ -31,20 +32,20 @@ def _close():
 def test_pareto_k(narrow, tmp_path):
     p, x = narrow
     result = pareto_k(p.model, p.guide, x, draws=200, seed=0)
-    ax = result.plot()
+    ax = plots.plot_pareto_k(result)
     assert f"{result.usable:.0%}" in ax.get_title()
     assert ax.get_ylabel() == "Pareto k-hat"
     drawn = np.concatenate([line.get_ydata() for line in ax.lines[:-1]])
     np.testing.assert_allclose(np.sort(drawn), np.sort(result.k))
     ax.figure.savefig(tmp_path / "k.png")
     odd = dataclasses.replace(result, k=np.array([np.inf, np.nan, 0.0]), exact=result.exact[:3])
-    odd.plot().figure.savefig(tmp_path / "odd.png")
+    plots.plot_pareto_k(odd).figure.savefig(tmp_path / "odd.png")
 
 
 def test_sbc_and_coverage(narrow, tmp_path):
     p, x = narrow
     result = sbc(p.model, p.guide, x, simulations=100, seed=0)
-    figure = result.plot(components=3)
+    figure = plots.plot_sbc(result, components=3)
     histograms, ecdf = figure.subfigs
     titles = [ax.get_title() for ax in histograms.axes if ax.get_title()]
     assert len(titles) == 3
@@ -54,7 +55,7 @@ def test_sbc_and_coverage(narrow, tmp_path):
     labels = ecdf.axes[0].get_legend_handles_labels()[1]
     assert {"z[0]", "z[1]", "z[2]", "log p(x, z)"} <= set(labels)
     figure.savefig(tmp_path / "sbc.png")
-    ax = coverage(p.model, p.guide, x, simulations=100, seed=0).plot()
+    ax = plots.plot_coverage(coverage(p.model, p.guide, x, simulations=100, seed=0))
     assert "100 simulations" in ax.get_title()
     assert "z" in ax.get_legend_handles_labels()[1]
 
@@ -62,7 +63,7 @@ def test_sbc_and_coverage(narrow, tmp_path):
 def test_predictive(narrow, tmp_path):
     p, x = narrow
     result = predictive_check(p.model, p.guide, x, draws=30, seed=0)
-    figure = result.plot()
+    figure = plots.plot_predictive(result)
     titles = [ax.get_title() for ax in figure.axes]
     assert [t.split("   ")[0] for t in titles] == list(result.observed)
     figure.savefig(tmp_path / "check.png")
@@ -75,7 +76,7 @@ def test_nuts(narrow, gaps, tmp_path):
     result = against_nuts(
         p.model, p.guide, x, rows=2, draws=12, warmup=12, guide_draws=50, gaps=gaps
     )
-    figure = result.plot(components=4)
+    figure = plots.plot_nuts(result, components=4)
     assert len(figure.axes) == (2 if gaps else 1)
     assert len(figure.axes[0].get_yticks()) == 4
     if gaps:

@@ -86,6 +86,20 @@ def test_gradient_stays_where_an_rbf_s_is_gone() -> None:
     torch.testing.assert_close(total, torch.full((3,), 2 / math.sqrt(3)), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4, 1e8])
+def test_integrated_distance_at_any_size(size: float) -> None:
+    """Codes of any size against a narrow prior: the distance, and a pull of one each."""
+    means = (size * torch.eye(3)).requires_grad_()
+    q = dist.Normal(means, 1e-3 * size).to_event(1)
+    prior = dist.Normal(torch.zeros(3), 1e-3 * size).to_event(1)
+    value = Energy()(AggregatePosterior.of(q, prior))
+    expected = (2 - math.sqrt(2)) * size - 2e-3 * size * mean_distance(3, 0, 1.0) / math.sqrt(2)
+    assert value.item() == pytest.approx(expected, rel=2e-3)
+    (pull,) = torch.autograd.grad(value, means)
+    # Of 2 E|z - y| - E|z - z'|, on the mean of one row of three.
+    assert pull[0, 0].item() == pytest.approx(2 / 3 - math.sqrt(2) / 3, rel=1e-3)
+
+
 def test_coinciding_rows_have_a_finite_gradient() -> None:
     codes = torch.zeros(5, 2, requires_grad=True)
     Energy()(AggregatePosterior.of(codes, torch.zeros(4, 2))).backward()
@@ -106,15 +120,6 @@ def test_single_precision(integrated: bool) -> None:
     single, double = value(torch.float32), value(torch.float64)
     assert single.dtype == torch.float32
     assert single.item() == pytest.approx(double.item(), abs=2e-4)
-
-
-def test_zero_weight_is_a_dropped_row() -> None:
-    codes, prior = torch.randn(8, 3), torch.randn(11, 3)
-    keep = torch.tensor([1, 2, 4, 5, 7])
-    weights = torch.zeros(8)
-    weights[keep] = 2.5
-    masked = Energy()(AggregatePosterior.of(codes, prior, weights=weights))
-    torch.testing.assert_close(masked, Energy()(AggregatePosterior.of(codes[keep], prior)))
 
 
 def test_bad_input() -> None:

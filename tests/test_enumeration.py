@@ -345,7 +345,8 @@ def test_the_divergence_is_unbiased(form: str, sites: list[str]) -> None:
             objective.differentiable_loss(pair_model, pair_guide, both()[[i // 2, i % 2]])
             value.copy_(objective.terms[f"divergence/{'+'.join(sites)}"])
         expected = population(joint=len(sites) == 2)
-    error = (values.var(0).sum() / repeats).sqrt() / 4
+    # Shifts of two data are all their pairs: no more than rounding is left.
+    error = (values.var(0).sum() / repeats).sqrt() / 4 + 1e-12
     assert abs(values.mean() - expected) < 4.5 * error
     assert expected > 9 * error  # twice or half of it would not pass
 

@@ -1,19 +1,21 @@
 """Factor data, measures of disentanglement, and path length."""
 
 import math
+import sys
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
 from ppl_vae import evaluation as ev
-from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
+from ppl_vae.data import FactorData, FadingSquares, Sprites
 
 
 def test_sprites_are_what_their_factors_say():
     data = Sprites(size=32, scales=3, rotations=8, positions=16)
-    assert len(data) == 3 * 3 * 8 * 16 * 16
+    assert data.levels == (3, 3, 8, 16, 16)
     g = torch.Generator().manual_seed(0)
     x, factors = data.sample(400, g)
     assert x.shape == (400, 1, 32, 32)
@@ -68,6 +70,20 @@ def test_fading_squares():
     assert torch.allclose(path.sum((1, 2, 3)), torch.arange(5) / 4 * 16)
     assert torch.equal(path[:, 0, 5, 5], torch.arange(5) / 4)
     assert path[:, 0, 2, 5].any() == torch.tensor(False)
+
+
+@pytest.mark.parametrize("kind", [Sprites, FadingSquares])
+def test_rows_are_images_at_random_factors(kind):
+    data = kind(size=16, n=50, seed=3)
+    images, factors = data.sample(60, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.cat([data.train, data.test]), images)
+    assert data.size == (1, 16, 16)
+    assert not torch.equal(kind(size=16, n=50, seed=4).train, data.train)
+    if kind is Sprites:
+        assert torch.equal(torch.cat([data.train_labels, data.test_labels]), factors[:, 0])
+        assert data.classes == ("square", "ellipse", "heart")
+    with pytest.raises(ValueError, match="n must be at least 5, got 4"):
+        kind(n=4)
 
 
 class Blocks(FactorData):
@@ -155,6 +171,137 @@ def test_bad_codes():
         ev.sap(torch.randn(5, 2), torch.zeros(5, dtype=torch.long))
 
 
+def leveled(n, levels=(3, 6), noise=0.01, seed=0):
+    """Codes that tell one factor each, and the factors."""
+    g = torch.Generator().manual_seed(seed)
+    factors = torch.stack([torch.randint(0, k, (n,), generator=g) for k in levels], 1)
+    return factors + noise * torch.randn(n, len(levels), generator=g), factors
+
+
+def all_scores(z, factors):
+    found = {"mig": ev.mig(z, factors), "sap": ev.sap(z, factors), **ev.dci(z, factors, trees=5)}
+    return {name: score.value for name, score in found.items()}
+
+
+def test_a_factor_that_does_not_vary_changes_no_score():
+    """Its entropy is a rounding residue: above 0 at some n, and a share of it is anything."""
+    z, factors = leveled(400)
+    constant = torch.full((400, 1), 3)
+    assert all_scores(z, torch.cat([constant, factors], 1)) == all_scores(z, factors)
+    for n in (1000, 4096, 10_000):
+        z, factors = leveled(n)
+        more = torch.cat([torch.zeros(n, 1, dtype=torch.long), factors], 1)
+        assert ev.mig(z, more) == ev.mig(z, factors)
+
+    class Grey(Blocks):
+        levels = (1, 1, 1)
+
+    with pytest.raises(ValueError, match="no factor varies"):
+        ev.factor_vae_score(torch.flatten, Grey())
+
+
+def test_factors_of_any_type_are_read_by_their_values():
+    z, factors = leveled(400)
+    expected = all_scores(z, factors)
+    for other in (
+        factors.float(),
+        factors.bfloat16(),
+        factors.to(torch.uint8),
+        factors * 0.25 - 1,
+        factors.numpy(),
+    ):
+        assert all_scores(z, other) == expected
+    assert all_scores(z, factors > 1) == all_scores(z, (factors > 1).long())
+
+
+def test_a_value_seen_once():
+    z, factors = leveled(300)
+    for row in (0, 1, 2, 3):  # in either half
+        rare = torch.zeros(300, 1, dtype=torch.long)
+        rare[row] = 1
+        more = all_scores(z, torch.cat([factors, rare], 1))
+        assert all(math.isfinite(score) for score in more.values())
+    # Without the group of its one other value the factor has no gap, and the jackknife no error.
+    alone = ev.mig(z, rare)
+    assert math.isfinite(alone.value)
+    assert alone.standard_error is None
+
+
+def test_factors_that_cannot_be_scored():
+    z, factors = leveled(40)
+    for score in (ev.mig, ev.sap, ev.dci):
+        with pytest.raises(ValueError, match="factor 0 is continuous, of 40 values in 40 rows"):
+            score(z, torch.rand(40, 1))
+        with pytest.raises(ValueError, match="no factor of 2 varies in the 40 rows"):
+            score(z, factors * 0)
+        with pytest.raises(ValueError, match="factors hold values that are not finite"):
+            score(z, factors * math.nan)
+        with pytest.raises(ValueError, match="codes hold values that are not finite"):
+            score(z * math.inf, factors)
+
+
+def test_the_jackknife_does_not_follow_the_order_of_rows():
+    """Of rows in the order of a grid every tenth holds one level: all that the code tells of."""
+    cycle = torch.arange(10).repeat(60)
+    noise = torch.randn(600, generator=torch.Generator().manual_seed(1))
+    z = torch.stack([(cycle == 0) + 0.01 * noise, torch.zeros(600)], 1)
+    mixed = torch.randperm(600, generator=torch.Generator().manual_seed(2))
+    as_grid, shuffled = ev.mig(z, cycle[:, None]), ev.mig(z[mixed], cycle[mixed, None])
+    assert as_grid.value == pytest.approx(shuffled.value)
+    # Two jackknives of 10 groups: each relative error is about (2 * 9)^(-1/2).
+    assert abs(math.log(as_grid.standard_error / shuffled.standard_error)) < 4.5 / 3
+
+
+def test_rows_that_were_fitted_are_not_scored():
+    """Codes that tell the factor in one half of the rows alone, and noise that trees learn."""
+    disentanglement = sys.modules[ev.sap.__module__]
+    g = torch.Generator().manual_seed(0)
+    n = 400
+    factor = torch.randint(0, 2, (n, 1), generator=g)
+    train, test, _ = disentanglement._halves(factor.numpy(), 0)
+    assert not set(train) & set(test)
+    z = torch.randn(n, 2, generator=g)
+    z[train, 0] += 6.0 * factor[train, 0]
+    assert abs(ev.sap(z, factor).value) < 4.5 * math.sqrt(0.5 / len(test))
+    right = ev.dci(z, factor, trees=10)["informativeness"]
+    assert abs(right.value - 0.5) < 4.5 * math.sqrt(0.25 / len(test))
+    noise = torch.randn(n, 5, generator=g)
+    right = ev.dci(noise, factor, trees=10)["informativeness"]
+    assert abs(right.value - 0.5) < 4.5 * math.sqrt(0.25 / len(test))
+
+
+def test_votes_that_choose_do_not_score():
+    """Codes of noise: a factor chosen by the votes that are scored would be more than a guess."""
+    g = torch.Generator().manual_seed(0)
+    found = ev.factor_vae_score(
+        lambda x: torch.randn(len(x), 60, generator=g), Blocks(), votes=400, batch=4
+    )
+    assert abs(found.value - 1 / 3) < 4.5 * math.sqrt(2 / 9 / 200)
+
+
+def test_dci_of_given_importances(monkeypatch):
+    """Three dimensions, two factors: entropies of rows in base 2, of columns in base 3."""
+    importances = iter(np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]))
+
+    class Forest:
+        def __init__(self, *args, **options):
+            self.feature_importances_ = next(importances)
+
+        def fit(self, z, factor):
+            return self
+
+        def predict(self, z):
+            return np.zeros(len(z))
+
+    monkeypatch.setattr(sys.modules[ev.dci.__module__], "RandomForestClassifier", Forest)
+    z, factors = leveled(40)
+    found = ev.dci(torch.cat([z, z[:, :1]], 1), factors)
+    # Shares of all importance 1/3 each, concentrations 0, 1 and 1.
+    assert found["disentanglement"].value == pytest.approx(2 / 3)
+    entropy = -(math.log(1 / 3) / 3 + 2 / 3 * math.log(2 / 3)) / math.log(3)
+    assert found["completeness"].value == pytest.approx(1 - entropy)
+
+
 def test_path_length_of_a_half_circle():
     data = FadingSquares(size=4, side=2, levels=200)
 
@@ -168,7 +315,7 @@ def test_path_length_of_a_half_circle():
             loc = 3 * torch.stack([angle.cos(), angle.sin()], 1)
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
-    found = ev.path_length(model, guide, data.path())
+    found = ev.path_length(model, guide, data.path(), plate="data")
     assert found.value == pytest.approx(3 * math.pi, rel=1e-3)
     assert found.value < 3 * math.pi
     with pytest.raises(ValueError, match="two data or more"):

@@ -68,6 +68,68 @@ def test_never_above_log_m(seed):
     assert found.lower.value <= math.log(64) + 1e-12
 
 
+def test_upper_bounds_lie_above_in_expectation():
+    """Where both are close to I, the smaller of the two does not."""
+    pair, runs = PPCA.make(dim=1, noise=1.2), 300
+    upper, rate = [], []
+    for seed in range(runs):
+        pyro.set_rng_seed(seed)
+        found = ev.mutual_information(pair.model, pair.guide, pair.sample(60, seed))
+        upper.append(found.upper.value)
+        rate.append(found.rate.value)
+    for bound in (torch.tensor(upper), torch.tensor(rate)):
+        error = float(bound.std()) / runs**0.5
+        assert float(bound.mean()) + 3 * error > pair.mutual_information
+    smaller = torch.minimum(torch.tensor(upper), torch.tensor(rate))
+    assert float(smaller.mean()) + 4.5 * float(smaller.std()) / runs**0.5 < pair.mutual_information
+
+
+def independent(m):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(()), 1.5))
+
+    return ev.mutual_information(model, guide, torch.randn(m))
+
+
+@pytest.mark.parametrize("m", [2, 5])
+def test_both_bounds_are_zero_without_information(m):
+    """With one more or fewer component in either mean they are off by log M / (M - 1)."""
+    found = independent(m)
+    assert found.lower.value == pytest.approx(0, abs=1e-12)
+    assert found.upper.value == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sd", [1e-2, 1e-5, 1e-9, 1e-15])
+@pytest.mark.parametrize("full", [False, True])
+def test_information_of_narrow_encoders_is_that_of_the_index(dtype, sd, full):
+    """Each datum twice: log N / 2 at any sd, however large the square of codes over scales."""
+    x = (torch.arange(20.0, dtype=dtype) / 4 - 2).repeat(2)[:, None]
+    root = torch.tensor([[1.0, 0.0], [0.5, 1.0]], dtype=dtype) * sd
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[:, :1], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = torch.cat([x, 3 * x], 1)
+        fn = dist.MultivariateNormal(loc, scale_tril=root)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", fn if full else dist.Normal(loc, root[0, 0]).to_event(1))
+
+    parts = ev.surgery(model, guide, x)
+    assert parts.mutual_information.value == pytest.approx(math.log(20), abs=1e-9)
+    found = ev.mutual_information(model, guide, x)
+    assert found.lower.value == pytest.approx(math.log(20), abs=1e-9)
+
+
 def test_surgery_of_ppca():
     # A gain and shift that leave every term away from zero, and few nats, so that the bias of the
     # empirical q(z) is small.

@@ -13,6 +13,7 @@ import torch
 from ppca import PPCA
 
 from ppl_vae import evaluation as ev
+from ppl_vae.evaluation.ustatistic import MMDTerms, pair_sums
 from ppl_vae.objectives.divergences.kernels import (
     IMQ,
     RBF,
@@ -89,6 +90,51 @@ def test_unbiased_with_errors_that_hold_at_both_orders(shift, closed, double):
     assert 0.85 < ratio < (1.5 if shift == 0 else 1.2)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 10**6), (10**6, 2), (9, 30)])
+def test_each_part_of_the_variance(shift, sizes, double):
+    """Of the linear kernel: the squared distance of means, of unit normals in d dimensions."""
+    d, (n, m) = 2, sizes
+    # The projections have the variance of (z - y)' times the distance, what is left has d.
+    exact = 4 * shift**2 * (1 / n + 1 / m)
+    exact += d * (2 / (n * (n - 1)) + 4 / (n * m) + 2 / (m * (m - 1)))
+    found = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        z, y = torch.randn(300, d), torch.randn(400, d)
+        z[:, 0] += shift
+        pairs = (z, z, True), (z, y, False), (y, y, True)
+        sums = [pair_sums(lambda k: k, a, b, block=170, same=same) for a, b, same in pairs]
+        found.append(MMDTerms(*sums).variance(n, m))
+    variances = torch.tensor(found)
+    # Where the first order is 0 it cannot be estimated below it: a part of d / 300.
+    slack = 4.5 * float(variances.std()) / 20**0.5 + 4 * d / 300 * (1 / n + 1 / m)
+    assert abs(float(variances.mean()) - exact) < slack < 0.25 * exact
+
+
+def test_second_order_of_the_error_where_the_laws_are_equal(double):
+    """Against the exact variance: no part of it may be missing, and little may be too much."""
+    n, m, h, runs = 60, 40, 2.0, 200
+    # E k, E k^2 and E (E' k)^2 under exp(-r^2 / 2 h) in two dimensions.
+    once, twice, row = 1 / (1 + 2 / h), 1 / (1 + 4 / h), 1 / ((1 + 1 / h) ** 2 * (1 + 2 / (h + 1)))
+    kernel = twice - 2 * row + once**2
+    exact = kernel * (2 / (n * (n - 1)) + 4 / (n * m) + 2 / (m * (m - 1)))
+    found = []
+    for seed in range(runs):
+        torch.manual_seed(seed)
+        found.append(ev.mmd(torch.randn(n, 2), torch.randn(m, 2)).u.standard_error)
+    square = torch.tensor(found).square()
+    error = float(square.std()) / runs**0.5
+    # The first order is 0 and cannot be estimated below it.
+    assert exact - 4.5 * error < float(square.mean()) < 1.7 * exact
+
+
+def test_a_prior_with_a_covariance_need_not_be_gaussian():
+    z = torch.randn(50, 2)
+    prior = dist.MultivariateStudentT(torch.tensor(3.0), torch.zeros(2), torch.eye(2))
+    assert "50 prior draws" in ev.mmd(z, prior).u.note
+
+
 def test_of_a_pair(double):
     pair = PPCA.make(noise=1.5).mean_field(0.4)
     pair.shift[0] = 0.3
@@ -123,8 +169,8 @@ def test_prior_draws_of_a_chain_never_call_the_decoder(double):
     found = ev.full_mmd(model, guide, x)
     assert "draws" in found.u.note
     assert abs(found.u.value) < 4.5 * found.u.standard_error
-    # Only the look at two rows ran to the end.
-    assert calls == [2]
+    # Only the two looks at its rows ran to the end.
+    assert calls == [3, 2]
     with pytest.raises(ValueError, match="closed=True needs a prior of z2, z1"):
         ev.full_mmd(model, guide, x, closed=True)
 

@@ -1,7 +1,9 @@
 """Probes on codes whose best accuracy is known."""
 
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,12 +46,33 @@ def test_svm_sees_only_its_labels():
         ev.svm_probe(codes, labels, *test, labels=3001)
 
 
+def test_the_svm_sees_no_other_row():
+    """Codes of rows that are not chosen cannot be read at all; test codes only tell the future."""
+    probes = sys.modules[ev.svm_probe.__module__]
+    g = torch.Generator().manual_seed(0)
+    codes, labels = torch.randn(300, 3, generator=g), torch.randint(2, (300,), generator=g)
+    test, truth = torch.randn(400, 3, generator=g), torch.randint(2, (400,), generator=g)
+    rows = probes._stratified(labels.numpy(), 60, np.random.default_rng(0))
+    hidden = torch.full_like(codes, math.nan)
+    hidden[rows] = codes[rows]
+    found = ev.svm_probe(hidden, labels, test, truth, labels=60)
+    # Noise: a machine that had seen the test rows would know them by heart.
+    assert abs(found.value - 0.5) < 4.5 * math.sqrt(0.25 / 400)
+
+
+def test_the_linear_probe_is_free_of_scales():
+    """The penalty on weights would leave a column of small numbers unread."""
+    (codes, labels), (test, truth) = blobs(2000, 0), blobs(4000, 1)
+    scales = torch.tensor([1e-5, 1.0, 1e4])
+    found = ev.linear_probe(codes * scales, labels, test * scales, truth)
+    assert found.value == ev.linear_probe(codes, labels, test, truth).value
+    assert abs(found.value - BEST) < 4.5 * found.data_error
+
+
 def test_labelled_rows_are_stratified():
     from ppl_vae.evaluation.probes import _stratified
 
     target = torch.arange(10).repeat_interleave(torch.arange(1, 11) * 30).numpy()
-    import numpy as np
-
     rows = _stratified(target, 165, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 165
     counts = np.bincount(target[rows], minlength=10)

@@ -124,6 +124,10 @@ def test_class_divergence_of_a_known_share(double):
     truth = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
     found = ev.class_divergence(model, guide, x, _Sign(), num_samples=4000)
     assert abs(found.value - truth) < 4.5 * found.standard_error < truth
+    # A class that no label has is infinitely far, without an error.
+    never = ev.class_divergence(model, guide, x, _Sign(), torch.zeros(9).long(), num_samples=50)
+    assert never.value == math.inf
+    assert never.standard_error is None
     # Against its own share: zero but for the bias of (C - 1) / 2m.
     labels = (torch.arange(100_000) >= round(p * 100_000)).long()
     scores, errors = [], []
@@ -165,6 +169,31 @@ def test_fid_and_kid():
         ev.kid(real, near, network, subset_size=5000)
     with pytest.raises(ValueError, match="two images or more"):
         ev.fid(real[:1], near, network)
+
+
+@pytest.mark.parametrize("size", [40, 25])
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_kid_error_against_the_spread_over_repeats(shift, size):
+    """Also where each subset is all the images, and they spread not at all."""
+    pytest.importorskip("torchmetrics")
+    runs = 150
+    values, errors = [], []
+    for seed in range(runs):
+        torch.manual_seed(seed)
+        real, generated = torch.randn(40, 4), torch.randn(45, 4) + shift
+        found = ev.kid(real, generated, torch.nn.Identity(), subsets=5, subset_size=size)
+        values.append(found.value)
+        errors.append(found.standard_error)
+    ratio = float(torch.tensor(errors).square().mean().sqrt() / torch.tensor(values).std())
+    # Truncating negative variances makes the error a fifth too large where the laws are equal.
+    error = 4.5 / (2 * runs) ** 0.5
+    assert 1 - error < ratio < (1.2 if shift == 0 else 1) + error
+
+
+def test_kid_of_one_image_a_subset():
+    pytest.importorskip("torchmetrics")
+    with pytest.raises(ValueError, match="subset_size is 1: 2 or more"):
+        ev.kid(torch.randn(5, 2), torch.randn(5, 2), torch.nn.Identity(), subset_size=1)
 
 
 def test_fid_with_the_librarys_own_network():

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedVAE, load
 from ppl_vae.bodies import MLP
-from ppl_vae.cli import main
+from ppl_vae.cli.main import _show, main
 from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
-from ppl_vae.evaluation.decoding import decode, draw, latents, rows
+from ppl_vae.evaluation.decoding import decode, draw, latents
 from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
 from ppl_vae.likelihoods import Normal
-from ppl_vae.objectives import MMD, InfoVAE
+from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
+from ppl_vae.report.metrics import Effort, measure, save
 from ppl_vae.report.summary import accuracy
 from ppl_vae.training.run import Run
 
@@ -244,7 +245,7 @@ def experiment(pair: Any, **options: Any) -> Experiment:
 
 def test_reconstructions_are_at_posterior_means() -> None:
     made = experiment(VAE)
-    args = rows(made)
+    args = made.rows()
     mean = made.pair.encoder(args[0]).mean
     expected = made.pair.likelihood(mean).mean
     torch.testing.assert_close(decode(made.pair, latents(made.pair, args), args), expected)
@@ -252,7 +253,7 @@ def test_reconstructions_are_at_posterior_means() -> None:
 
 def test_reconstructions_given_covariates() -> None:
     made = experiment(ConditionalVAE, prior=partial(ConditionalNormal, body=small))
-    x, c = rows(made)
+    x, c = made.rows()
     assert c.shape == (12, 3)
     assert (c.sum(1) == 1).all()
     mean = made.pair.guide.__self__.encoder(torch.cat([x, c], -1)).mean
@@ -266,7 +267,7 @@ def test_reconstructions_given_covariates() -> None:
 
 def test_lower_layers_follow_the_top() -> None:
     made = experiment(HierarchicalVAE, dim=[3, 2], encoder=partial(Ladder, body=small))
-    args = rows(made)
+    args = made.rows()
     top = torch.randn(len(args[0]), 2)
     below = made.pair.lower[0](top).mean
     expected = made.pair.likelihood(below).mean
@@ -282,7 +283,7 @@ def test_the_likeliest_class_is_reconstructed() -> None:
 
         kind = partial(getattr(ppl_vae.guides, classifier), body=small)
         made = experiment(partial(SemiSupervisedVAE, classifier=kind))
-        args = rows(made)
+        args = made.rows()
         assert (args[1] == -1).all()
         found = latents(made.pair, args)
         assert set(found) == {"z", "y_unobserved"}
@@ -297,10 +298,10 @@ def test_the_likeliest_class_is_reconstructed() -> None:
 
 def test_samples_of_each_covariate_in_turn() -> None:
     made = experiment(ConditionalVAE, prior=partial(ConditionalNormal, body=small))
-    x, c = rows(made)
+    x, c = made.rows()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    found = draw(made, 30, seed=3)
+    found = draw(made.pair, (x, c), 30, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     turn = torch.arange(30) % len(x)
     torch.manual_seed(3)
@@ -411,4 +412,62 @@ def test_samples_are_called_what_they_are() -> None:
         (partial(Normal, body=small), "Means"),
     ):
         made = Experiment(images, InfoVAE(MMD()), dim=2, likelihood=likelihood)
-        assert drawn_as(made) == f"{what} of p(x | z) at draws of z from the prior"
+        assert (
+            drawn_as(made.pair, made.rows()) == f"{what} of p(x | z) at draws of z from the prior"
+        )
+
+
+def rows_with(train_labels: Any, test_labels: Any, held_out: int = 10) -> Dataset:
+    train, test = torch.rand(20, 2), torch.rand(held_out, 2)
+    return Dataset(train, test, train_labels, test_labels, name="few")
+
+
+ONES = torch.ones(10, dtype=torch.long)
+ABSENT = {
+    "one class": (rows_with(ONES.repeat(2), ONES), "two classes"),
+    "one labelled row": (rows_with(torch.arange(20).clamp(max=1) - 1, ONES), "class"),
+    "no labelled row": (rows_with(-ONES.repeat(2), -ONES), "no class is known"),
+    "one held-out row": (rows_with(torch.arange(20) % 2, ONES[:1], held_out=1), ""),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), ABSENT.values(), ids=ABSENT)
+def test_a_figure_that_is_not_given_says_why_and_stops_nothing(
+    data: Dataset, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Experiment(**common() | {"data": data, "objective": BetaVAE()})
+    made.fit(tmp_path / "run", progress=False)
+    summary = Run(tmp_path / "run").summary
+    named = {"reconstruction", "rate", "mmd", "log_det", "probe"}
+    given = {name for name in named if summary.get(name) is not None}
+    assert given | summary["skipped"].keys() == named
+    assert "probe" in given if not reason else reason in summary["skipped"]["probe"]
+    assert ("mmd" in given) == (len(data.test) > 1)
+    _show(summary, tmp_path)
+    shown = capsys.readouterr().out
+    assert all(any(w in line for w in ("none", "nats")) for line in shown.splitlines()[:2])
+    for name in summary["skipped"]:
+        assert f"{name:15} {'none':>9} " in shown
+    if len(data.test) == 1:
+        measured = measure(made, Effort(samples=25, rows=2, simulations=10))
+        assert measured.skipped.keys() >= {"mmd", "information", "codes"}
+        save(Run(tmp_path / "run"), measured)
+
+
+def test_too_few_held_out_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = rows_with(None, None, held_out=1)
+    made = Experiment(**common() | {"data": data})
+    for run in (made.check, partial(made.fit, tmp_path / "run", progress=False)):
+        with pytest.raises(ValueError, match="cannot be taken of 1 held-out row") as error:
+            run()
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_seeds_says_none_where_a_figure_is_not_given() -> None:
+    from ppl_vae.cli.demo import _median, _shown
+
+    given = {"probe": None, "rate": 1.0, "reconstruction": 2.0, "mmd": 0.0}
+    assert _shown(given)[0] == _shown(given)[-1] == "none"
+    assert _median([None, 3.0, 1.0]) == 2.0
+    assert _median([None]) is None

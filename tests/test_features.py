@@ -103,18 +103,6 @@ def test_more_features_less_variance() -> None:
     assert few / many == pytest.approx(16, rel=0.5)
 
 
-def test_zero_weight_is_a_dropped_row() -> None:
-    codes, prior = torch.randn(8, 3), torch.randn(11, 3)
-    keep = torch.tensor([1, 2, 4, 5, 7])
-    weights = torch.zeros(8)
-    weights[keep] = 2.5
-    torch.manual_seed(0)
-    masked = FourierMMD()(AggregatePosterior.of(codes, prior, weights=weights))
-    torch.manual_seed(0)
-    dropped = FourierMMD()(AggregatePosterior.of(codes[keep], prior))
-    torch.testing.assert_close(masked, dropped)
-
-
 def test_single_precision_and_no_waiting() -> None:
     torch.set_default_dtype(torch.float32)
     codes = rows(1000, 10).rsample().requires_grad_()

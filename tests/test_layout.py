@@ -4,32 +4,132 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = ("ppl_vae.program.registration", "ppl_vae.distributions", "ppl_vae.bodies")
+HOMES = {
+    "ppl_vae.guides": ROOT / "guides",
+    "ppl_vae.objectives": ROOT / "objectives",
+    "ppl_vae": ROOT / "ppl_vae",
+}
+"""The folder of each package that setuptools maps, inner ones first."""
+
+ORDER = (
+    ("arguments", "bodies", "data", "distributions", "plots"),
+    ("program",),
+    ("objectives",),
+    ("guides", "likelihoods"),
+    ("priors",),
+    ("pairs",),
+    ("training",),
+    ("evaluation",),
+    ("diagnostics",),
+    ("config",),
+    ("experiment",),
+    ("comparison",),
+    ("report",),
+    ("reproductions",),
+    ("cli",),
+    ("__main__",),
+)
+"""Parts of the package: each may import those of the lines above it and no other."""
+
+NARROWER = {
+    "program": {"arguments"},
+    "objectives": {"arguments", "program"},
+    "guides": {"arguments", "bodies", "data", "distributions", "program"},
+    "likelihoods": {"arguments", "bodies", "data", "distributions", "program"},
+    "priors": {"arguments", "bodies", "data", "distributions", "program", "guides"},
+}
+"""Parts that may import less than their place allows: losses know no parts, parts no losses."""
 
 
-def packages_on_disk() -> set[str]:
-    found = set()
-    for folder, name in (
-        ("ppl_vae", "ppl_vae"),
-        ("guides", "ppl_vae.guides"),
-        ("objectives", "ppl_vae.objectives"),
-    ):
-        for init in (ROOT / folder).rglob("__init__.py"):
-            parts = init.parent.relative_to(ROOT / folder).parts
-            if folder != "ppl_vae" or parts[:1] not in (("guides",), ("objectives",)):
-                found.add(".".join((name, *parts)))
+def modules() -> dict[str, Path]:
+    """The file of each module by its name."""
+    found = {}
+    for home, folder in HOMES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = ".".join((home, *(p for p in parts if p != "__init__")))
+            if home != "ppl_vae" or parts[0] not in ("guides", "objectives"):
+                found[name] = path
     return found
 
 
-def test_every_subpackage_is_listed() -> None:
+MODULES = modules()
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere: at the top, lazily or for annotations."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                names.add(name if name in MODULES else str(node.module))
+                # the names at the top are loaded from modules that may stand anywhere
+                behind = node.module == "ppl_vae" and name not in MODULES
+                assert not behind or alias.name == "__version__", f"{path}: say where {name} is"
+    return {name for name in names if name.split(".")[0] == "ppl_vae"}
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    return {name: imports(path) for name, path in MODULES.items()}
+
+
+def part(module: str) -> str:
+    """The part of the package that a module belongs to; the empty name for the package itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def parts() -> set[str]:
+    return {part(name) for name in MODULES} - {""}
+
+
+def test_every_part_has_its_place() -> None:
+    listed = [name for line in ORDER for name in line]
+    assert sorted(listed) == sorted(parts())
+
+
+@pytest.mark.parametrize("name", sorted(parts()))
+def test_direction_of_imports(name: str) -> None:
+    place = next((k for k, line in enumerate(ORDER) if name in line), None)
+    assert place is not None, f"{name} has no place in ORDER"
+    allowed = NARROWER.get(name, {above for line in ORDER[:place] for above in line})
+    for module, imported in graph().items():
+        if part(module) == name:
+            wrong = {other for other in imported if part(other) not in {name, "", *allowed}}
+            assert not wrong, f"{module} imports {sorted(wrong)}"
+
+
+def test_no_circles() -> None:
+    """None at the top of modules, none by a lazy import or one for annotations."""
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_the_package_imports_no_part_of_itself() -> None:
+    assert not graph()["ppl_vae"]
+
+
+def test_packages_are_those_on_disk() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = settings["tool"]["setuptools"]["packages"]
-    assert sorted(listed) == sorted(packages_on_disk())
+    on_disk = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+    assert sorted(listed) == sorted(on_disk)
+    bare = {path.parent for path in MODULES.values()} - {MODULES[name].parent for name in on_disk}
+    assert not bare, "folders without __init__.py"
 
 
 @pytest.mark.parametrize("name", ["guides", "objectives"])
@@ -46,45 +146,6 @@ def test_bare_import_is_refused(name: str) -> None:
     )
     assert run.returncode != 0
     assert f"ImportError: this folder is the package ppl_vae.{name}" in run.stderr
-
-
-def imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            package = node.module == "ppl_vae"
-            names |= {f"ppl_vae.{a.name}" if package else node.module or "" for a in node.names}
-    return {name for name in names if name.split(".")[0] == "ppl_vae"}
-
-
-@pytest.mark.parametrize(
-    ("folder", "allowed"),
-    [
-        ("objectives", ("ppl_vae.objectives", "ppl_vae.program.registration")),
-        ("guides", ("ppl_vae.guides", "ppl_vae.arguments", *LEAVES)),
-    ],
-)
-def test_direction_of_imports(folder: str, allowed: tuple[str, ...]) -> None:
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        for name in imports(path):
-            assert name.startswith(allowed), f"{path.name} imports {name}"
-
-
-def test_leaves_import_leaves() -> None:
-    for leaf in LEAVES:
-        path = ROOT.joinpath(*leaf.split("."))
-        for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-            for name in imports(file):
-                assert name.startswith(LEAVES), f"{file} imports {name}"
-
-
-def test_only_the_command_line_imports_itself() -> None:
-    for path in sorted((ROOT / "ppl_vae").glob("*.py")):
-        if path.name not in ("cli.py", "__main__.py"):
-            assert "ppl_vae.cli.main" not in imports(path), path.name
 
 
 def test_import_is_quick() -> None:

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.distributions import DiscretizedLogisticMixture
+from ppl_vae.distributions import DiscretizedLogisticMixture, Levels
 from ppl_vae.likelihoods import LogisticMixture
 
 
@@ -110,6 +110,33 @@ def test_far_tails_are_finite_in_single_precision() -> None:
         gradients = torch.autograd.grad(log_p.sum(), [loc, log_scale])
         assert torch.isfinite(log_p).all()
         assert all(torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "log_scale", [-1e30, -400.0, -90.0, -60.0, -20.0, -12.0, -7.0, -3.0, 30.0, 1e30]
+)
+def test_is_a_distribution_at_any_finite_parameters(dtype: torch.dtype, log_scale: float) -> None:
+    edges = [0.5 / 255, 7.5 / 255, 254.5 / 255]
+    loc = torch.tensor([*torch.rand(20).tolist(), *edges, 0.0, 1.0, -1e30, 1e30, 1e3], dtype=dtype)
+    loc = loc[:, None, None].requires_grad_()
+    log_scales = torch.full_like(loc, log_scale).detach().requires_grad_()
+    p = DiscretizedLogisticMixture(torch.zeros(len(loc), 1, dtype=dtype), loc, log_scales)
+    log_p = p.log_prob(grid(256).to(dtype).reshape(-1, 1, 1))
+    gradients = torch.autograd.grad(log_p.sum(), [loc, log_scales])
+    total = log_p.double().exp().sum(0)
+    # 256 terms below one, each good to a few roundings; neighbours share those of their edge.
+    assert (total - 1).abs().max() < 256 * torch.finfo(dtype).eps
+    assert log_p.isfinite().all()
+    assert all(g.isfinite().all() for g in gradients)
+    assert ((p.mean >= 0) & (p.mean <= 1 + 1e-6)).all()
+    x = p.sample((50,))
+    assert p.support.check(x).all()
+
+
+def test_levels_with_a_large_common_logit_sum_to_one() -> None:
+    p = Levels(1e6 + torch.zeros(256))
+    assert p.log_prob(grid(256)).exp().sum().item() == pytest.approx(1, abs=256 * 1.2e-7)
 
 
 @pytest.mark.parametrize("log_scale", [40.0, 80.0, 90.0, 98.0, 110.0])

@@ -176,6 +176,48 @@ def test_variance_of_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert variances["closed prior"] / variances["both"] > 1 + 4.5 * 2 * (2 / repeats) ** 0.5
 
 
+def test_widening_pays_alike_and_noise_is_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Near q = p, d = 10: the gradient on log sd is one number, the noise on the means' is not."""
+    n, d, s, t, repeats = 64, 10, 0.9, 0.3, 150
+
+    def wide(log_sd: float) -> float:
+        return population(d, d, 0.0, math.exp(2 * log_sd) + t**2)
+
+    at = math.log(s)
+    truth = (wide(at + 1e-5) - wide(at - 1e-5)) / 2e-5
+    fixed = t * torch.randn(n, d)
+    on_means = {}
+    lines = []
+    for name in ("sampled", "both"):
+        mmd, widths, found = MMD(RBF(), **ESTIMATORS[name]), [], []
+        for _ in range(repeats):
+            means = (t * torch.randn(n, d)).requires_grad_()
+            log_sd = torch.tensor(at, requires_grad=True)
+            q = dist.Normal(means, log_sd.exp().expand(n, d)).to_event(1)
+            value = mmd(AggregatePosterior.of(q, standard(d)))
+            widths.append(torch.autograd.grad(value, log_sd)[0])
+            means = fixed.clone().requires_grad_()
+            q = dist.Normal(means, torch.full_like(means, s)).to_event(1)
+            value = mmd(AggregatePosterior.of(q, standard(d)))
+            found.append(torch.autograd.grad(value, means)[0])
+        slope, on_means[name] = torch.stack(widths), torch.stack(found)
+        assert deviation(slope, truth) < 4.5
+        error = slope.std() / repeats**0.5
+        lines.append(f"{name}: on log sd {slope.mean():.4f} +- {error:.4f}, exact {truth:.4f}")
+    signal = on_means["both"].mean(0).square().mean().sqrt()
+    noise = on_means["sampled"].var(0).mean().sqrt()
+    with capsys.disabled():
+        print(
+            f"\n  {lines[0]}\n  {lines[1]}\n  noise on the means {noise / signal:.1f} times signal"
+        )
+    assert on_means["both"].std(0).max() < 1e-12
+    # Of one mean: along the signal, so that its own noise is not added up over directions.
+    direction = on_means["both"].mean(0)
+    along = (on_means["sampled"] * direction).sum((1, 2))
+    assert deviation(along, direction.square().sum().item()) < 4.5
+    assert noise > 2 * signal
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_gradient_is_the_population_s(estimator: str) -> None:
     """d/dmu of the closed form is the mean of the estimator's gradients."""
@@ -191,25 +233,6 @@ def test_gradient_is_the_population_s(estimator: str) -> None:
         value = MMD(RBF(), **ESTIMATORS[estimator])(AggregatePosterior.of(q, standard(d)))
         gradients.append(torch.autograd.grad(value, mu)[0])
     assert deviation(torch.stack(gradients), truth) < 4.5
-
-
-@pytest.mark.parametrize("estimator", ["sampled", "closed prior", "integrated", "both"])
-def test_zero_weight_is_a_dropped_row(estimator: str) -> None:
-    n, d = 8, 3
-    q, prior = batch(n, d, torch.Generator().manual_seed(0)), torch.randn(11, d)
-    codes = q.rsample()
-    mmd = MMD(RBF(), **ESTIMATORS[estimator] | {"prior": "sampled"})
-    keep = torch.tensor([0, 1, 3, 4, 6, 7])
-    weights = torch.zeros(n)
-    weights[keep] = 2.5
-
-    def value(rows: slice | Tensor, weights: Tensor) -> Tensor:
-        means = q.base_dist.loc[rows]
-        fn = dist.Normal(means, torch.full_like(means, S)).to_event(1)
-        sample = codes[rows] if ESTIMATORS[estimator]["noise"] == "sampled" else fn
-        return mmd(AggregatePosterior.of(sample, prior, weights=weights))
-
-    torch.testing.assert_close(value(slice(None), weights), value(keep, torch.ones(6)))
 
 
 def test_groups_are_not_paired() -> None:
@@ -255,14 +278,61 @@ def test_auto_says_what_it_takes(caplog: pytest.LogCaptureFixture) -> None:
     assert mmd.estimator["z"] == "prior sampled, encoder noise sampled (U-statistic)"
 
 
+def test_estimator_is_the_last_call_s() -> None:
+    mmd = MMD()
+    mmd(AggregatePosterior.of(batch(8, 2, torch.Generator()), standard(2)))
+    assert mmd.estimator["z"].startswith("prior in closed form, encoder noise integrated")
+    mmd(AggregatePosterior.of(torch.randn(5, 2), torch.rand(5, 2)))
+    assert mmd.estimator["z"] == "prior sampled, encoder noise sampled (U-statistic)"
+
+
+def test_median_is_weighted() -> None:
+    """Equal weights: torch's median; a row of weight zero: as if dropped; a datum: no pair."""
+    for n in (*range(2, 12), 60):
+        codes, far = torch.randn(n, 3), torch.randn(5, 3) + 50
+        usual = torch.pdist(codes).square().median() / 2
+        rule = RBF("median")
+        torch.testing.assert_close(rule.squared_length(3, codes), usual)
+        weights = torch.cat([torch.full((n,), 0.1), torch.zeros(5)])
+        torch.testing.assert_close(rule.squared_length(3, codes, far, weights=weights), usual)
+        twice = torch.arange(n).repeat(2)
+        halves = torch.full((2 * n,), 0.5)
+        length = rule.squared_length(3, codes[twice], weights=halves, groups=twice)
+        torch.testing.assert_close(length, usual)
+    assert RBF("median").squared_length(3, torch.ones(4, 3)) == 3
+
+
+@pytest.mark.parametrize("choice", ["certain", "soft"])
+def test_enumerated_shifts_are_as_quiet_as_rows(choice: str) -> None:
+    """Data x choices: the SD over shifts is no more than that of the data alone."""
+    data, k, d = 48, 4, 4
+    means = torch.randn(data, k, d)
+    p = torch.zeros(data, k)
+    p[:, 0] = 1
+    if choice == "soft":
+        p = torch.softmax(2 * torch.randn(data, k), 1)
+    groups = torch.arange(data * k) % data
+    q, single = (
+        dist.Normal(m, torch.full_like(m, S)).to_event(1)
+        for m in (means.transpose(0, 1).reshape(-1, d), means[:, 0])
+    )
+    weights, every = p.T.reshape(-1), MMD(RBF(), pairs="all")
+
+    def values(mmd: MMD, q: dist.Distribution, repeats: int, **options: Tensor) -> Tensor:
+        posteriors = (AggregatePosterior.of(q, standard(d), **options) for _ in range(repeats))
+        return torch.stack([mmd(posterior) for posterior in posteriors])
+
+    found = values(MMD(RBF(), pairs=8), q, 300, weights=weights, groups=groups)
+    alone = values(MMD(RBF(), pairs=8), single, 300)
+    (exact,) = values(every, q, 1, weights=weights, groups=groups)
+    assert deviation(found, exact.item()) < 4.5
+    # A sample SD of 300 has a relative standard error near 1 / sqrt(600).
+    assert found.std() < (1 + 4.5 * (2 / 600) ** 0.5) * alone.std()
+
+
 def test_a_negative_estimate_stays_negative() -> None:
     values = estimates(MMD(prior="sampled", noise="sampled"), 10, 2, repeats=200)
     assert (values < 0).any()
-
-
-def test_all_rows_masked_is_zero() -> None:
-    q = AggregatePosterior.of(torch.randn(4, 2), standard(2), weights=torch.zeros(4))
-    assert MMD()(q) == 0
 
 
 @pytest.mark.parametrize(
@@ -283,6 +353,16 @@ def test_all_rows_masked_is_zero() -> None:
         (
             lambda: MMD(noise="integrated")(AggregatePosterior.of(torch.randn(4, 2), standard(2))),
             "noise='integrated' needs a guide that is Gaussian",
+        ),
+        (
+            lambda: MMD(prior="sampled", draws=1)(
+                AggregatePosterior.of(torch.randn(9, 2), standard(2))
+            ),
+            "MMD draws=1 leaves the prior's draws without a pair: make it 2 or more",
+        ),
+        (
+            lambda: MMD()(AggregatePosterior.of(torch.randn(9, 2), torch.randn(1, 2))),
+            "MMD has one prior draw",
         ),
         (
             lambda: MMD()(AggregatePosterior.of(torch.randn(1, 2), standard(2))),

@@ -19,10 +19,8 @@ from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.report.summary import evaluate, summarize
 from ppl_vae.training.run import History, Run
 
-FILES = {
-    "config.yaml",
-    "metrics.jsonl",
-    "weights.safetensors",
+TRAINED = {"config.yaml", "metrics.jsonl", "weights.safetensors"}
+FILES = TRAINED | {
     "reconstructions.png",
     "samples.png",
     "latent.png",
@@ -36,7 +34,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Experiment]:
     experiment = Experiment(Digits(), InfoVAE(MMD(), scale=64.0), dim=4, epochs=3)
     folder = tmp_path_factory.mktemp("runs") / "digits"
     experiment.fit(folder)
-    return Run(folder), experiment
+    assert {file.name for file in folder.iterdir()} - {"tensorboard"} == TRAINED
+    run = Run(folder)
+    evaluate(run, experiment)
+    return run, experiment
 
 
 def test_the_folder_is_complete(trained: tuple[Run, Experiment]) -> None:
@@ -183,6 +184,7 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
 def test_points_are_drawn_too(data: Dataset, tmp_path: Path) -> None:
     experiment = Experiment(data, BetaVAE(), dim=1, likelihood=Normal, epochs=1)
     experiment.fit(tmp_path / "run")
+    evaluate(Run(tmp_path / "run"), experiment)
     assert {f.name for f in (tmp_path / "run").iterdir()} >= FILES
 
 
@@ -191,7 +193,7 @@ def test_data_without_labels_or_held_out_rows(tmp_path: Path) -> None:
         Dataset(torch.randn(60, 3)), BetaVAE(), dim=3, likelihood=Normal, epochs=1
     )
     experiment.fit(tmp_path / "run")
-    summary = Run(tmp_path / "run").summary
+    summary = evaluate(Run(tmp_path / "run"), experiment)
     assert "probe" not in summary
     assert summary["held_out"] is False
     assert summary["rows"] == 60
@@ -201,10 +203,11 @@ def test_samples_follow_their_seed(trained: tuple[Run, Experiment]) -> None:
     _, experiment = trained
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = draw(experiment, 5, seed=1)
+    pair, args = experiment.pair, experiment.rows()
+    first = draw(pair, args, 5, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, draw(experiment, 5, seed=1))
-    assert not torch.equal(first, draw(experiment, 5, seed=2))
+    assert torch.equal(first, draw(pair, args, 5, seed=1))
+    assert not torch.equal(first, draw(pair, args, 5, seed=2))
     assert first.shape == (5, 1, 8, 8)
 
 

@@ -94,24 +94,6 @@ def test_blur_by_dimension() -> None:
     torch.testing.assert_close(Sinkhorn()(q), Sinkhorn(2.0)(q))
 
 
-def test_zero_weight_is_a_dropped_row() -> None:
-    codes, prior = torch.randn(8, 3, requires_grad=True), torch.randn(11, 3)
-    keep = torch.tensor([1, 2, 4, 5, 7])
-    weights = torch.zeros(8)
-    weights[keep] = 2.5
-    far = codes + 1000 * (weights == 0)[:, None]
-    masked = Sinkhorn()(AggregatePosterior.of(far, prior, weights=weights))
-    dropped = Sinkhorn()(AggregatePosterior.of(codes[keep], prior))
-    torch.testing.assert_close(masked, dropped)
-    grads = [torch.autograd.grad(v, codes)[0] for v in (masked, dropped)]
-    torch.testing.assert_close(grads[0], grads[1])
-
-
-def test_all_rows_masked_is_zero() -> None:
-    q = AggregatePosterior.of(torch.randn(4, 2), standard(2), weights=torch.zeros(4))
-    assert Sinkhorn()(q) == 0
-
-
 def test_gradients_stay_off() -> None:
     """The library behind it switches them on."""
     q = AggregatePosterior.of(torch.randn(4, 2), standard(2))

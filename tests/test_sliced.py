@@ -110,23 +110,6 @@ def test_gradient(prior: Any) -> None:
     assert torch.autograd.gradcheck(value, codes)
 
 
-@pytest.mark.parametrize("prior", ["quantiles", "samples"])
-def test_zero_weight_is_a_dropped_row(prior: Any) -> None:
-    n, d = 8, 3
-    codes = torch.randn(n, d, requires_grad=True)
-    keep = torch.tensor([1, 2, 4, 5, 7])
-    weights = torch.zeros(n)
-    weights[keep] = 2.5
-    against = standard(d) if prior == "quantiles" else torch.randn(11, d)
-    found = []
-    for rows_, row_weights in ((torch.arange(n), weights), (keep, None)):
-        torch.manual_seed(0)
-        sliced = SlicedWasserstein(prior=prior)
-        value = sliced(AggregatePosterior.of(codes[rows_], against, weights=row_weights))
-        found.append((value, *torch.autograd.grad(value, codes)))
-    torch.testing.assert_close(found[0], found[1])
-
-
 def test_integer_weights_are_repeated_rows() -> None:
     codes, prior = torch.randn(3, 2), torch.randn(6, 2)
     sliced = SlicedWasserstein()
@@ -135,12 +118,6 @@ def test_integer_weights_are_repeated_rows() -> None:
     torch.manual_seed(0)
     repeated = codes.repeat_interleave(torch.tensor([1, 2, 3]), 0)
     torch.testing.assert_close(weighted, sliced(AggregatePosterior.of(repeated, prior)))
-
-
-def test_all_rows_masked_is_zero() -> None:
-    for prior in (standard(2), torch.randn(5, 2)):
-        q = AggregatePosterior.of(torch.randn(4, 2), prior, weights=torch.zeros(4))
-        assert SlicedWasserstein()(q) == 0
 
 
 @pytest.mark.parametrize("prior", ["quantiles", "samples"])

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Prior
 from ppl_vae.objectives.divergences.divergence import Divergence, Reads
@@ -69,6 +70,9 @@ class Adversarial(Divergence):
     the bound's own gradient vanishes where the critic is sure, and the two agree where it is not.
     Published adversarial auto-encoders weigh the game's value, $2 D_{JS} - \log 4$: their lambda
     is half of `scale` here.
+
+    A critic with batch-norm is shown the rows that count and no other, for which it waits for the
+    device at each call.
 
     A learnable prior is trained as well, towards q(z), through its draws where they are
     reparameterised (through the change to noise coordinates where it is Normal, Laplace or
@@ -167,13 +171,13 @@ class Adversarial(Divergence):
                 f"Adversarial's critic reads codes of {self.dim} dimensions, and those of "
                 f"{q.name!r} have {q.dim}: make dim {q.dim}"
             )
-        draws = q.prior_draws(self.draws)
+        draws, shared = q.weighted_prior_draws(self.draws)
         held = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
-        on_codes, on_draws = self._logits(q, draws, self._still(held))
-        value = self._bound(q, on_codes, on_draws)
+        on_codes, on_draws = self._logits(q, draws, shared, self._still(held))
+        value = self._bound(q.weights, shared, on_codes, on_draws)
         if self.non_saturating:
-            exchanged = _mean(q, self.bound.on_prior(on_codes))
-            surrogate = self.bound.on_codes(on_draws).mean() - exchanged
+            exchanged = _mean(q.weights, self.bound.on_prior(on_codes))
+            surrogate = _mean(shared, self.bound.on_codes(on_draws)) - exchanged
             value = value.detach() + (surrogate - surrogate.detach())
         return torch.where(q.weights.sum() > 0, value, 0)
 
@@ -183,26 +187,43 @@ class Adversarial(Divergence):
             return None
         # Weights may be the guide's too, where it enumerates a site.
         q = replace(q, codes=q.codes.detach(), weights=q.weights.detach())
-        draws = q.prior_draws(self.draws).detach()
+        draws, shared = q.weighted_prior_draws(self.draws)
+        draws = draws.detach()
         still = self._still(parameters)
-        logits = self._logits(q, draws, self._call if q.moving else still)
+        logits = self._logits(q, draws, shared, self._call if q.moving else still)
         penalty = self.bound.penalty(still, draws, q.codes, q.weights)
-        loss = penalty - self._bound(q, *logits)
+        loss = penalty - self._bound(q.weights, shared, *logits)
         return torch.where(q.weights.sum() > 0, loss, 0)
 
-    def _bound(self, q: AggregatePosterior, on_codes: Tensor, on_draws: Tensor) -> Tensor:
-        return self.bound.on_prior(on_draws).mean() - _mean(q, self.bound.on_codes(on_codes))
+    def _bound(
+        self, weights: Tensor, shared: Tensor, on_codes: Tensor, on_draws: Tensor
+    ) -> Tensor:
+        of_prior = _mean(shared, self.bound.on_prior(on_draws))
+        return of_prior - _mean(weights, self.bound.on_codes(on_codes))
 
     def _logits(
-        self, q: AggregatePosterior, draws: Tensor, critic: Critic
+        self, q: AggregatePosterior, draws: Tensor, shared: Tensor, critic: Critic
     ) -> tuple[Tensor, Tensor]:
         # One batch of both: a batch-norm would hide a difference in mean and scale otherwise.
-        logits = critic(torch.cat([q.codes, draws]))
+        points = torch.cat([q.codes, draws])
+        if self._mixes_rows:
+            # It looks at rows and not at weights, so none may be there that does not count.
+            counts = torch.cat([q.weights, shared]).detach() > 0
+            counts = counts | ~counts.any()
+            whole = torch.zeros(len(points), dtype=points.dtype, device=points.device)
+            logits = whole.masked_scatter(counts, critic(points[counts]))
+        else:
+            logits = critic(points)
         on_codes, on_draws = logits.split([len(q), len(draws)])
         if self.log_prior:
             on_codes = on_codes + _log_prior(q.prior, q.codes)
             on_draws = on_draws + _log_prior(q.prior, draws)
         return on_codes, on_draws
+
+    @property
+    def _mixes_rows(self) -> bool:
+        layers = (m for m in self.net.modules() if isinstance(m, _BatchNorm))
+        return any(m.training or not m.track_running_stats for m in layers)
 
     def _still(self, parameters: dict[str, Tensor]) -> Critic:
         """The critic at given parameters, whose running statistics do not move."""
@@ -249,5 +270,5 @@ def _log_prior(prior: Prior, points: Tensor) -> Tensor:
     return density.detach() + (score * (points - points.detach())).sum(-1)
 
 
-def _mean(q: AggregatePosterior, values: Tensor) -> Tensor:
-    return (normalised(q.weights) * values).sum()
+def _mean(weights: Tensor, values: Tensor) -> Tensor:
+    return (normalised(weights) * values).sum()

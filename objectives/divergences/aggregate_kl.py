@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence, Reads
-from ppl_vae.objectives.divergences.weighting import normalised
+from ppl_vae.objectives.divergences.weighting import living_data, normalised
 
 __all__ = ["AggregateKL", "Estimator", "LogDensities", "log_densities"]
 
@@ -80,7 +80,9 @@ class AggregateKL(Counted, Divergence):
 
     def forward(self, q: AggregatePosterior) -> Tensor:
         found = log_densities(q, self.estimator, self.size, "AggregateKL", self.rows)
-        return (normalised(q.weights) * (found.aggregate - q.prior.log_prob(q.codes))).sum()
+        value = (normalised(q.weights) * (found.aggregate - q.prior.log_prob(q.codes))).sum()
+        # One datum unmasked says nothing of the others.
+        return torch.where(living_data(q.weights, q.groups) > 1, value, 0)
 
 
 class LogDensities:
@@ -157,20 +159,13 @@ def _population(q: AggregatePosterior, size: int | None, rows: int | None) -> Te
     else:
         told = weights.detach().sum() if q.size is None else q.size.to(weights)
         told = told if rows is None else told.clamp_min(rows)
-    return torch.maximum(told, _data(q).clamp_min(1))
+    return torch.maximum(told, living_data(weights, q.groups).clamp_min(1))
 
 
 def _same_datum(q: AggregatePosterior) -> Tensor:
     if q.groups is None:
         return torch.eye(len(q), dtype=q.weights.dtype, device=q.weights.device)
     return (q.groups[:, None] == q.groups).to(q.weights)
-
-
-def _data(q: AggregatePosterior) -> Tensor:
-    """How many data have weight in the batch."""
-    weights = q.weights.detach()
-    of_datum = _same_datum(q) @ weights
-    return (weights / torch.where(of_datum > 0, of_datum, 1)).sum()
 
 
 def _shares(q: AggregatePosterior, estimator: Estimator, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,7 +179,7 @@ def _shares(q: AggregatePosterior, estimator: Estimator, size: Tensor) -> tuple[
         whole = (share / size).expand_as(own)
     else:
         # A datum's share of all N: its weight in the batch times the batch's share of the data.
-        mine = (same @ share)[:, None] * _data(q) / size
+        mine = (same @ share)[:, None] * living_data(weights, q.groups) / size
         others = (1 - same) * weights
         rest = others.sum(1, keepdim=True)
         whole = mine * own + (1 - mine) * others / torch.where(rest > 0, rest, 1)

@@ -15,6 +15,8 @@ from pyro.distributions import LowRankMultivariateNormal as LowRank
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.weighting import stand_in
+
 __all__ = [
     "AggregatePosterior",
     "DistributionPrior",
@@ -63,6 +65,9 @@ class Gaussians:
 
 class Prior(ABC):
     """The prior over codes, each method computed only when a divergence asks for it."""
+
+    is_fixed = False
+    """Whether `sample` returns one set of draws, whatever number is asked."""
 
     @property
     def gaussian(self) -> Gaussians | None:
@@ -130,6 +135,8 @@ class DistributionPrior(Prior):
 class SampledPrior(Prior):
     """A prior known by draws alone, `(m, d)`; all of them are used, whatever number is asked."""
 
+    is_fixed = True
+
     def __init__(self, draws: Tensor):
         self.draws = draws
 
@@ -143,6 +150,10 @@ class SampledPrior(Prior):
 @dataclass(frozen=True)
 class AggregatePosterior:
     """The aggregate posterior of one batch as a weighted set of rows.
+
+    A row of weight zero counts as one left out. Where it stood the codes and conditionals repeat
+    one that counts, so that nothing which looks at rows and not at weights sees it, and no
+    gradient reaches it.
 
     Attributes:
         codes: one draw of z per row, `(n, d)`, differentiable.
@@ -161,6 +172,9 @@ class AggregatePosterior:
         size: the number of data the rows stand for: those not masked, times the plate's full size
             over its subsample's. Unlike the weights' sum it does not follow `poutine.scale`.
             None where no plate tells.
+        data: the number of data in the batch, masked ones included, where `groups` is
+            `arange(n) % data`. If None it is read from the groups, which waits for the device.
+        masked: whether a row may have weight zero; else what looks at rows is spared a copy.
     """
 
     codes: Tensor
@@ -175,6 +189,14 @@ class AggregatePosterior:
     drawn: dict[int, Tensor] = field(default_factory=dict, repr=False)
     past: "AggregatePosterior | None" = None
     size: Tensor | None = None
+    data: int | None = None
+    masked: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", self._counting(self.codes, self.weights))
+
+    def _counting(self, rows: Tensor, weights: Tensor) -> Tensor:
+        return stand_in(rows, weights) if self.masked else rows
 
     @classmethod
     def of(
@@ -189,8 +211,11 @@ class AggregatePosterior:
         Args:
             q: codes `(n, d)`, or the conditional with batch `(n,)` and event `(d,)`.
             prior: draws `(m, d)`, or a distribution of batch `()` and event `(d,)`.
-            weights: the rows' weights `(n,)`; ones by default.
+            weights: the rows' weights `(n,)`, not negative; ones by default.
             groups: see the class.
+
+        Raises:
+            ValueError: for weights or groups of another shape, or a weight below zero.
 
         Example:
             >>> import pyro.distributions as dist, torch
@@ -206,11 +231,18 @@ class AggregatePosterior:
         else:
             conditional = Gaussians.of(q)
             codes = q.rsample()
+        for what, given in (("weights", weights), ("groups", groups)):
+            if given is not None and given.shape != (len(codes),):
+                raise ValueError(
+                    f"{what} of shape {tuple(given.shape)}: one for each of {len(codes)} rows"
+                )
+        if weights is not None and not (weights >= 0).all():
+            raise ValueError(f"a weight is {float(weights.min())}: none may be negative or NaN")
         return cls(
             codes=codes,
             prior=SampledPrior(prior) if isinstance(prior, Tensor) else DistributionPrior(prior),
-            weights=codes.new_ones(len(codes)) if weights is None else weights,
-            groups=groups,
+            weights=codes.new_ones(len(codes)) if weights is None else weights.to(codes),
+            groups=None if groups is None else groups.unique(return_inverse=True)[1],
             conditional_of=lambda: conditional,
         )
 
@@ -224,7 +256,13 @@ class AggregatePosterior:
     @cached_property
     def conditional(self) -> Gaussians | None:
         """q(z | x_i) by row, or None where it is not Gaussian."""
-        return self.conditional_of()
+        rows = self.conditional_of()
+        if rows is None:
+            return None
+        mean, covariance = self._counting(rows.mean, self.weights), rows.covariance
+        if covariance is not None:
+            covariance = self._counting(covariance, self.weights)
+        return Gaussians(mean, covariance, rows.points)
 
     def prior_draws(self, draws: int | None = None) -> Tensor:
         """Prior draws `(m, d)`, as many as rows by default, the same at every call."""
@@ -232,6 +270,23 @@ class AggregatePosterior:
         if m not in self.drawn:
             self.drawn[m] = self.prior.sample(m)
         return self.drawn[m]
+
+    def weighted_prior_draws(self, draws: int | None = None) -> tuple[Tensor, Tensor]:
+        """Prior draws `(m, d)` and their weights `(m,)`, which pass no gradient.
+
+        By default there is a draw for each row, and that of a row of weight zero has none either:
+        the draws are as many as the rows that count. One that shares a row's covariates stands
+        for its datum, and weighs as the row.
+        """
+        every = self.prior_draws(draws)
+        rows = self.weights.detach()
+        if self.aligned:
+            weights = rows[torch.arange(len(every), device=rows.device) % len(self)]
+        elif draws is None and not self.prior.is_fixed:
+            weights = (rows > 0).to(rows)
+        else:
+            return every, rows.new_ones(len(every))
+        return self._counting(every, weights), weights
 
     def once(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
         """Computes what depends on the conditionals alone once for particles that share them."""

@@ -1,13 +1,16 @@
 """The interface every divergence of the aggregate posterior implements."""
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor, nn
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 
-__all__ = ["Counted", "Divergence", "Reads"]
+__all__ = ["Counted", "Divergence", "Reads", "warn_out_of_reach"]
 
 Reads = Literal["draws", "density", "score"]
 """What is read of a prior."""
@@ -32,6 +35,10 @@ class Divergence(nn.Module, ABC):
 
     reads_past = False
     """Whether `forward` pairs the batch with `q.past`; for others `Memory` pools the rows."""
+
+    out_of_reach: Mapping[str, Tensor] = MappingProxyType({})
+    """By sites, whether the last call met codes so far out that nothing pulls them back: 0-dim
+    booleans that stay on the device. `Objective.loss_and_grads` warns of the first."""
 
     @property
     def reads(self) -> Reads:
@@ -61,3 +68,14 @@ class Divergence(nn.Module, ABC):
         The objective calls it once a training step, after the loss, so that all particles of a
         step meet the same queue.
         """
+
+
+def warn_out_of_reach(divergence: Divergence, name: str) -> None:
+    """Warns that codes have left the reach of a divergence's kernel."""
+    warnings.warn(
+        f"the codes of {name!r} are all beyond the reach of {type(divergence).__name__}'s kernel: "
+        "it is flat there and pulls none of them to the prior. Use a divergence that reaches far, "
+        "such as Energy() or a kernel of wide scales in MultiScale(); and standardise the data, "
+        "or lower the learning rate",
+        stacklevel=4,
+    )

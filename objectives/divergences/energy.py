@@ -27,8 +27,8 @@ class Energy(MMD):
     far from the prior.
 
     Gaussian noise is integrated through $\lVert r \rVert = (4 \pi)^{-1/2} \int_0^\infty
-    (1 - e^{-t r^2})\, t^{-3/2}\, \mathrm{d} t$, by 35 nodes in log t: good to a relative
-    $10^{-4}$ for distances from $.05 \sqrt{d}$ to $100 \sqrt{d}$, and smooth below.
+    (1 - e^{-t r^2})\, t^{-3/2}\, \mathrm{d} t$, by 35 nodes in log t, each pair in units of its
+    own $(\mathbb{E} r^2)^{1/2}$: good to a relative $10^{-4}$ at any distance.
 
     * **Bias.** None, but for the V-statistic:
       $\mathbb{E}_{q,q'} \lVert z - z' \rVert / n + \mathbb{E}_{p,p'} \lVert y - y' \rVert / m$
@@ -76,7 +76,7 @@ class Energy(MMD):
 class _Distance(Kernel):
     r"""Minus the distance in units of h, $-r / h$ with $h^2 = d$."""
 
-    vanishes_at_zero = True
+    is_distance = True
 
     def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
         # The floor keeps the square root's derivative finite where two rows coincide.
@@ -86,7 +86,13 @@ class _Distance(Kernel):
         weights, multipliers = _nodes()
         return weights * len(scales), tuple(m * s for s in scales for m in multipliers)
 
-    def squared_length(self, dim: int, *codes: Tensor) -> Tensor | float:
+    def squared_length(
+        self,
+        dim: int,
+        *codes: Tensor,
+        weights: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor | float:
         return float(dim)
 
     @property

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergences.expectation import constant, expected_kernel
 from ppl_vae.objectives.divergences.kernels import Kernel
-from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic, constant
-from ppl_vae.objectives.divergences.weighting import pair_total
+from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic
+from ppl_vae.objectives.divergences.weighting import normalised
 
 __all__ = ["FourierMMD"]
 
@@ -64,30 +65,42 @@ class FourierMMD(MMD):
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
     ) -> Tensor:
-        against = Gaussians(q.prior_draws(self.draws)) if prior is None else prior
-        kernel, length = self._scaled_kernel(q, *([against.mean] if prior is None else []))
+        if prior is None:
+            draws, shared = q.weighted_prior_draws(self.draws)
+            against = Gaussians(draws)
+        else:
+            against, shared = prior, q.weights.new_ones(1)
+        kernel, length = self._scaled_kernel(q, against.mean, shared, prior is None)
         omega = self._frequencies(kernel, length, q.codes)
         ours, theirs = _waves(rows, omega), _waves(against, omega)
         total, m = q.weights.sum(), len(against)
-        cross, pairs = ((q.weights[:, None] * ours).sum(1) * theirs.sum(1)).sum(0), total * m
+        cross = ((q.weights[:, None] * ours).sum(1) * (shared[:, None] * theirs).sum(1)).sum(0)
+        pairs = total * shared.sum()
+        counts = self._counts(q, rows)
         if prior is not None:
             own = theirs[:, 0].square().sum(0)
         else:
             row = torch.arange(m, device=total.device) % len(q)
-            ones = q.weights.new_ones(m)
-            own = self._mean_square(theirs, ones, row if q.aligned else None, False)
+            self._need_two(m, of_prior=True)
+            own, weight = self._mean_square(theirs, shared, row if q.aligned else None)
+            counts = counts & (weight > 0)
             if q.aligned:
-                weights = q.weights[row]
+                weights = q.weights[row] * shared
                 cross = cross - (weights[:, None] * ours[:, row] * theirs).sum((0, 1))
                 pairs = pairs - weights.sum()
+        integrated = rows.covariance is not None
+        self._need_two(len(q), integrated)
         before = None if q.past is None else _waves(self._conditional(q.past), omega)
-        within = self._mean_square(
-            ours, q.weights, q.groups, rows.covariance is not None, q.past, before
-        )
+        within, _ = self._mean_square(ours, q.weights, q.groups, integrated, q.past, before)
         values = within - 2 * cross / torch.where(pairs > 0, pairs, 1) + own
-        if self.statistic == "U" and q.past is None:
-            total = pair_total(q.weights, q.groups)
-        return torch.where(total > 0, kernel.at_zero * values.mean(), 0)
+        with torch.no_grad():  # one draw tells: at random frequencies it would drown in noise
+            first = against[torch.arange(1, device=total.device)]
+            near = (
+                normalised(q.weights)[:, None] * expected_kernel(kernel, rows, first, length)
+            ).sum()
+            usual = expected_kernel(kernel, against, first, length).mean()
+        self._note_reach(q, near, usual, counts)
+        return torch.where(counts, kernel.at_zero * values.mean(), 0)
 
     def _over(self, shifts: int | None) -> str:
         return f"{self.features} random frequencies"
@@ -108,16 +121,14 @@ class FourierMMD(MMD):
         waves: Tensor,
         weights: Tensor,
         groups: Tensor | None,
-        integrated: bool,
+        integrated: bool = False,
         past: AggregatePosterior | None = None,
         before: Tensor | None = None,
-    ) -> Tensor:
-        """|psi|^2 by frequency, from the pairs the statistic counts; see `MMD` for the past."""
-        if len(weights) < 2 and (self.statistic == "U" or integrated):
-            raise ValueError(
-                f"{self._name} needs two rows or more for pairs: a larger batch, or "
-                "statistic='V' with noise='sampled'"
-            )
+    ) -> tuple[Tensor, Tensor]:
+        """|psi|^2 by frequency, from the pairs the statistic counts, and the pairs' weight.
+
+        See `MMD` for the past.
+        """
         weighted = weights[:, None] * waves
         values, total = weighted.sum(1).square().sum(0), weights.sum().square()
         if groups is not None:
@@ -132,7 +143,7 @@ class FourierMMD(MMD):
             pairs = weights.sum() * past.weights.sum()
             values = values + 2 * extra - extra.detach()
             total = total + 2 * pairs - pairs.detach()
-        return values / torch.where(total > 0, total, 1)
+        return values / torch.where(total > 0, total, 1), total
 
 
 def _waves(rows: Gaussians, omega: Tensor) -> Tensor:

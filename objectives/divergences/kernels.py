@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.weighting import weighted_median_distance
+
 __all__ = ["IMQ", "RBF", "Bandwidth", "Kernel", "Laplacian", "MultiScale", "RationalQuadratic"]
 
 Mixture = tuple[tuple[float, ...], tuple[float, ...]]
@@ -31,16 +33,16 @@ r"""The length-scale h: a number, or a rule.
 `"dimension"`: $h^2 = d$, the InfoVAE paper's $\exp(-r^2 / 2d)$ and, at sigma = 1, the Wasserstein
 auto-encoder's $C = 2 d \sigma^2$. `"tutorial"`: $h^2 = d^2 / 2$, the MMD-VAE tutorial's
 $\exp(-r^2 / d^2)$. `"median"`: $h^2$ is half the median squared distance between the pooled rows
-of the batch, detached.
+of the batch, by their weights and detached; d where the median is zero.
 """
 
 
 class Kernel(ABC):
     """A radial kernel; see the module's text."""
 
-    vanishes_at_zero = False
-    """Whether the mixture is of exp(...) - 1: a kernel that is positive definite but for a
-    constant, which a difference of two distributions cancels."""
+    is_distance = False
+    """Whether it is minus a distance: positive definite but for a constant, which a difference of
+    two distributions cancels, its mixture one of exp(...) - 1, good about r = h."""
 
     @abstractmethod
     def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
@@ -51,8 +53,22 @@ class Kernel(ABC):
         """The Gaussian mixture of the sum over `scales` of the kernel at $s h^2$."""
 
     @abstractmethod
-    def squared_length(self, dim: int, *codes: Tensor) -> Tensor | float:
-        """The squared length-scale h^2 for codes `(n, dim)`; they are read by `"median"` alone."""
+    def squared_length(
+        self,
+        dim: int,
+        *codes: Tensor,
+        weights: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor | float:
+        """The squared length-scale h^2 for codes in `dim` dimensions.
+
+        Args:
+            dim: d.
+            *codes: rows `(n, d)`, to be pooled; they are read by `"median"` alone.
+            weights: of the pooled rows; equal by default.
+            groups: of the pooled rows, integers that are equal for rows of one datum; two of
+                these are no pair.
+        """
 
     @property
     def at_zero(self) -> float:
@@ -84,7 +100,13 @@ class _WithBandwidth(Kernel):
         elif not rule > 0:
             raise ValueError(f"bandwidth {rule} must be positive")
 
-    def squared_length(self, dim: int, *codes: Tensor) -> Tensor | float:
+    def squared_length(
+        self,
+        dim: int,
+        *codes: Tensor,
+        weights: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor | float:
         if self.bandwidth == "dimension":
             return float(dim)
         if self.bandwidth == "tutorial":
@@ -93,7 +115,11 @@ class _WithBandwidth(Kernel):
             rows = torch.cat(codes).detach()
             if len(rows) < 2:
                 raise ValueError("bandwidth 'median' needs two rows or more: give a number")
-            return (torch.pdist(rows).square().median() / 2).clamp_min(1e-12)
+            if weights is None:
+                weights = rows.new_ones(len(rows))
+            squared = weighted_median_distance(rows, weights.detach(), groups).square() / 2
+            # Codes that are all equal have no scale of their own, and the prior's is at hand.
+            return torch.where(squared > torch.finfo(squared.dtype).tiny, squared, float(dim))
         assert not isinstance(self.bandwidth, str)
         return self.bandwidth**2
 
@@ -203,8 +229,14 @@ class MultiScale(Kernel):
     def mixture(self, scales: Sequence[float] = (1.0,)) -> Mixture:
         return self.kernel.mixture([a * b for a in scales for b in self.scales])
 
-    def squared_length(self, dim: int, *codes: Tensor) -> Tensor | float:
-        return self.kernel.squared_length(dim, *codes)
+    def squared_length(
+        self,
+        dim: int,
+        *codes: Tensor,
+        weights: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor | float:
+        return self.kernel.squared_length(dim, *codes, weights=weights, groups=groups)
 
     @property
     def at_zero(self) -> float:

@@ -149,21 +149,27 @@ class _Queue:
 
     @classmethod
     def like(cls, rows: _Rows, size: int) -> "_Queue":
-        # Places not filled yet have weight zero; they hold codes of the first batch, so that what
-        # looks at codes and not at weights (a median distance) sees nothing foreign.
-        index = torch.arange(size, device=rows.codes.device) % len(rows.codes)
+        # Places not filled yet have weight zero, and their rows are never looked at.
+        index = torch.zeros(size, dtype=torch.long, device=rows.codes.device)
         ring = rows.each(lambda tensor: tensor[index])
         ring.weights = torch.zeros_like(ring.weights)
         return cls(ring)
 
     def put(self, rows: _Rows) -> None:
+        """Puts in the rows that have weight, in their order; how many is not asked."""
         size = len(self.rows.codes)
-        last = slice(max(0, len(rows.codes) - size), None)
-        index = torch.arange(len(rows.codes[last]), device=self.next.device)
-        index = (self.next + index) % size
+        alive = rows.weights > 0
+        living = alive.sum()
+        order = (~alive).to(torch.uint8).argsort(stable=True)
+        # Of the rows that fall on a place, counted from the next, the last stays.
+        places = (torch.arange(size, device=living.device) - self.next) % size
+        rounds = torch.div(living - 1 - places, size, rounding_mode="floor")
+        index = order[(places + size * rounds).clamp(0, len(alive) - 1)]
+        is_new = places < living
         for ring, new in zip(self.rows.tensors, rows.tensors, strict=True):
-            ring.index_copy_(0, index, new[last])
-        self.next.add_(len(index)).remainder_(size)
+            shape = (-1,) + (1,) * (ring.dim() - 1)
+            ring.copy_(torch.where(is_new.reshape(shape), new[index], ring))
+        self.next.add_(living).remainder_(size)
 
 
 def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosterior:
@@ -186,7 +192,7 @@ def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosteri
     groups = None
     if q.groups is not None:
         # A past row is a datum of its own.
-        groups = torch.arange(len(past), device=q.groups.device) + q.groups.max() + 1
+        groups = torch.arange(len(past), device=q.groups.device) + len(q)
         groups = torch.cat([q.groups, groups])
     return replace(
         q,
@@ -194,6 +200,9 @@ def _pooled(q: AggregatePosterior, past: AggregatePosterior) -> AggregatePosteri
         prior=_InBlocks(q.prior, len(q)),
         weights=pool(q.weights, past.weights),
         groups=groups,
+        data=None,
+        masked=True,
+        aligned=False,
         conditional_of=conditional,
     )
 
@@ -204,6 +213,7 @@ class _InBlocks(Prior):
     def __init__(self, prior: Prior, rows: int):
         self.prior = prior
         self.rows = rows
+        self.is_fixed = prior.is_fixed
 
     @property
     def gaussian(self) -> Gaussians | None:

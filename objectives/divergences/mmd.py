@@ -1,7 +1,6 @@
 """Maximum mean discrepancy between the aggregate posterior and the prior."""
 
 import logging
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -9,15 +8,19 @@ from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
 from ppl_vae.objectives.divergences.divergence import Divergence
+from ppl_vae.objectives.divergences.expectation import expected_kernel, pairwise_kernel
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.objectives.divergences.weighting import (
     cross_weights,
+    cyclic_shifts,
+    living_data,
     normalised,
     pair_total,
     pair_weights,
+    rows_by_datum,
 )
 
-__all__ = ["MMD", "expected_kernel"]
+__all__ = ["MMD"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 # than a small encoder's own step.
 _ALL_PAIRS = 200_000
 _SHIFTS = 16
+
+# Of E k between codes and prior, over that between two codes of the prior.
+_NO_REACH = 1e-6
 
 _Length = Tensor | float
 PriorTerms = Literal["auto", "sampled", "closed"]
@@ -40,10 +46,12 @@ class MMD(Divergence):
 
     The estimator is two choices. `prior`: the terms with y from draws, or in closed form (a prior
     that is Gaussian in the codes' coordinates). `noise`: the encoder's noise from the codes drawn,
-    or integrated out (a guide that is Gaussian given the data). What is integrated has no variance
-    left from the noise, and its gradient cannot be followed by widening q(z|x) until it equals
-    p(z): with sampled noise that is the cheapest way down, and the code collapses. In a joint of
-    sites, those that others depend on enter as draws and the rest are integrated.
+    or integrated out (a guide that is Gaussian given the data). All of them pull equally, on the
+    encoder's spread too: widening q(z|x) until it equals p(z) is a way down under each. What
+    integration takes away is the noise, which on the gradient of the means is several times the
+    signal near q = p, hides the pull of the reconstruction there, and keeps the code collapsed
+    for long. In a joint of sites, those that others depend on enter as draws and the rest are
+    integrated.
 
     Every estimate is unbiased but the V-statistic, which counts each row against itself: its bias
     is $(1/n + 1/m)(k(0) - \mathbb{E}\, k)$ with m the prior draws (no 1/m for a closed-form
@@ -107,6 +115,7 @@ class MMD(Divergence):
         self.statistic: Statistic = statistic
         self.pairs = pairs
         self.draws = draws
+        self.out_of_reach: dict[str, Tensor] = {}
         self.estimator: dict[str, str] = {}
         """By sites, the estimator the last call took, in words."""
 
@@ -122,65 +131,113 @@ class MMD(Divergence):
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
     ) -> Tensor:
-        against = Gaussians(q.prior_draws(self.draws)) if prior is None else prior
-        kernel, length = self._scaled_kernel(q, *([against.mean] if prior is None else []))
-        within = self._within(kernel, length, rows, q.weights, q.groups, shifts, q.past)
-        shared, groups = q.weights.new_ones(len(against)), None
-        if q.aligned:  # a draw stands for its row's datum, which may be masked
-            groups = torch.arange(len(against), device=shared.device) % len(q)
-            shared = q.weights.detach()[groups]
-        pairs = cross_weights(q.weights, len(against), q.aligned) * shared
-        cross = (normalised(pairs) * expected_kernel(kernel, rows, against, length)).sum()
         if prior is None:
-            own = self._within(kernel, length, against, shared, groups)
+            draws, shared = q.weighted_prior_draws(self.draws)
+            against = Gaussians(draws)
         else:
+            against, shared = prior, q.weights.new_ones(1)
+        kernel, length = self._scaled_kernel(q, against.mean, shared, prior is None)
+        within = self._within(kernel, length, rows, q, shifts)
+        cross_pairs = cross_weights(q.weights, len(against), q.aligned) * shared
+        cross = (normalised(cross_pairs) * expected_kernel(kernel, rows, against, length)).sum()
+        counts = self._counts(q, rows)
+        if prior is not None:
             own = expected_kernel(kernel, against, against, length).mean()
-        # Without a pair, as with one row unmasked, there is attraction and no repulsion: no D.
-        alone = (self.statistic == "V" and rows.covariance is None) or q.past is not None
-        weight = q.weights.sum() if alone else pair_total(q.weights, q.groups)
-        return torch.where(weight > 0, within - 2 * cross + own, 0)
+        else:
+            own, total = self._of_prior(kernel, length, draws, shared, q)
+            counts = counts & (total > 0)
+        self._note_reach(q, cross, own, counts)
+        return torch.where(counts, within - 2 * cross + own, 0)
 
-    def _scaled_kernel(self, q: AggregatePosterior, *draws: Tensor) -> tuple[Kernel, _Length]:
-        """The kernel and its squared length-scale at these codes and prior draws."""
-        return self.kernel, self.kernel.squared_length(q.dim, q.codes, *draws)
+    def _counts(self, q: AggregatePosterior, rows: Gaussians) -> Tensor:
+        """Whether there is a pair: with one row unmasked nothing repels, and there is no D."""
+        alone = (self.statistic == "V" and rows.covariance is None) or q.past is not None
+        return (q.weights.sum() if alone else pair_total(q.weights, q.groups)) > 0
+
+    def _note_reach(
+        self, q: AggregatePosterior, cross: Tensor, own: Tensor, counts: Tensor
+    ) -> None:
+        """Notes whether all codes are so far from the prior that the kernel pulls none."""
+        if not self.kernel.is_distance:
+            far = cross.detach() <= _NO_REACH * own.detach()
+            self.out_of_reach[q.name] = far & counts
+
+    def _need_two(self, n: int, integrated: bool = False, of_prior: bool = False) -> None:
+        """Refuses a single row, or a single prior draw, where only pairs of two count."""
+        if n > 1 or (self.statistic == "V" and not integrated):
+            return
+        if of_prior and self.draws is not None:
+            raise ValueError(
+                f"{self._name} draws={self.draws} leaves the prior's draws without a pair: make "
+                "it 2 or more, or take prior='closed' or statistic='V'"
+            )
+        if of_prior:
+            raise ValueError(
+                f"{self._name} has one prior draw, which leaves it without a pair: give two or "
+                "more, or take statistic='V'"
+            )
+        raise ValueError(
+            f"{self._name} needs two rows or more for pairs: a larger batch, or "
+            "statistic='V' with noise='sampled'"
+        )
+
+    def _scaled_kernel(
+        self, q: AggregatePosterior, against: Tensor, shared: Tensor, are_draws: bool
+    ) -> tuple[Kernel, _Length]:
+        """The kernel and its squared length-scale at these codes and, if sampled, prior draws."""
+        if not are_draws:
+            length = self.kernel.squared_length(
+                q.dim, q.codes, weights=q.weights.detach(), groups=q.groups
+            )
+            return self.kernel, length
+        # A datum counts as a draw does, whatever the weights' unit.
+        weights = normalised(q.weights.detach()) * living_data(q.weights, q.groups)
+        groups = None
+        if q.groups is not None:
+            own = torch.arange(len(against), device=shared.device)
+            groups = torch.cat([q.groups, len(q) + own])
+        length = self.kernel.squared_length(
+            q.dim, q.codes, against, weights=torch.cat([weights, shared]), groups=groups
+        )
+        return self.kernel, length
+
+    def _of_prior(
+        self, kernel: Kernel, length: _Length, draws: Tensor, shared: Tensor, q: AggregatePosterior
+    ) -> tuple[Tensor, Tensor]:
+        """The mean of k(y, y') over pairs of prior draws, and the pairs' weight."""
+        m = len(draws)
+        self._need_two(m, of_prior=True)
+        groups = torch.arange(m, device=shared.device) % len(q) if q.aligned else None
+        pairs = pair_weights(shared, groups, diagonal=self.statistic == "V")
+        own = normalised(pairs) * expected_kernel(
+            kernel, Gaussians(draws), Gaussians(draws), length
+        )
+        return own.sum(), pairs.sum()
 
     def _within(
         self,
         kernel: Kernel,
         length: _Length,
         rows: Gaussians,
-        weights: Tensor,
-        groups: Tensor | None = None,
-        shifts: int | None = None,
-        past: AggregatePosterior | None = None,
+        q: AggregatePosterior,
+        shifts: int | None,
     ) -> Tensor:
         """The weighted mean of E k(z_i, z_j) over the pairs the statistic counts."""
-        n = len(rows)
-        integrated = rows.covariance is not None
-        v_statistic = self.statistic == "V" and not integrated
-        if n < 2 and not v_statistic:
-            raise ValueError(
-                f"{self._name} needs two rows or more for pairs: a larger batch, or "
-                "statistic='V' with noise='sampled'"
-            )
-        if shifts is not None and shifts < n - 1:
-            by = torch.randperm(n - 1, device=weights.device)[:shifts] + 1
-            other = (torch.arange(n, device=weights.device) + by[:, None]) % n
-            pairs = weights * weights[other] * ((n - 1) / shifts)
-            if groups is not None:
-                pairs = pairs * (groups != groups[other])
-            values = _pairwise(kernel, rows, rows[other], length)
+        v_statistic = self.statistic == "V" and rows.covariance is None
+        self._need_two(len(q), rows.covariance is not None)
+        table = None if shifts is None else rows_by_datum(q.groups, q.weights, q.data)
+        if table is not None and shifts is not None and shifts < len(table) - 1:
+            total = _over_shifts(kernel, length, rows, q.weights, table, shifts)
             # Of all pairs, not of these: a ratio of two random sums would be biased.
-            weight = pair_total(weights, groups)
+            weight = pair_total(q.weights, q.groups)
         else:
-            pairs = pair_weights(weights, groups, diagonal=v_statistic)
-            values = expected_kernel(kernel, rows, rows, length)
+            pairs = pair_weights(q.weights, q.groups, diagonal=v_statistic)
+            total = (pairs * expected_kernel(kernel, rows, rows, length)).sum()
             weight = pairs.sum()
-        total = (pairs * values).sum()
-        if past is not None:
+        if q.past is not None:
             # The mean over the batch paired with the batch and the past. Of two moving rows both
             # pass a gradient, of a pair with the past one of them: it counts twice.
-            extra = self._against_past(kernel, length, rows, weights, shifts, past)
+            extra = self._against_past(kernel, length, rows, q.weights, shifts, q.past)
             total, weight = torch.stack([total, weight]) + 2 * extra - extra.detach()
         return total / torch.where(weight > 0, weight, 1)
 
@@ -194,15 +251,16 @@ class MMD(Divergence):
         past: AggregatePosterior,
     ) -> Tensor:
         """Sums over pairs of a row and a past row: of weight times E k, and of weight, `(2,)`."""
-        n, m = len(rows), len(past)
         before = self._conditional(past)
-        if shifts is None or shifts >= m:
+        if shifts is None or shifts >= len(past):
             pairs = weights[:, None] * past.weights
             values = expected_kernel(kernel, rows, before, length)
         else:
-            other = _shifted(n, m, shifts, weights)
-            pairs = weights * past.weights[other] * (m / shifts)
-            values = _pairwise(kernel, rows, before[other], length)
+            _, partners, share = cyclic_shifts(past.weights > 0, shifts, first=0)
+            # The batch's rows take the places of the past's in turn.
+            other = partners[:, torch.arange(len(rows), device=weights.device) % len(past)]
+            pairs = weights * past.weights[other] * share
+            values = pairwise_kernel(kernel, rows, before[other], length)
         return torch.stack([(pairs * values).sum(), weights.sum() * past.weights.sum()])
 
     def _closed_prior(self, q: AggregatePosterior) -> Gaussians | None:
@@ -240,13 +298,13 @@ class MMD(Divergence):
     def _announce(
         self, q: AggregatePosterior, prior: Gaussians | None, rows: Gaussians, shifts: int | None
     ) -> None:
-        if q.name in self.estimator:
-            return
         words = "prior sampled" if prior is None else "prior in closed form"
         if rows.covariance is None:
             words += f", encoder noise sampled ({self.statistic}-statistic)"
         else:
             words += f", encoder noise integrated over {self._over(shifts)}"
+        if self.estimator.get(q.name) == words:
+            return
         self.estimator[q.name] = words
         logger.info("%s of %s: %s", self._name, q.name, words)
 
@@ -258,74 +316,32 @@ class MMD(Divergence):
         return type(self).__name__
 
 
-def _shifted(n: int, m: int, shifts: int, like: Tensor) -> Tensor:
-    """For each of n rows as many of m others, by random cyclic shifts, `(shifts, n)`."""
-    by = torch.randperm(m, device=like.device)[:shifts]
-    return (torch.arange(n, device=like.device) + by[:, None]) % m
-
-
-def expected_kernel(
-    kernel: Kernel, a: Gaussians, b: Gaussians, squared_length: Tensor | float
+def _over_shifts(
+    kernel: Kernel,
+    length: _Length,
+    rows: Gaussians,
+    weights: Tensor,
+    table: Tensor,
+    shifts: int,
 ) -> Tensor:
-    r"""$\mathbb{E}\, k(z_i, y_j)$ for independent $z_i \sim a_i$, $y_j \sim b_j$, `(n, m)`.
+    """An unbiased estimate of the weighted sum of E k over pairs of rows of different data.
 
-    Points take the kernel itself. Otherwise, with $V = \Sigma_i + \Sigma_j$ and $\delta$ the
-    difference of means, each node of the kernel's mixture, of variance $s = m_q h^2$, gives
+    Each datum is paired with R others by random cyclic shifts of the data that have weight, all
+    rows of the one with all rows of the other. Dead pairs would make the sum of the live ones
+    vary from call to call.
 
-    $$\det(I + V / s)^{-1/2} \exp\left(-\tfrac{1}{2} \delta^T (s I + V)^{-1} \delta\right).$$
+    Args:
+        kernel: the kernel.
+        length: its squared length-scale.
+        rows: the rows.
+        weights: theirs, `(n,)`.
+        table: the rows of each datum, `(data, choices)`; see `rows_by_datum`.
+        shifts: R, less than the number of data less 1.
     """
-    if a.covariance is None and b.covariance is None:
-        return kernel(_squared_distances(a.mean, b.mean), squared_length)
-    covariance = None if a.covariance is None else a.covariance[:, None]
-    return _pairwise(kernel, Gaussians(a.mean[:, None], covariance), b, squared_length)
-
-
-def _pairwise(
-    kernel: Kernel, a: Gaussians, b: Gaussians, squared_length: Tensor | float
-) -> Tensor:
-    """E k for rows that broadcast against each other, by the kernel's mixture."""
-    delta = a.mean - b.mean
-    weights, multipliers = kernel.mixture()
-    scales = constant(multipliers, delta.dtype, delta.device) * squared_length
-    nodes = constant(weights, delta.dtype, delta.device)
-    if a.is_full or b.is_full:
-        exponents = torch.stack([_full_exponent(delta, _sum(a, b), s) for s in scales], -1)
-    else:
-        variance = _sum(a, b)[..., None]
-        wide = variance + scales
-        terms = torch.log1p(variance / scales) + delta.square()[..., None] / wide
-        exponents = -0.5 * terms.sum(-2)
-    values = torch.expm1(exponents) if kernel.vanishes_at_zero else torch.exp(exponents)
-    return (nodes * values).sum(-1)
-
-
-@lru_cache
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Made once: a copy from the host at each step would stop a recorded step.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
-def _full_exponent(delta: Tensor, covariance: Tensor, s: Tensor) -> Tensor:
-    eye = torch.eye(delta.shape[-1], dtype=delta.dtype, device=delta.device)
-    factor = torch.linalg.cholesky(eye + covariance / s)
-    solved = torch.linalg.solve_triangular(factor, delta[..., None], upper=False)[..., 0]
-    log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -solved.square().sum(-1) / (2 * s) - log_root
-
-
-def _sum(a: Gaussians, b: Gaussians) -> Tensor:
-    if a.is_full != b.is_full:
-        a, b = (a, b) if a.is_full else (b, a)
-        assert a.covariance is not None
-        return a.covariance + (0 if b.covariance is None else torch.diag_embed(b.covariance))
-    if a.covariance is None or b.covariance is None:
-        present = b.covariance if a.covariance is None else a.covariance
-        assert present is not None
-        return present
-    return a.covariance + b.covariance
-
-
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    squares = a.square().sum(1)[:, None] + b.square().sum(1)
-    return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
+    weights = weights[table] * (table >= 0)
+    order, partners, share = cyclic_shifts(weights.detach().sum(1) > 0, shifts, first=1)
+    pairs = weights[order][:, :, None] * weights[partners][:, :, None, :]
+    values = pairwise_kernel(
+        kernel, rows[table[order][:, :, None]], rows[table[partners][:, :, None, :]], length
+    )
+    return (share[..., None, None] * pairs * values).sum()

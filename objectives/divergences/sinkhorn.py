@@ -88,19 +88,16 @@ class Sinkhorn(Divergence):
         )
 
     def forward(self, q: AggregatePosterior) -> Tensor:
-        draws = q.prior_draws(self.draws)
-        # A row without weight must not stretch the diameter: it stands where the prior is.
-        codes = torch.where(q.weights[:, None] > 0, q.codes, draws[:1].detach())
+        draws, of_draws = q.weighted_prior_draws(self.draws)
+        codes = q.codes
         diameter = _diameter(codes, draws) if self.diameter is None else self.diameter
         if not math.isfinite(diameter):
             return codes.sum() * math.nan  # for the objective's check to name
         self.loss.diameter = diameter
         self.loss.blur = math.sqrt(q.dim / 2) if isinstance(self.blur, str) else self.blur
-        weights = normalised(q.weights)
-        equal = weights.new_full((len(draws),), 1 / len(draws))
         # geomloss leaves gradients enabled, whatever they were.
         with torch.set_grad_enabled(torch.is_grad_enabled()):
-            value = self.loss(weights, codes, equal, draws)
+            value = self.loss(normalised(q.weights), codes, normalised(of_draws), draws)
         return torch.where(q.weights.sum() > 0, value, 0)
 
 

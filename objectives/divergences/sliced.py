@@ -91,8 +91,9 @@ class SlicedWasserstein(Divergence):
         rows, order = (theta @ q.codes.T).sort(dim=1)
         steps = normalised(q.weights)[order]
         if gaussian is None:
-            draws = (theta @ q.prior_draws(self.draws).T).sort(dim=1).values
-            values = _between(rows, steps, draws, self.power)
+            every, weights = q.weighted_prior_draws(self.draws)
+            draws, place = (theta @ every.T).sort(dim=1)
+            values = _between(rows, steps, draws, normalised(weights)[place], self.power)
         else:
             mean, sd = _projected(gaussian, theta)
             values = sd.square() * _to_normal((rows - mean[:, None]) / sd[:, None], steps)
@@ -110,16 +111,16 @@ class SlicedWasserstein(Divergence):
         return gaussian
 
 
-def _between(rows: Tensor, steps: Tensor, draws: Tensor, power: float) -> Tensor:
-    """W_p^p of sorted rows `(L, n)` with steps to sorted draws `(L, m)` of equal steps, `(L,)`."""
-    m = draws.shape[1]
-    ends = steps.cumsum(1)
-    equal = torch.arange(1, m + 1, dtype=ends.dtype, device=ends.device).expand(len(draws), m) / m
+def _between(
+    rows: Tensor, steps: Tensor, draws: Tensor, draw_steps: Tensor, power: float
+) -> Tensor:
+    """W_p^p of sorted rows `(L, n)` to sorted draws `(L, m)`, each with its steps, `(L,)`."""
+    ends, draw_ends = steps.cumsum(1), draw_steps.cumsum(1)
     # Between two neighbours of the merged ends both quantile functions are constant.
-    merged = torch.cat([ends, equal], 1).sort(dim=1).values
+    merged = torch.cat([ends, draw_ends], 1).sort(dim=1).values
     widths = merged.diff(dim=1, prepend=torch.zeros_like(merged[:, :1]))
     left = _at(rows, ends, merged)
-    right = _at(draws, equal.contiguous(), merged)
+    right = _at(draws, draw_ends, merged)
     return (widths * (left - right).abs().pow(power)).sum(1)
 
 

@@ -7,12 +7,16 @@ from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.divergence import Divergence, Reads
+from ppl_vae.objectives.divergences.expectation import squared_distances
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel, Laplacian, MultiScale
 from ppl_vae.objectives.divergences.weighting import pair_weights
 
 __all__ = ["Stein"]
 
 Statistic = Literal["U", "V"]
+
+# Of the mean kernel between two codes, over that of a code and itself.
+_NO_REACH = 1e-6
 
 
 class Stein(Divergence):
@@ -43,7 +47,7 @@ class Stein(Divergence):
       a particle that the others push away.
     * **Variance.** Of order 1/n where q differs from p and 1/n^2 at q = p. No prior draws are
       needed. Encoder noise is sampled: start the encoder narrow, or prefer `MMD`, which can
-      integrate it, where the code collapses.
+      integrate it, where the noise hides the pull of the reconstruction.
     * **Cost.** $n^2 d$, and one evaluation of the prior's score at the codes.
 
     The score is taken at detached codes, not through the guide, so that an autoregressive guide's
@@ -82,6 +86,7 @@ class Stein(Divergence):
                 "IMQ or RationalQuadratic"
             )
         self.statistic: Statistic = statistic
+        self.out_of_reach: dict[str, Tensor] = {}
 
     @property
     def reads(self) -> Reads:
@@ -97,27 +102,35 @@ class Stein(Divergence):
         pairs = pairs / torch.where(total > 0, total, 1)
         codes = q.codes.detach()
         scores = q.prior.score(codes)
-        direction, discrepancy = _stein(self.kernel, codes, scores, pairs)
+        length = self.kernel.squared_length(
+            q.dim, codes, weights=q.weights.detach(), groups=q.groups
+        )
+        direction, discrepancy, near = _stein(self.kernel, length, codes, scores, pairs)
+        self.out_of_reach[q.name] = (near <= _NO_REACH * self.kernel.at_zero) & (total > 0)
         # Weights that pass a gradient, of enumerated rows, follow the discrepancy.
         surrogate = -(q.codes * direction.detach()).sum()
         return discrepancy + surrogate - surrogate.detach()
 
 
-def _stein(kernel: Kernel, codes: Tensor, scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction at each code times its weight, `(n, d)`, and KSD^2, over weighted pairs.
+def _stein(
+    kernel: Kernel, length: Tensor | float, codes: Tensor, scores: Tensor, pairs: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Over weighted pairs, the direction at each code times its weight, `(n, d)`; KSD^2; and the
+    kernel's mean.
 
     With t = |x - y|^2 and k' = dk/dt: grad_x k = 2 k' (x - y) = -grad_y k, and
     div_x grad_y k = -2 d k' - 4 t k''.
     """
     d = codes.shape[1]
-    squares = codes.square().sum(1)
-    distances = torch.addmm(squares[:, None] + squares, codes, codes.T, alpha=-2).clamp_min(0)
-    value, first, second = _derivatives(kernel, distances, kernel.squared_length(d, codes))
+    distances = squared_distances(codes, codes)
+    value, first, second = _derivatives(kernel, distances, length)
 
+    # Differences alone count; about their middle no large numbers cancel.
+    codes = codes - codes.mean(0)
     pull = pairs * first
     direction = (pairs * value) @ scores + 2 * (pull @ codes - pull.sum(1)[:, None] * codes)
 
-    product = scores @ codes.T
+    product = (scores - scores.mean(0)) @ codes.T
     own = product.diagonal()
     difference = own[:, None] + own - product - product.T  # (s_i - s_j) . (z_i - z_j)
     stein_kernel = (
@@ -126,7 +139,7 @@ def _stein(kernel: Kernel, codes: Tensor, scores: Tensor, pairs: Tensor) -> tupl
         - 2 * d * first
         - 4 * distances * second
     )
-    return direction, (pairs * stein_kernel).sum()
+    return direction, (pairs * stein_kernel).sum(), (pairs * value).sum().detach()
 
 
 def _derivatives(

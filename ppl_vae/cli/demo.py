@@ -42,6 +42,7 @@ def demo(
 
     from ppl_vae.config import Schema
     from ppl_vae.experiment import Experiment, build
+    from ppl_vae.report.summary import evaluate
     from ppl_vae.training.run import Run
 
     torch.set_num_threads(1)  # tensors this small are slower on several
@@ -68,12 +69,14 @@ def demo(
             )
         )
         start = time.perf_counter()
-        build(schema, settings).fit(folder, overwrite=overwrite, config=settings)
+        experiment = build(schema, settings)
+        experiment.fit(folder, overwrite=overwrite, config=settings)
+        evaluate(Run(folder), experiment)
         seconds += time.perf_counter() - start
         summaries.append(Run(folder).summary)
         table.append(_line(str(seed), _shown(summaries[-1])))
         print(table[-1], flush=True)
-    middle = {name: median(s[name] for s in summaries) for name, *_ in _COLUMNS}
+    middle = {name: _median([s.get(name) for s in summaries]) for name, *_ in _COLUMNS}
     table.append(_line("median", _shown(middle)))
     print(table[-1])
     Path(out, "table.txt").write_text("\n".join(table) + "\n", encoding="utf-8")
@@ -82,8 +85,14 @@ def demo(
     )
 
 
-def _shown(summary: Mapping[str, float]) -> list[str]:
-    return [shape.format(summary[name]) for name, _, shape in _COLUMNS]
+def _median(values: Sequence[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return median(given) if given else None
+
+
+def _shown(summary: Mapping[str, float | None]) -> list[str]:
+    cells = [(summary.get(name), shape) for name, _, shape in _COLUMNS]
+    return ["none" if value is None else shape.format(value) for value, shape in cells]
 
 
 def _line(head: str, cells: Sequence[str]) -> str:

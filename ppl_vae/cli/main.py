@@ -74,8 +74,9 @@ def _usage() -> str:
 
 def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
-    from ppl_vae.config.commandline import configured
+    from ppl_vae.cli.commandline import configured
     from ppl_vae.experiment import build
+    from ppl_vae.report.summary import evaluate
     from ppl_vae.training.run import Run
 
     read = configured(words, "fit")
@@ -87,13 +88,14 @@ def fit(words: list[str]) -> None:
     Run.check(folder, "overwrite" in switches)
     experiment = build(schema, settings)
     experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
+    evaluate(Run(folder), experiment)
     _show(Run(folder).summary, folder)
 
 
 def show(words: list[str]) -> None:
     """Prints the model that fit would train, with shapes; --out draws its graph."""
+    from ppl_vae.cli.commandline import configured
     from ppl_vae.cli.show import describe, draw
-    from ppl_vae.config.commandline import configured
     from ppl_vae.config.help import resolved
     from ppl_vae.experiment import build
 
@@ -111,7 +113,7 @@ def show(words: list[str]) -> None:
 
 def evaluate(words: list[str]) -> None:
     """Evaluates a run: its metrics with their errors, and the pictures."""
-    from ppl_vae.config.commandline import data_options, parse
+    from ppl_vae.cli.commandline import data_options, parse
     from ppl_vae.report.metrics import evaluate
 
     data, words = data_options(words)
@@ -120,7 +122,7 @@ def evaluate(words: list[str]) -> None:
 
 def report(words: list[str]) -> None:
     """Writes one HTML page that shows runs side by side."""
-    from ppl_vae.config.commandline import data_options, parse
+    from ppl_vae.cli.commandline import data_options, parse
     from ppl_vae.report.webpage import report
 
     data, words = data_options(words)
@@ -129,7 +131,7 @@ def report(words: list[str]) -> None:
 
 def sample(words: list[str]) -> None:
     """Draws samples from a run's model."""
-    from ppl_vae.config.commandline import parse
+    from ppl_vae.cli.commandline import parse
 
     sample_run(**parse(sample_run, words))
 
@@ -167,25 +169,26 @@ def sample_run(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
     experiment = load(folder, trust, device)
-    draws = decoding.draw(experiment, n, seed)
+    pair, args = experiment.pair, experiment.rows()
+    draws = decoding.draw(pair, args, n, seed)
     if path.suffix == ".npy":
         np.save(path, draws.cpu().numpy())
     else:
-        plots.samples(draws, path, title=decoding.drawn_as(experiment))
+        plots.samples(draws, path, title=decoding.drawn_as(pair, args))
     print(path)
 
 
 def demo(words: list[str]) -> None:
     """Trains an MMD-VAE on handwritten digits from several seeds, and prints a table."""
+    from ppl_vae.cli.commandline import parse
     from ppl_vae.cli.demo import demo
-    from ppl_vae.config.commandline import parse
 
     demo(**parse(demo, words))
 
 
 def reproduce(words: list[str]) -> None:
     """Runs one experiment of the source papers, and prints its table."""
-    from ppl_vae.config.commandline import parse
+    from ppl_vae.cli.commandline import parse
     from ppl_vae.reproductions import reproduce
 
     reproduce(**parse(reproduce, words))
@@ -221,6 +224,8 @@ def _show(summary: Mapping[str, Any], folder: Path) -> None:
     }
     for name, unit in units.items():
         value, error = summary.get(name), summary.get("errors", {}).get(name)
+        if value is None and name in summary.get("skipped", {}):
+            print(f"{name:15} {'none':>9} {summary['skipped'][name]}")
         if value is not None:
             print(f"{name:15} {value:9.4g}{'' if error is None else f' +- {error:.2g}':10} {unit}")
     print(folder)

@@ -5,8 +5,10 @@ Images have shape `(1, height, width)` and values in [0, 1].
 
 from ppl_vae.data.arrays import Arrays
 from ppl_vae.data.changed import Binarized, PartlyLabelled
-from ppl_vae.data.dataset import Dataset, batches
+from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
 from ppl_vae.data.images import MNIST, Digits, FashionMNIST
+from ppl_vae.data.loaders import batches
 from ppl_vae.data.toys import GaussianMixture, TwoPoints
 
 __all__ = [
@@ -15,9 +17,12 @@ __all__ = [
     "Binarized",
     "Dataset",
     "Digits",
+    "FactorData",
+    "FadingSquares",
     "FashionMNIST",
     "GaussianMixture",
     "PartlyLabelled",
+    "Sprites",
     "TwoPoints",
     "batches",
 ]

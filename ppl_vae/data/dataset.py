@@ -1,12 +1,7 @@
-r"""What a data set is, and how its rows are dealt out.
+r"""What a data set is."""
 
-Batches are slices of a tensor that already lies on the device: one permutation an epoch and one
-`index_select` a batch, with no work per item in Python.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
-from itertools import pairwise
 from typing import Literal, Self, get_args
 
 import torch
@@ -15,11 +10,9 @@ from torch import Tensor
 __all__ = [
     "Beside",
     "Dataset",
-    "batches",
     "check_finite",
     "check_values",
     "first_marked",
-    "splits",
 ]
 
 Beside = Literal["", "covariates", "labels"]
@@ -190,45 +183,6 @@ class Dataset:
             f"{type(self).__name__}({self.name}: {len(self)} training rows, {held} held out, "
             f"each of shape {tuple(self.size)})"
         )
-
-
-def batches(
-    data: Sequence[Tensor], batch_size: int, *, shuffle: bool = True
-) -> Iterator[tuple[Tensor, ...]]:
-    r"""The rows of `data` in batches, once through.
-
-    The order is drawn on the CPU by torch's global generator, so it is the same on every device.
-    The last, smaller batch is kept; a last batch of a single row, of which no U-statistic can be
-    taken, joins the one before it.
-
-    Args:
-        data: tensors with rows that belong together, each `(n, ...)`.
-        batch_size: rows to a batch.
-        shuffle: take the rows in a random order.
-
-    Example:
-        >>> [len(x) for x, in batches([torch.arange(9)], 4)]
-        [4, 5]
-    """
-    n = len(data[0])
-    if any(len(part) != n for part in data):
-        raise ValueError(f"data of different lengths: {[len(part) for part in data]}")
-    order = torch.randperm(n).to(data[0].device) if shuffle else None
-    for rows in splits(n, batch_size):
-        if order is None:
-            yield tuple(part[rows] for part in data)
-        else:
-            yield tuple(part.index_select(0, order[rows]) for part in data)
-
-
-def splits(n: int, batch_size: int) -> list[slice]:
-    """How n rows are split into batches."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 row, got {batch_size}")
-    starts = list(range(0, n, batch_size))
-    if len(starts) > 1 and batch_size > 1 and n - starts[-1] == 1:
-        starts.pop()
-    return [slice(a, b) for a, b in pairwise([*starts, n])]
 
 
 def check_finite(x: Tensor, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Images made of known factors, for measures of disentanglement and of latent geometry."""
+"""Images that factors determine, for measures of disentanglement and of latent geometry."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,28 +6,30 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ppl_vae.data.dataset import Dataset
+
 __all__ = ["FactorData", "FadingSquares", "Sprites"]
 
 
 class FactorData(ABC):
-    """Images that a few discrete factors, independent and uniform, determine.
+    """Images that discrete factors, independent and uniform, determine.
 
     Attributes:
         names: of the factors.
         levels: how many values each takes.
-        size: the shape of one image.
     """
 
     names: tuple[str, ...]
     levels: tuple[int, ...]
-    size: torch.Size
+
+    @property
+    @abstractmethod
+    def size(self) -> torch.Size:
+        """The shape of one image."""
 
     @abstractmethod
     def render(self, factors: Tensor) -> Tensor:
         """Images `(n, *size)` in [0, 1] of factor indices `(n, K)`."""
-
-    def __len__(self) -> int:
-        return math.prod(self.levels)
 
     def sample_factors(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Factor indices `(n, K)`, uniform."""
@@ -51,17 +53,20 @@ class FactorData(ABC):
             raise ValueError(f"factor indices must lie below the levels {self.levels}")
 
 
-class Sprites(FactorData):
+class Sprites(Dataset, FactorData):
     """A white square, ellipse or heart on black, in the manner of dSprites.
 
     Factors: shape (3), scale, rotation, x and y. Rotations go once around, so that the square's
     repeat four times and the ellipse's twice, as in the original. Edges are smoothed over a pixel.
+    Rows are images at random factors, their classes the shapes; `render` and `sample` make others.
 
     Args:
         size: pixels each way.
         scales: levels of scale, from .5 to 1 of the largest.
         rotations: levels of rotation.
         positions: levels of x and of y.
+        n: number of training rows; a fifth as many are held out.
+        seed: of the rows' factors.
 
     References:
         Matthey, Higgins, Hassabis and Lerchner (2017), dSprites: disentanglement testing sprites
@@ -70,11 +75,29 @@ class Sprites(FactorData):
 
     names = ("shape", "scale", "rotation", "x", "y")
 
-    def __init__(self, size: int = 64, scales: int = 6, rotations: int = 40, positions: int = 32):
+    def __init__(
+        self,
+        size: int = 64,
+        scales: int = 6,
+        rotations: int = 40,
+        positions: int = 32,
+        n: int = 2000,
+        seed: int = 0,
+    ) -> None:
         if min(size, scales, rotations, positions) < 1:
             raise ValueError("Sprites needs sizes and levels of 1 or more")
-        self.size = torch.Size((1, size, size))
+        self.pixels = size
         self.levels = (3, scales, rotations, positions, positions)
+        images, factors = _rows(self, n, seed)
+        shapes = factors[:, 0]
+        super().__init__(
+            images[:n],
+            images[n:],
+            shapes[:n],
+            shapes[n:],
+            name="sprites",
+            classes=["square", "ellipse", "heart"],
+        )
 
     def render(self, factors: Tensor, block: int = 256) -> Tensor:
         """Images `(n, 1, size, size)` in [0, 1] of factor indices `(n, 5)`."""
@@ -82,7 +105,7 @@ class Sprites(FactorData):
         return torch.cat([self._render(rows) for rows in factors.split(block)])
 
     def _render(self, factors: Tensor) -> Tensor:
-        n, pixels = len(factors), self.size[-1]
+        n, pixels = len(factors), self.pixels
         steps = [max(levels - 1, 1) for levels in self.levels]
         shape, scale, rotation, x, y = factors.T
         radius = (0.15 * (0.5 + 0.5 * scale / steps[1]))[:, None]
@@ -123,16 +146,18 @@ def _in_heart(u: Tensor, v: Tensor) -> Tensor:
     return ball * ball.square() < u2 * w * w.square()
 
 
-class FadingSquares(FactorData):
+class FadingSquares(Dataset, FactorData):
     """A centred grey square on black whose brightness is the one factor.
 
     The data are one-dimensional: what an encoder does with a latent space of two is the question
-    of the reference.
+    of the reference. Rows are images of random brightness.
 
     Args:
         size: pixels each way.
         side: of the square, in pixels.
         levels: of brightness, from 0 to 1.
+        n: number of training rows; a fifth as many are held out.
+        seed: of the rows' brightness.
 
     References:
         Rubenstein, Schölkopf and Tolstikhin (2018), On the latent space of Wasserstein
@@ -141,12 +166,15 @@ class FadingSquares(FactorData):
 
     names = ("brightness",)
 
-    def __init__(self, size: int = 32, side: int = 16, levels: int = 256):
+    def __init__(
+        self, size: int = 32, side: int = 16, levels: int = 256, n: int = 2000, seed: int = 0
+    ) -> None:
         if not 1 <= side <= size or levels < 2:
             raise ValueError("FadingSquares needs 1 <= side <= size and 2 levels or more")
-        self.size = torch.Size((1, size, size))
+        self.pixels, self.side = size, side
         self.levels = (levels,)
-        self.side = side
+        images, _ = _rows(self, n, seed)
+        super().__init__(images[:n], images[n:], name="fading squares")
 
     def render(self, factors: Tensor) -> Tensor:
         """Images `(n, 1, size, size)` in [0, 1] of brightness indices `(n, 1)`."""
@@ -155,9 +183,8 @@ class FadingSquares(FactorData):
 
     def fade(self, brightness: Tensor) -> Tensor:
         """Images of any brightness `(n,)` in [0, 1]."""
-        pixels = self.size[-1]
-        start = (pixels - self.side) // 2
-        images = brightness.new_zeros(len(brightness), *self.size)
+        start = (self.pixels - self.side) // 2
+        images = brightness.new_zeros(len(brightness), 1, self.pixels, self.pixels)
         inside = slice(start, start + self.side)
         images[:, 0, inside, inside] = brightness[:, None, None]
         return images
@@ -165,3 +192,10 @@ class FadingSquares(FactorData):
     def path(self) -> Tensor:
         """All images in order of brightness, for `path_length`."""
         return self.render(torch.arange(self.levels[0])[:, None])
+
+
+def _rows(data: FactorData, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """n images to train on and a fifth as many more, with their factors."""
+    if n < 5:
+        raise ValueError(f"n must be at least 5, got {n}")
+    return data.sample(n + n // 5, torch.Generator().manual_seed(seed))

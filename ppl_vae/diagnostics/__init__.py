@@ -6,6 +6,7 @@ plate, of whatever origin.
 
 from ppl_vae.diagnostics.bridge import GROUPS, to_arviz
 from ppl_vae.diagnostics.calibration import Calibration, Coverage, coverage, sbc
+from ppl_vae.diagnostics.compare import Comparison
 from ppl_vae.diagnostics.gaps import Gaps
 from ppl_vae.diagnostics.importance import ParetoK, khat, pareto_k
 from ppl_vae.diagnostics.nuts import NUTSComparison, against_nuts
@@ -15,6 +16,7 @@ __all__ = [
     "GROUPS",
     "STATISTICS",
     "Calibration",
+    "Comparison",
     "Coverage",
     "Gaps",
     "NUTSComparison",

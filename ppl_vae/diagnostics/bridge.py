@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import tree
-from ppl_vae.diagnostics.checks import has_density
+from ppl_vae.diagnostics.densities import has_density
+from ppl_vae.diagnostics.importance import check_evidence, unmatched
+from ppl_vae.diagnostics.marginal import marginal
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
@@ -26,7 +28,7 @@ GROUPS = (
     "observed_data",
     "constant_data",
 )
-"""The groups that `to_arviz` makes, all of them unless told otherwise."""
+"""The groups that `to_arviz` makes, unless asked for some of them."""
 
 _DRAWN = ("latent", "missing", "deterministic")
 
@@ -42,7 +44,9 @@ def to_arviz(
     prior_draws: int | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
-    groups: Collection[str] = GROUPS,
+    groups: Collection[str] | None = None,
+    log_likelihood: Literal["marginal", "conditional"] = "marginal",
+    inner_draws: int = 100,
     seed: int | None = None,
     plate: str | None = None,
     block: int = 8192,
@@ -51,20 +55,39 @@ def to_arviz(
 
     Every variable has dimensions `(chain, draw, data plate, other plates, *event)`, with one
     chain; the data plate's dimension bears the plate's name. Sites outside the data plate lack
-    it. The groups:
+    it, and all do where no latent is in a plate with an observation, which makes all data one
+    row. The groups:
 
     * `posterior`: latents drawn from the guide, the model's deterministic sites and data missing
       under an `obs_mask`;
     * `posterior_predictive`: observed sites drawn from the model at those latents;
-    * `log_likelihood`: :math:`\log p(x_i \mid z_i)` of each observed site and datum, nats;
+    * `log_likelihood`: :math:`\log p(x_i \mid \theta)` of each draw and datum, nats, given the
+      latents :math:`\theta` outside the data plate. Where there are latents inside it they are
+      integrated out, see below; where there are no others there is no such group;
     * `sample_stats`: for each draw and datum, in nats, `log_p` is :math:`\log p(x_i, z_i)`,
       `log_q` is :math:`\log q(z_i \mid x_i)`, `log_weight` their difference, given the latents
       outside the plate, whose own terms are `log_p_global` and `log_q_global`; `lp` is the log
       joint density of everything. A guide without a density, or with a point mass, has no
-      `log_q` and no `log_weight`;
+      `log_q` and no `log_weight`; one with latents that the model lacks has a `log_q` of both
+      and no `log_weight`;
     * `prior`, `prior_predictive`: the same sites drawn from the model alone;
     * `observed_data`: the observed values; `constant_data`: the other tensors and numbers among
       the arguments, under their names in the model's signature.
+
+    Leave-one-out cross-validation, `arviz.loo` and `arviz.compare`, asks what the other data say
+    of :math:`x_i`. A latent :math:`z_i` of its own was drawn at :math:`x_i`, so that
+    :math:`\log p(x_i \mid z_i)` is how well :math:`x_i` is fitted, and an auto-encoder without
+    regularisation comes out first. Therefore `log_likelihood` integrates it, for each draw s by
+
+    .. math::
+        \log \hat p(x_i \mid \theta_s) = \log \frac1K \sum_{k=1}^K
+        \frac{p(x_i, z_{ik} \mid \theta_s)}{q(z_{ik} \mid x_i, \theta_s)},
+        \quad z_{ik} \sim q(z \mid x_i, \theta_s)
+
+    over all observed sites jointly, with the same noise for every s. It comes out too low by
+    :math:`V[w] / (2 K \bar w^2)` nats to first order; the group's attributes `bias` and
+    `inner_draws` say its mean and K. Without :math:`\theta`, leaving :math:`x_i` out leaves
+    :math:`p(x_i)` for every draw: `ppl_vae.compare` ranks such models by it.
 
     Densities obey masks and ignore scales, which weigh terms of a loss.
 
@@ -75,7 +98,12 @@ def to_arviz(
         prior_draws: number of prior draws, S if None.
         coords: labels of dimensions, by dimension. Others are counted from 0.
         dims: names of a site's event dimensions, by site; otherwise `z_dim_0`, `z_dim_1`, ...
-        groups: which groups to make. `posterior_predictive` is the large one: S n D numbers.
+        groups: which groups to make; None makes all that the pair has. `posterior_predictive` is
+            the large one: S n D numbers. `log_likelihood` of latents inside and outside the plate
+            is the slow one: S runs of K draws.
+        log_likelihood: `conditional` puts :math:`\log p(x_i \mid z_i, \theta)` of each observed
+            site there, which is not for `arviz.loo`.
+        inner_draws: number K of draws of a datum's latents for each draw, at least 2.
         seed: makes the draws repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
         block: how many draws times data are run at once. Draws are vectorised where a trial shows
@@ -86,24 +114,54 @@ def to_arviz(
 
     Raises:
         ValueError: if the pair has no data plate (or several, or a subsampled one), if a latent
-            differs between model and guide, or if `coords`, `dims` or `groups` name what is not
-            there or have the wrong length.
+            differs between model and guide, if `coords`, `dims` or `groups` name what is not
+            there or have the wrong length, or if `groups` names `log_likelihood` where the
+            marginal one is not defined or the guide has no density to integrate by.
+
+    Warns:
+        UserWarning: if k-hat calls the guide no usable proposal for the marginal log-likelihood.
 
     References:
         Kumar et al., "ArviZ: a unified library for exploratory analysis of Bayesian models in
         Python" (2019), doi:10.21105/joss.01143.
+        Merkle, Furr and Rabe-Hesketh, "Bayesian comparison of latent variable models: conditional
+        versus marginal likelihoods" (2019), arXiv:1802.04452.
     """
     draw_count(draws)
-    wanted = [name for name in GROUPS if name in groups]
-    if unknown := sorted(set(groups) - set(GROUPS)):
+    draw_count(inner_draws, 2, "inner_draws")
+    if log_likelihood not in ("marginal", "conditional"):
+        raise ValueError(
+            f"log_likelihood must be 'marginal' or 'conditional', got {log_likelihood!r}"
+        )
+    wanted = [name for name in GROUPS if groups is None or name in groups]
+    if unknown := sorted(set(groups or ()) - set(GROUPS)):
         raise ValueError(f"unknown groups {unknown}: choose from {list(GROUPS)}")
     pair = Pair(model, guide, x, plate)
+    integrate = log_likelihood == "marginal" and pair.plate is not None
+    if integrate and "log_likelihood" in wanted and (reason := _no_marginal(pair)):
+        if groups is not None:
+            raise ValueError(f"no log_likelihood: {reason}")
+        wanted.remove("log_likelihood")
     names = _Names(pair, dims or {})
     made: dict[str, dict[str, _Variable]] = {}
+    attrs: dict[str, dict[str, Any]] = {}
     with seeded(seed):
         if {"posterior", "posterior_predictive", "log_likelihood", "sample_stats"} & set(wanted):
             predict = "posterior_predictive" in wanted
-            made.update(_posterior(pair, names, _gather(pair, draws, block, predict)))
+            drawn = _gather(pair, draws, block, predict)
+            made.update(_posterior(pair, names, drawn))
+            if integrate and "log_likelihood" in wanted and not drawn.log_q:
+                if groups is not None:
+                    raise ValueError("no log_likelihood: the guide's sites have no log-density")
+                del made["log_likelihood"]
+            elif integrate and "log_likelihood" in wanted:
+                inner = marginal(pair, drawn.values, inner_draws, block)
+                made["log_likelihood"] = {_joint_name(pair): _by_datum(pair, inner.log_p)}
+                attrs["log_likelihood"] = {
+                    "estimator": "importance sampling of a datum's latents from the guide",
+                    "inner_draws": inner.inner_draws,
+                    "bias": inner.bias,
+                }
         if {"prior", "prior_predictive"} & set(wanted):
             parts = pair.prior(draw_count(prior_draws or draws, 1, "prior_draws"), block=block)
             values = Draws.cat(list(parts)).values
@@ -111,7 +169,22 @@ def to_arviz(
             made["prior_predictive"] = names.drawn(values, ("observed",))
     made.update(_data(pair, names))
     kept = {name: made[name] for name in wanted if made.get(name)}
-    return _assemble(kept, dict(coords or {}))
+    return _assemble(kept, dict(coords or {}), attrs)
+
+
+def _no_marginal(pair: Pair) -> str:
+    """Why a pair with latents in the data plate has no marginal log-likelihood, if it has none."""
+    if not pair.globals:
+        return (
+            f"all latents {pair.locals} are those of a datum, so that p(x_i) given the other data "
+            "is one number and no column of draws: compare models by it with ppl_vae.compare, or "
+            "ask for log p(x_i | z_i) with log_likelihood='conditional', not for arviz.loo"
+        )
+    try:
+        check_evidence(pair)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _gather(pair: Pair, draws: int, block: int, predict: bool) -> Draws:
@@ -140,6 +213,8 @@ class _Names:
 
     def variable(self, name: str, value: Tensor, drawn: bool, event: bool = True) -> _Variable:
         site = self.pair.sites[name]
+        if site.joint:
+            value = value.squeeze(1 if drawn else 0)
         dims: tuple[str, ...] = ("chain", "draw") if drawn else ()
         dims += site.dims
         if event:
@@ -177,11 +252,21 @@ def _stats(pair: Pair, draws: Draws) -> dict[str, _Variable]:
         rest = [v.reshape(len(v), -1).sum(1) for k, v in terms.items() if k not in inside]
         if rest and (label == "log_p" or has_density(pair, local=False)):
             stats[f"{label}_global"] = torch.stack(rest).sum(0)
-    if "log_q" in stats:
+    if "log_q" in stats and not unmatched(pair):
         stats["log_weight"] = stats["log_p"] - stats["log_q"]
     stats["lp"] = torch.stack([v.reshape(len(v), -1).sum(1) for v in draws.log_p.values()]).sum(0)
-    dims = {1: ("chain", "draw"), 2: ("chain", "draw", pair.plate)}
-    return {k: (dims[v.dim()], _array(v)[None]) for k, v in stats.items()}
+    return {k: _by_datum(pair, v) for k, v in stats.items()}
+
+
+def _by_datum(pair: Pair, value: Tensor) -> _Variable:
+    """A variable of (draws,) or (draws, n); where all data are one row, of (draws,)."""
+    if pair.plate is None:
+        value = value.reshape(len(value))
+    return ("chain", "draw", pair.plate or "")[: 1 + value.dim()], _array(value)[None]
+
+
+def _joint_name(pair: Pair) -> str:
+    return _label(pair.observed[0]) if len(pair.observed) == 1 else "joint"
 
 
 def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
@@ -190,10 +275,8 @@ def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
     for label, arg in zip(_arguments(pair), pair.args, strict=True):
         if isinstance(arg, bool | int | float):
             constant[label] = ((), np.asarray(arg))
-        elif isinstance(arg, Tensor) and not any(
-            arg.shape == v.shape and torch.equal(arg.cpu(), v) for v in pair.values.values()
-        ):
-            first = (pair.plate,) if pair.is_data(arg) else ()
+        elif isinstance(arg, Tensor) and not pair.is_observed(arg):
+            first = (pair.plate,) if pair.plate and pair.is_data(arg) else ()
             rest = tuple(f"{label}_dim_{i}" for i in range(arg.dim() - len(first)))
             constant[label] = (first + rest, _array(arg))
     return {"observed_data": observed, "constant_data": constant}
@@ -211,7 +294,11 @@ def _arguments(pair: Pair) -> list[str]:
     return fallback if any(star) else named[: len(pair.args)]
 
 
-def _assemble(groups: Mapping[str, dict[str, _Variable]], coords: dict[str, Any]) -> Any:
+def _assemble(
+    groups: Mapping[str, dict[str, _Variable]],
+    coords: dict[str, Any],
+    attrs: Mapping[str, dict[str, Any]],
+) -> Any:
     import xarray
 
     sizes: dict[str, int] = {}
@@ -235,7 +322,7 @@ def _assemble(groups: Mapping[str, dict[str, _Variable]], coords: dict[str, Any]
     for group, variables in groups.items():
         used = {d: n for dims, a in variables.values() for d, n in zip(dims, a.shape, strict=True)}
         labels = {d: np.asarray(coords.get(d, np.arange(n))) for d, n in used.items()}
-        data[group] = xarray.Dataset(variables, coords=labels)
+        data[group] = xarray.Dataset(variables, coords=labels, attrs=attrs.get(group))
     return tree(data, {"inference_library": "pyro", "creation_library": "ppl-vae"})
 
 

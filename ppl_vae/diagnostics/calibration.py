@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
@@ -41,12 +42,6 @@ class Coverage:
             for i, level in enumerate(self.levels)
         }
 
-    def plot(self, ax: Any = None) -> Any:
-        """Observed against nominal coverage; returns the matplotlib axes."""
-        from ppl_vae.plots.diagnostics import plot_coverage
-
-        return plot_coverage(self, ax)
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -57,8 +52,8 @@ class Calibration:
             (simulations, *event), ties broken at random. `log_joint` ranks log p(x, z).
         uniform: the same as a number in (0, 1), uniform if the guide is exact.
         p_values: of a Kolmogorov-Smirnov test of uniformity, for each latent, (*event).
-        contraction: 1 - (mean variance of the guide) / (variance of the true latents), (*event):
-            near 0 the guide says no more than the prior.
+        contraction: 1 - (mean variance of the guide) / (variance of the true latents), (*event),
+            variances with n - 1: near 0 the guide says no more than the prior.
         draws: number of draws L from the guide in each simulation.
     """
 
@@ -101,12 +96,6 @@ class Calibration:
         mean = {f"contraction_{k}": float(np.mean(v)) for k, v in self.contraction.items()}
         return {"p_value": self.p_value, **worst, **mean, "simulations": float(self.simulations)}
 
-    def plot(self, components: int = 6) -> Any:
-        """Rank histograms and ECDF differences; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_sbc
-
-        return plot_sbc(self, components)
-
 
 def sbc(
     model: Program,
@@ -144,12 +133,13 @@ def sbc(
         seed: makes it repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
         arguments: makes the arguments from the drawn observed sites, by name. Needed where no
-            argument is observed as it is, as in `obs=x.flatten(1)`.
+            argument is observed as it is, as in `obs=x.flatten(1)`. An observation outside the
+            data plate that is no argument stays as it is.
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there is no data plate or no latent in it, if it is not seen which argument
-            is observed, or if a number is too small (10 simulations, 9 draws).
+        ValueError: if there is no data plate, if the likelihood is a factor, if it is not seen
+            which argument is observed, or if a number is too small (10 simulations, 9 draws).
 
     References:
         Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration"
@@ -162,8 +152,7 @@ def sbc(
     draw_count(simulations, 10, "simulations")
     draw_count(draws, 9)
     pair = Pair(model, guide, x, plate)
-    if not pair.locals:
-        raise ValueError(f"no latent site is in the data plate {pair.plate!r}")
+    check_prediction(pair)
     rebuild = arguments or _replace(pair)
     rounds = []
     with seeded(seed):
@@ -183,7 +172,8 @@ def sbc(
             for k, u in uniform.items()
         },
         contraction={
-            k: 1 - v.mean(0) / np.maximum(truth[k].var(0), 1e-300) for k, v in variance.items()
+            k: 1 - v.mean(0) / np.maximum(truth[k].var(0, ddof=1), 1e-300)
+            for k, v in variance.items()
         },
         draws=draws,
     )
@@ -254,6 +244,7 @@ def _round(
 def _replace(pair: Pair) -> Callable[[dict[str, Tensor]], tuple[Any, ...]]:
     """Puts drawn observed sites in the place of the arguments that hold the observed values."""
     places: dict[int, str] = {}
+    local = [k for k in pair.observed if pair.sites[k].local]
     for name in pair.observed:
         raw = pair.raw[name]
         found = [
@@ -261,6 +252,8 @@ def _replace(pair: Pair) -> Callable[[dict[str, Tensor]], tuple[Any, ...]]:
             for i, arg in enumerate(pair.args)
             if isinstance(arg, Tensor) and arg.shape == raw.shape and torch.equal(arg, raw)
         ]
+        if not found and local and name not in local:
+            continue  # an observation outside the plate stays as it is
         if not found:
             raise ValueError(
                 f"no argument is the observed value of {name!r} as it is: say with arguments= how "

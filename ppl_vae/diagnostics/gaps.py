@@ -1,7 +1,7 @@
 """Where a guide loses nats: its family, or the network that amortises it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch.distributions import biject_to, transform_to
 
 from ppl_vae.diagnostics.importance import khat
 from ppl_vae.diagnostics.pair import Draws, Pair
-from ppl_vae.diagnostics.sites import log_density
 
 __all__ = ["Gaps", "inference_gaps"]
 
@@ -127,7 +126,7 @@ def _elbo(pair: Pair, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
 def _evidence_weights(pair: Pair, nuts: dict[str, Tensor], draws: int, block: int) -> Tensor:
     """Log importance weights (draws, rows) of a Student-t proposal in unconstrained space."""
     with pair.still():
-        trace = poutine.trace(pair.model).get_trace(*pair.args)
+        trace = poutine.trace(pair.given).get_trace(*pair.args)
     maps = {k: biject_to(trace.nodes[k]["fn"].support) for k in pair.locals}
     parts: dict[str, Tensor] = {}
     for name, transform in maps.items():
@@ -138,7 +137,7 @@ def _evidence_weights(pair: Pair, nuts: dict[str, Tensor], draws: int, block: in
     proposal = _student(flat)
     out = []
     many = pair.vectorise
-    step = max(1, block // pair.size)
+    step = max(1, block // pair.width)
     for start in range(0, draws, step):
         count = min(step, draws - start)
         u = proposal.sample(torch.Size([count]))
@@ -204,16 +203,19 @@ def _refine(
     optimiser = torch.optim.Adam(free, lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
-        with pair.still(), torch.enable_grad(), pair.many(particles, many):
-            inner = poutine.trace(fitted.guide).get_trace(*pair.args)
-            outer = poutine.trace(poutine.replay(pair.model, trace=inner)).get_trace(*pair.args)
+        with pair.still(), torch.enable_grad():
+            reading = fitted.read(particles, many)
             gain = torch.stack(
-                [log_density(outer.nodes[k]).sum() for k, s in pair.sites.items() if s.local]
+                [
+                    reading.model_sites[k].log_density().sum()
+                    for k, s in pair.sites.items()
+                    if s.local and s.role in ("latent", "observed", "factor")
+                ]
             ).sum()
             # The parameters' own score is left out: its mean is 0 and its variance is not.
             for name in builders:
                 fn = family.build(name, detached=True)
-                gain = gain - fn.log_prob(inner.nodes[name]["value"]).sum()
+                gain = gain - replace(reading.guide_sites[name], fn=fn).log_density().sum()
         for parameter, slope in zip(free, torch.autograd.grad(-gain, free), strict=True):
             parameter.grad = slope / (particles if many else 1)
         optimiser.step()
@@ -224,7 +226,7 @@ def _refine(
 
 def _family(pair: Pair) -> dict[str, _Builder] | None:
     """The distributions of the guide's local sites with parameters to optimise, if readable."""
-    if any(s.local and s.role == "auxiliary" for s in pair.guide_sites.values()):
+    if any(s.local and s.role != "latent" for s in pair.guide_sites.values()):
         return None
     with pair.still():
         traces = [poutine.trace(pair.guide).get_trace(*pair.args) for _ in range(2)]

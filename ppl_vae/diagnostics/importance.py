@@ -2,18 +2,33 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from pyro.ops.stats import fit_generalized_pareto
+from pyro.poutine import Trace
+from torch import Tensor
 
-from ppl_vae.diagnostics.checks import check_density
-from ppl_vae.diagnostics.pair import Pair, seeded
+from ppl_vae.diagnostics.densities import check_density
+from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
 
-__all__ = ["ParetoK", "khat", "pareto_k"]
+__all__ = [
+    "UNSEEN",
+    "ParetoK",
+    "check_evidence",
+    "check_proposal",
+    "khat",
+    "pareto_k",
+    "terms",
+    "unmatched",
+    "unseen",
+    "weigh",
+]
+
+UNSEEN = 0.1
+"""The largest `unseen` at which estimates made with the weights of a data set are usable."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,8 @@ class ParetoK:
         exact: whether the log-weights are constant to rounding: the guide is the posterior, (n,).
         ess: effective number of the `draws`, (sum w)^2 / sum w^2, (n,).
         log_evidence: importance-sampled log p(x) in nats, (n,), a lower bound in expectation. The
-            evidence given one draw of the latents outside the plate, if there are such.
+            evidence given one draw of the latents outside the plate, if there are such, and less
+            the log-density of what the guide observes.
         draws: number of draws S for each datum.
         threshold: the largest :math:`\hat k` at which S draws give a usable estimate.
     """
@@ -55,12 +71,6 @@ class ParetoK:
             "draws": float(self.draws),
         }
 
-    def plot(self, ax: Any = None) -> Any:
-        """k-hat of each datum against the threshold; returns the matplotlib axes."""
-        from ppl_vae.plots.diagnostics import plot_pareto_k
-
-        return plot_pareto_k(self, ax)
-
 
 def pareto_k(
     model: Program,
@@ -85,7 +95,10 @@ def pareto_k(
     means to rounding: a range below :math:`64 \epsilon (1 + |\log p| + |\log q|)` with the float
     eps of the model.
 
-    Latents outside the data plate are drawn once from the guide and held.
+    Latents outside the data plate are drawn once from the guide and held, and observations
+    outside it belong to no row. What the guide observes (`obs=`, `pyro.factor`) belongs to
+    :math:`\log q`. Where no latent is in a plate with an observation all data are one row, and k
+    that of their joint weights.
 
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
@@ -96,7 +109,8 @@ def pareto_k(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate, or a guide
+        ValueError: if there are fewer than 25 draws (no tail to fit), no data plate
+            (`ppl_vae.program.NoDataPlate`), a plate that is subsampled at random, or a guide
             without a density for each datum.
 
     References:
@@ -106,25 +120,75 @@ def pareto_k(
     """
     draw_count(draws, 25)
     pair = Pair(model, guide, x, plate)
-    check_density(pair)
-    weights, exact, present = [], [], []
+    check_proposal(pair)
     with seeded(seed):
-        shared = pair.shared()
-        for _, whole in pair.parts(block):
-            part = whole.holding(shared)
-            log_w, largest = [], torch.zeros(part.size, dtype=torch.double)
-            for made in part.posterior(draws, block=block):
-                if not made.log_q:
-                    raise ValueError("the guide is implicit: its sites have no log-density")
-                log_p = part.per_datum(made.log_p, part.sites)
-                log_q = part.per_datum(made.log_q, part.guide_sites)
-                log_w.append(log_p - log_q)
-                largest = largest.maximum(log_p.abs().amax(0) + log_q.abs().amax(0))
-            block_w = torch.cat(log_w)
-            eps = torch.finfo(_precision(part)).eps
-            exact.append(block_w.amax(0) - block_w.amin(0) <= 64 * eps * (1 + largest))
-            present.append(largest > 0)
-            weights.append(block_w)
+        return weigh(pair, pair.shared(), draws, block)
+
+
+def check_proposal(pair: Pair) -> None:
+    """Refuses a pair whose guide has no density q(z given x) of each datum's latents.
+
+    Raises:
+        ValueError: as `check_density`, or if the guide has latents that the model lacks: its
+            density is then one of both, and weights made with it average to no evidence.
+    """
+    check_density(pair)
+    if extra := unmatched(pair):
+        raise ValueError(
+            f"the guide draws {extra}, which the model lacks: its density is one of both and not "
+            "of the model's latents, so there are no importance weights"
+        )
+
+
+def check_evidence(pair: Pair) -> None:
+    """Refuses a pair whose weights of a datum do not average to the evidence p(x) of it.
+
+    Raises:
+        ValueError: as `check_proposal`, if the guide observes something in the data plate, which
+            belongs to its log q, or if the model observes none but factors there.
+    """
+    check_proposal(pair)
+    observed = ("observed", "factor")
+    if own := [k for k, s in pair.guide_sites.items() if s.local and s.role in observed]:
+        raise ValueError(
+            f"the guide observes {own}, which belongs to its log q: weights made with it average "
+            "to no evidence; leave it out of the guide"
+        )
+    if not any(pair.sites[k].local for k in pair.observed):
+        raise ValueError(
+            f"no data are observed in plate {pair.plate!r}, so that there is no density of them"
+        )
+
+
+def unmatched(pair: Pair) -> list[str]:
+    """Sites of the guide alone that no point mass is the image of."""
+    extra = [k for k, s in pair.guide_sites.items() if s.local and s.role == "auxiliary"]
+    return [] if any(k in pair.points for k in pair.locals) else extra
+
+
+def terms(pair: Pair, made: Draws) -> tuple[Tensor, Tensor]:
+    r""":math:`\log p(x_i, z)` and :math:`\log q(z \mid x_i)` given the latents outside the plate,
+    each (draws, n), nats; their difference is the log-weight."""
+    if not made.log_q:
+        raise ValueError("the guide is implicit: its sites have no log-density")
+    return pair.per_datum(made.log_p, pair.sites), pair.per_datum(made.log_q, pair.guide_sites)
+
+
+def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
+    """k-hat of a pair that `check_proposal` lets pass, its latents outside the plate held."""
+    weights, exact, present = [], [], []
+    for _, whole in pair.parts(block):
+        part = whole.holding(shared)
+        log_w, largest = [], torch.zeros(part.size, dtype=torch.double)
+        for made in part.posterior(draws, block=block):
+            log_p, log_q = terms(part, made)
+            log_w.append(log_p - log_q)
+            largest = largest.maximum(log_p.abs().amax(0) + log_q.abs().amax(0))
+        block_w = torch.cat(log_w)
+        eps = torch.finfo(_precision(part)).eps
+        exact.append(block_w.amax(0) - block_w.amin(0) <= 64 * eps * (1 + largest))
+        present.append(largest != 0)  # not a number is there
+        weights.append(block_w)
     log_weights = torch.cat(weights, 1)
     here = torch.cat(present)
     constant = torch.cat(exact) & here
@@ -143,7 +207,18 @@ def pareto_k(
     )
 
 
-def khat(log_weights: torch.Tensor) -> float:
+def unseen(found: ParetoK) -> float:
+    r"""About the share of the weight that the draws leave unmet, averaged over data.
+
+    A Pareto tail of shape k leaves :math:`S^{k - 1}` of its mean above the largest of S draws;
+    the threshold t of k-hat is where that is a tenth, so that it is
+    :math:`10^{(k - 1) / (1 - t)}`. In this unit a datum counts by what it may be off.
+    """
+    k = found.k[~np.isnan(found.k)]
+    return float(np.mean(10 ** ((k - 1) / (1 - found.threshold))))
+
+
+def khat(log_weights: Tensor) -> float:
     r"""Pareto :math:`\hat k` of one vector of log-weights, in any unit of weight.
 
     Equal to what `arviz.psislw(log_weights)` reports in ArviZ 0.23. (`psislw` of 1.x negates its
@@ -153,8 +228,9 @@ def khat(log_weights: torch.Tensor) -> float:
         log_weights: (S,).
 
     Returns:
-        The shape; 0 if the tail is a plateau of ties, inf if fewer than five draws stand above
-        the others or a weight is not a number.
+        The shape; 0 if the tail is a plateau of ties or all weights are equal to the rounding of
+        single precision, inf if fewer than five draws stand above the others or a weight is not
+        a number.
     """
     if not bool(torch.isfinite(log_weights.max())):
         return math.inf
@@ -163,7 +239,9 @@ def khat(log_weights: torch.Tensor) -> float:
     cut = float(x[-math.ceil(min(count / 5, 3 * math.sqrt(count))) - 1])
     # Below this the weight is 0 in double precision.
     cut = max(cut, math.log(torch.finfo(torch.double).tiny))
-    if cut == 0.0:
+    # Equal to rounding, as from the exact guide: the few that stand above the others are noise.
+    rounding = 64 * torch.finfo(torch.float).eps * (1 + float(log_weights.max().abs()))
+    if cut == 0.0 or float(x[0]) >= -rounding:
         return 0.0
     tail = x[x > cut]
     if len(tail) < 5:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyro
@@ -14,7 +13,7 @@ from pyro.infer.autoguide.initialization import init_to_sample, init_to_value
 from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import convergence
-from ppl_vae.diagnostics.checks import has_density
+from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.gaps import Gaps, inference_gaps
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
@@ -70,12 +69,6 @@ class NUTSComparison:
             table[f"mean_wasserstein_{name}"] = float(self.wasserstein[name].mean())
         return {**table, **(self.gaps.summary() if self.gaps else {})}
 
-    def plot(self, components: int = 12) -> Any:
-        """Means and sds of guide and NUTS, and the gaps; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_nuts
-
-        return plot_nuts(self, components)
-
 
 def against_nuts(
     model: Program,
@@ -130,8 +123,6 @@ def against_nuts(
     draw_count(chains, 2, "chains")
     draw_count(guide_draws, 10, "guide_draws")
     whole = Pair(model, guide, x, plate)
-    if not whole.locals:
-        raise ValueError(f"no latent site is in the data plate {whole.plate!r}")
     chosen = _rows(rows, whole.size)
     with seeded(seed):
         pair = whole.rows(chosen).holding(whole.shared())
@@ -167,7 +158,7 @@ def _rows(rows: int | Sequence[int], size: int) -> Tensor:
 
 def _continuous(pair: Pair) -> None:
     with pair.still():
-        trace = poutine.trace(pair.model).get_trace(*pair.args)
+        trace = poutine.trace(pair.given).get_trace(*pair.args)
     for name, site in pair.sites.items():
         if site.role not in ("latent", "missing") or trace.nodes[name]["is_observed"]:
             continue
@@ -188,24 +179,17 @@ def _sample(
         values = {k: v.to(pair.device) for k, v in start.items()}
         init = partial(init_to_value, values=values) if chain % 2 == 0 else init_to_sample
         with pair.still(), torch.enable_grad():
-            kernel = NUTS(pair.model, init_strategy=init, max_tree_depth=max_tree_depth)
+            kernel = NUTS(pair.given, init_strategy=init, max_tree_depth=max_tree_depth)
             # MCMC turns validation off for good unless told what it was.
             with pyro.validation_enabled(False):
                 run = MCMC(kernel, draws, warmup, disable_progbar=True, disable_validation=None)
                 run.run(*pair.args)
         samples = run.get_samples()
         divergences += sum(len(v) for v in run.diagnostics()["divergences"].values())
-        collected.append({k: _lay_samples(pair, k, samples[k]) for k in pair.locals})
+        collected.append(
+            {k: pair.sites[k].lay(samples[k], len(samples[k])).cpu() for k in pair.locals}
+        )
     return {k: torch.stack([c[k] for c in collected]) for k in pair.locals}, divergences
-
-
-def _lay_samples(pair: Pair, name: str, value: Tensor) -> Tensor:
-    """(draws, *shape of the site) in the layout."""
-    site = pair.sites[name]
-    depth = max(-dim for dim, _, _ in site.plates)
-    gap = depth - (len(site.shape) - site.event_dim)
-    value = value.reshape(len(value), *(1,) * gap, *site.shape)
-    return site.lay(value, len(value)).cpu()
 
 
 def _compare(q: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,52 +1,30 @@
-"""Running a model and its guide together: many draws at once, per-datum densities, simulation."""
+"""A model and its guide looked at: which rows they have; some rows alone, latents held."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from math import prod
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.diagnostics.checks import check_guide, data_plate, vectorises
-from ppl_vae.diagnostics.sites import Site, Uncondition, describe, is_point_mass, log_density
-from ppl_vae.evaluation.programs import Data, Program, evaluating
+from ppl_vae.diagnostics.draws import Draws, same_densities
+from ppl_vae.diagnostics.runs import Runs
+from ppl_vae.diagnostics.sites import Layout
+from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.program import Reading, read
+from ppl_vae.program.plates import PlateName, check_full, global_only
+from ppl_vae.program.sites import is_point
 
 __all__ = ["Draws", "Pair", "seeded"]
 
-_PLATE = "_diagnostics_draws"
 
-
-@dataclass
-class Draws:
-    """Draws of a pair, every tensor in the layout of `ppl_vae.diagnostics.sites`, on the CPU.
-
-    Attributes:
-        values: value of each latent, missing, deterministic and (if drawn) observed site.
-        log_p: log-density under the model of each latent, observed and factor site, nats.
-        log_q: log-density under the guide of each latent and auxiliary site, nats; empty where
-            the guide has no density.
-    """
-
-    values: dict[str, Tensor] = field(default_factory=dict)
-    log_p: dict[str, Tensor] = field(default_factory=dict)
-    log_q: dict[str, Tensor] = field(default_factory=dict)
-
-    @staticmethod
-    def cat(parts: "list[Draws]", dim: int = 0) -> "Draws":
-        """Joins blocks of draws (`dim=0`) or of data (`dim=1`)."""
-        tables = ("values", "log_p", "log_q")
-        joined = {
-            t: {k: torch.cat([getattr(p, t)[k] for p in parts], dim) for k in getattr(parts[0], t)}
-            for t in tables
-        }
-        return Draws(**joined)
-
-
-class Pair:
+class Pair(Runs):
     """A model, its guide and their arguments, looked at once and checked.
+
+    Rows are the entries of the data plate, by the rule of `ppl_vae.program`. Where no latent is
+    in a plate with an observation, the whole data set is one row.
 
     Args:
         model, guide: Pyro callables of the same arguments. Their modules are run in eval mode.
@@ -54,50 +32,48 @@ class Pair:
         plate: name of the data plate. Needed only where several would do.
 
     Raises:
-        ValueError: if there is no data plate or several, if it is subsampled or sequential, if a
-            latent of the model is missing from the guide, or differs from it in shape or plates.
+        NoDataPlate: if there is no data plate, or more than one.
+        ValueError: if a plate is subsampled, or a latent of the model is missing from the guide
+            or has another shape there.
     """
 
-    def __init__(self, model: Program, guide: Program, x: Data, plate: str | None = None) -> None:
-        args: tuple[Any, ...] = x if isinstance(x, tuple) else (x,)
-        self.model, self.guide, self.args = model, guide, args
-        self._owners = (model, guide)
-        with evaluating(model, guide), torch.random.fork_rng():
-            guide_trace = poutine.trace(guide).get_trace(*args)
-            trace = poutine.trace(model).get_trace(*args)
-            self.plate = data_plate(trace.nodes, plate)
-            self.sites = describe(trace.nodes, self.plate)
-            inner = describe(guide_trace.nodes, self.plate)
-            check_guide(self.sites, inner)
-            drawn = ("latent", "auxiliary")
-            self.guide_sites = {k: site for k, site in inner.items() if site.role in drawn}
-            laid = {k: site.lay(trace.nodes[k]["value"], 1)[0] for k, site in self.sites.items()}
-        self.latents = self._named("latent")
-        self.observed = self._named("observed")
+    def __init__(
+        self, model: Program, guide: Program, x: Data, plate: PlateName | None = None
+    ) -> None:
+        super().__init__(model, guide, x if isinstance(x, tuple) else (x,))
+        with self.still(), torch.random.fork_rng():
+            reading = read(model, self.guide, self.args, check_shapes=True)
+        check_full(reading.guide_trace, reading.model_trace)
+        self.plate = _row_plate(reading, plate)
+        outer, inner = reading.model_sites, reading.guide_sites
+        sizes: dict[str, int] = {}
+        for site in (*outer.values(), *inner.values()):
+            for around in site.plates:
+                sizes[around.name] = max(around.size, sizes.get(around.name, 1))
+        self.size = 1 if self.plate is None else sizes[self.plate]
+        self.sites = {k: Layout.of(site, self.plate, sizes) for k, site in outer.items()}
+        self.guide_sites = {
+            k: Layout.of(site, self.plate, sizes)
+            for k, site in inner.items()
+            if site.role != "deterministic"
+        }
+        laid = {k: site.lay(outer[k].value, 1)[0] for k, site in self.sites.items()}
+        self.observed = [k for k, site in outer.items() if site.role == "observed"]
         self.values = {k: laid[k].cpu() for k in self.observed}
-        self.raw = {k: trace.nodes[k]["value"] for k in self.observed}
-        self.locals = [k for k in self.latents if self.sites[k].local]
+        self.raw = {k: outer[k].value for k in self.observed}
+        self.latents = reading.latent
+        self.locals = [
+            k for k in self.latents if self.sites[k].local and outer[k].role != "missing"
+        ]
         self.globals = [k for k in self.latents if not self.sites[k].local]
-        self.size = int(trace.nodes[self.plate]["value"].numel())
+        self.device = outer[self.latents[0]].value.device
+        self.points = [k for k in self.guide_sites if is_point(inner[k].fn)]
         sites = [*self.sites.values(), *self.guide_sites.values()]
-        self.nesting = max(-dim for site in sites for dim, _, _ in site.plates)
-        self.points = [k for k in self.guide_sites if is_point_mass(guide_trace.nodes[k]["fn"])]
-        self._vectorise: bool | None = None
-
-    def _named(self, role: str) -> list[str]:
-        return [k for k, site in self.sites.items() if site.role == role]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the arguments are."""
-        tensors = (a for a in self.args if isinstance(a, Tensor))
-        return next((a.device for a in tensors), torch.device("cpu"))
-
-    def replace(self, **changes: Any) -> "Pair":
-        """The same pair with another model, guide or args of the same sites, not looked at."""
-        other = object.__new__(Pair)
-        other.__dict__.update(self.__dict__, **changes)
-        return other
+        self.nesting = max(site.depth for site in sites)
+        # The rows that one draw runs.
+        self.width = self.size
+        if self.plate is None:
+            self.width = max(prod(p.size for p in site.plates) for site in sites)
 
     def rows(self, rows: Tensor) -> "Pair":
         """The pair on some of the data.
@@ -105,55 +81,76 @@ class Pair:
         Raises:
             ValueError: if the data plate does not follow the arguments' first dimension.
         """
+        if torch.equal(rows, torch.arange(self.size)):
+            return self
+        if not self.sliced:
+            raise ValueError(
+                f"cannot run on {len(rows)} of {self.size} data: the plate {self.plate!r} and the "
+                "guide must take their size from the arguments, as in pyro.plate('data', len(x))"
+            )
+        return self._cut(rows)
+
+    @cached_property
+    def sliced(self) -> bool:
+        """Whether rows of the arguments give these rows' densities: tried.
+
+        A plate given as a number does not, nor a guide that is a table of parameters.
+        """
+        # From the end: a table cut to the arguments' length gives its first rows.
+        rows = torch.tensor([self.size - 1, 1][: max(1, self.size - 1)])
+        with self.still(), torch.random.fork_rng():
+            whole = self.read(1, many=False)
+            made = self._made(whole.model_sites, 1, whole.guide_sites)
+            # Latents outside the plate are held where rows are run, whatever their density.
+            of_rows = Draws(
+                log_p={k: v[:, rows] for k, v in made.log_p.items() if self.sites[k].local},
+                log_q={k: v[:, rows] for k, v in made.log_q.items() if self.guide_sites[k].local},
+            )
+            values = {
+                k: v[:, rows] if self.guide_sites[k].local else v
+                for k, v in self.sampled(whole, 1).items()
+            }
+            try:
+                part = self._cut(rows)
+                return part.size == len(rows) and same_densities(of_rows, part.at(values), [0])
+            except Exception:  # whatever a program says to rows it is not made for
+                return False
+
+    def _cut(self, rows: Tensor) -> "Pair":
         args = tuple(a[rows.to(a.device)] if self.is_data(a) else a for a in self.args)
-        problem = (
-            f"cannot run on {len(rows)} of {self.size} data: the plate {self.plate!r} and the "
-            "guide must take their size from the arguments, as in pyro.plate('data', len(x))"
-        )
-        try:
-            part = Pair(self.model, self.guide, args, self.plate)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(problem) from error
-        if part.size != len(rows):
-            raise ValueError(problem)
+        part = Pair(*self._owners, args, self.plate)
         part._vectorise = self._vectorise
         return part
 
     def is_data(self, arg: object) -> bool:
         """Whether an argument has one row for each datum."""
-        return isinstance(arg, Tensor) and arg.dim() > 0 and len(arg) == self.size
+        rows = isinstance(arg, Tensor) and arg.shape[:1] == (self.size,)
+        return self.plate is not None and rows
+
+    def is_observed(self, arg: Tensor) -> bool:
+        """Whether an argument holds an observed site's values, in whatever shape."""
+        flat = [v.flatten() for v in self.raw.values() if v.numel() == arg.numel()]
+        return any(bool((arg.flatten().to(v.device) == v).all()) for v in flat)
 
     def parts(self, block: int) -> "Iterator[tuple[Tensor, Pair]]":
         """(indices, pair) for blocks of at most `block` data, the whole where data share draws."""
         whole = torch.arange(self.size)
         sites = [*self.sites.values(), *self.guide_sites.values()]
-        if self.size <= block or not all(site.local for site in sites):
+        if self.size <= block or not all(site.local for site in sites) or not self.sliced:
             yield whole, self
             return
         self.vectorise  # noqa: B018  tried once, for all parts
-        try:
-            pieces = [(rows, self.rows(rows)) for rows in whole.split(block)]
-        except ValueError:
-            pieces = [(whole, self)]
-        yield from pieces
-
-    @property
-    def vectorise(self) -> bool:
-        """Whether many draws can be run at once: tried, and compared with draws one at a time."""
-        if self._vectorise is None:
-            with self.still(), torch.random.fork_rng():
-                self._vectorise = vectorises(self)
-        return self._vectorise
-
-    def still(self) -> AbstractContextManager[None]:
-        """Eval mode and no gradients, within."""
-        return evaluating(*self._owners)
+        yield from ((rows, self._cut(rows)) for rows in whole.split(block))
 
     def shared(self) -> poutine.Trace:
-        """One draw of what the guide draws outside the data plate, for `holding`."""
+        """One draw of what the guide samples outside the data plate, for `holding`."""
         with self.still():
             trace = poutine.trace(self.guide).get_trace(*self.args)
-        kept = {k for k, site in self.guide_sites.items() if not site.local}
+        kept = {
+            k
+            for k, site in self.guide_sites.items()
+            if not site.local and site.role not in ("observed", "factor")
+        }
         for name in [k for k in trace.nodes if k not in kept]:
             trace.remove_node(name)
         return trace
@@ -163,115 +160,20 @@ class Pair:
 
         The densities of local sites are given that draw then.
         """
-        values = {k: shared.nodes[k]["value"] for k in self.globals}
-        model = poutine.condition(self.model, data=values)
-        return self.replace(model=model, guide=poutine.replay(self.guide, trace=shared))
+        held = {k: shared.nodes[k]["value"] for k in self.globals}
+        return self.replace(held=held, guide=poutine.replay(self.guide, trace=shared))
 
-    def posterior(self, draws: int, *, block: int, predict: bool = False) -> Iterator[Draws]:
-        """Draws from the guide, scored under both, in blocks of `block` rows (draws times data).
 
-        Args:
-            predict: draw the observed sites, too.
-        """
-
-        def run(count: int, many: bool) -> Draws:
-            with self.many(count, many):
-                guide_trace = poutine.trace(self.guide).get_trace(*self.args)
-                model = poutine.replay(self.model, trace=guide_trace)
-                trace = poutine.trace(model).get_trace(*self.args)
-                again = None
-                if predict:
-                    fresh = poutine.replay(
-                        Uncondition(self.observed)(self.model), trace=guide_trace
-                    )
-                    again = poutine.trace(fresh).get_trace(*self.args)
-            out = self._score(trace.nodes, guide_trace.nodes, count)
-            if again is not None:
-                for name in self.observed:
-                    value = again.nodes[name]["value"]
-                    out.values[name] = self.sites[name].lay(value, count).cpu()
-            return out
-
-        yield from self._blocks(run, draws, block)
-
-    def prior(self, draws: int, *, block: int) -> Iterator[Draws]:
-        """Draws of the latent, deterministic and observed sites from the model, not scored."""
-
-        def run(count: int, many: bool) -> Draws:
-            with self.many(count, many):
-                trace = poutine.trace(Uncondition(self.observed)(self.model)).get_trace(*self.args)
-            names = [k for k, site in self.sites.items() if site.role != "factor"]
-            values = {k: self.sites[k].lay(trace.nodes[k]["value"], count).cpu() for k in names}
-            return Draws(values)
-
-        yield from self._blocks(run, draws, block)
-
-    def simulate(self) -> tuple[Draws, dict[str, Tensor]]:
-        """One new data set from the model: its latents and log-density, and the observed values
-        as Pyro holds them."""
-        with self.still():
-            trace = poutine.trace(Uncondition(self.observed)(self.model)).get_trace(*self.args)
-            truth = self._score(trace.nodes, {}, 1)
-            return truth, {k: trace.nodes[k]["value"] for k in self.observed}
-
-    def score(self, values: Mapping[str, Tensor], *, many: bool) -> Draws:
-        """Log-densities under the model at given latents, laid out; draws one at a time if not
-        `many`."""
-        count = len(next(iter(values.values())))
-        latents = {k: self.sites[k].unlay(v).to(self.device) for k, v in values.items()}
-        if not many:
-            single = [
-                {k: v[i].reshape(self.sites[k].shape) for k, v in latents.items()}
-                for i in range(count)
-            ]
-            return Draws.cat([self._scored(one, 1, many) for one in single])
-        return self._scored(latents, count, many)
-
-    def _scored(self, latents: Mapping[str, Tensor], count: int, many: bool) -> Draws:
-        wide = {}
-        for name, value in latents.items():
-            gap = 1 + self.nesting + self.sites[name].event_dim - value.dim()
-            shape = (*value.shape[:1], *(1,) * gap, *value.shape[1:])
-            wide[name] = value.reshape(shape) if many else value
-        with self.still(), self.many(count, many):
-            model = poutine.condition(self.model, data=wide)
-            trace = poutine.trace(model).get_trace(*self.args)
-        return self._score(trace.nodes, {}, count)
-
-    def many(self, count: int, many: bool) -> Any:
-        return pyro.plate(_PLATE, count, dim=-1 - self.nesting) if many else nullcontext()
-
-    def _blocks(
-        self, run: Callable[[int, bool], Draws], draws: int, block: int
-    ) -> Iterator[Draws]:
-        with self.still():
-            many = self.vectorise
-            step = max(1, block // self.size) if many else 1
-            for start in range(0, draws, step):
-                yield run(min(step, draws - start), many)
-
-    def _score(self, nodes: dict[str, Any], inner: dict[str, Any], count: int) -> Draws:
-        out = Draws()
-        for name, site in self.sites.items():
-            node = nodes[name]
-            if site.role in ("latent", "deterministic", "missing"):
-                out.values[name] = site.lay(node["value"], count).cpu()
-            if site.role not in ("deterministic", "missing"):
-                out.log_p[name] = site.lay(log_density(node), count, 0).cpu().double()
-        try:
-            for name in inner.keys() & self.guide_sites.keys():
-                site = self.guide_sites[name]
-                out.log_q[name] = site.lay(log_density(inner[name]), count, 0).cpu().double()
-        except NotImplementedError:  # an implicit guide
-            out.log_q = {}
-        return out
-
-    def per_datum(self, terms: Mapping[str, Tensor], sites: Mapping[str, Site]) -> Tensor:
-        """Sum of the local terms for each draw and datum, (draw, n)."""
-        parts = [
-            v.flatten(2).sum(2) if v.dim() > 2 else v for k, v in terms.items() if sites[k].local
-        ]
-        return torch.stack(parts).sum(0)
+def _row_plate(reading: Reading, plate: PlateName | None) -> str | None:
+    """The data plate; None where no latent belongs to a datum, so that all data are one row."""
+    if not reading.latent:
+        raise ValueError("the model has no latent site")
+    if plate is None and global_only(reading.model_sites, reading.guide_sites):
+        return None
+    names = reading.plates(plate)
+    if len(names) > 1:
+        raise ValueError(f"plate={list(names)}: rows are of one plate here; name it alone")
+    return names[0]
 
 
 @contextmanager

@@ -1,29 +1,30 @@
 """Predictive checks: does the model draw data like the data?"""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
-from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.diagnostics.sites import Layout, draw_count
 from ppl_vae.evaluation.programs import Data, Program
 
 __all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
 
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
-
 STATISTICS: dict[str, Statistic] = {
     "mean": lambda x: x.mean(),
     "sd": lambda x: x.std(),
     "min": lambda x: x.min(),
     "max": lambda x: x.max(),
-    "sd between data": lambda x: x.flatten(1).mean(1).std(),
-    "sd within a datum": lambda x: x.flatten(1).std(1).mean(),
+    "sd between data": lambda x: x.reshape(len(x), -1).mean(1).std(),
+    "sd within a datum": lambda x: x.reshape(len(x), -1).std(1).mean(),
 }
 """The statistics looked at unless others are given."""
 
@@ -37,7 +38,8 @@ class PredictiveCheck:
         source: `posterior` or `prior`.
         observed: T(x) for each statistic.
         replicated: T of each drawn data set, (draws,), for each statistic.
-        p_values: share of draws with T at or above the data's, ties counted by half.
+        p_values: share of draws with T above the data's plus half the share with T equal to it
+            (the mid-p-value), :math:`P(T > t) + P(T = t) / 2`.
     """
 
     site: str
@@ -49,12 +51,6 @@ class PredictiveCheck:
     def summary(self) -> dict[str, float]:
         """Figures for a table: the p-values."""
         return {f"p_{name}": p for name, p in self.p_values.items()}
-
-    def plot(self) -> Any:
-        """Histograms of the drawn statistics with the data's; returns the matplotlib figure."""
-        from ppl_vae.plots.diagnostics import plot_predictive
-
-        return plot_predictive(self)
 
 
 def predictive_check(
@@ -77,12 +73,19 @@ def predictive_check(
     come from the model, so that the check asks whether samples of the model look like the data;
     latents outside the data plate are drawn from their prior then. A p-value near 0 or 1 says
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
-    model: the data are used twice, and they stay near 1/2.
+    model: the data are used twice, and they stay near 1/2. An observation outside the data plate
+    has the entries of its own plate for data, and is one datum where it is in none.
+
+    The p-value is the mid-p-value: draws that tie with the data count by half. For a continuous
+    statistic this is P(T >= t); for a discrete one, a count or a share of zeros, it has the mean
+    1/2 under a true model, where P(T >= t) is more by half the probability of a tie and would be
+    1 for a statistic that is always the same.
 
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
         x: rows of data, or the tuple of the callables' arguments.
-        statistics: functions of data (n, *event) to a 0-dim tensor, by name; `STATISTICS` if None.
+        statistics: functions of data (n, *event) to a 0-dim tensor, by name; `STATISTICS` if None,
+            but for a spread over one number.
         source: where the latents come from.
         site: which observed site; needed where there are several.
         draws: number of data sets drawn.
@@ -91,8 +94,8 @@ def predictive_check(
         block: how many draws times data are run at once.
 
     Raises:
-        ValueError: if there is no data plate, `site` is needed or unknown, or a statistic does not
-            return one number.
+        ValueError: if there is no data plate, the likelihood is a factor, `site` is needed or
+            unknown, or a statistic does not return one number or returns NaN.
 
     References:
         Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized
@@ -102,13 +105,14 @@ def predictive_check(
     if source not in ("posterior", "prior"):
         raise ValueError(f"source must be 'posterior' or 'prior', got {source!r}")
     pair = Pair(model, guide, x, plate)
+    check_prediction(pair)
     if site is None and len(pair.observed) > 1:
         raise ValueError(f"several observed sites: choose with site=, {pair.observed}")
     name = pair.observed[0] if site is None else site
     if name not in pair.observed:
         raise ValueError(f"{name!r} is no observed site: {pair.observed}")
-    chosen = STATISTICS if statistics is None else dict(statistics)
-    values = pair.values[name].float()
+    values = _by_datum(pair.sites[name], pair.values[name][None])[0]
+    chosen = _standard(values) if statistics is None else dict(statistics)
     observed = {k: _number(k, f, values) for k, f in chosen.items()}
     drawn: dict[str, list[float]] = {k: [] for k in chosen}
     with seeded(seed):
@@ -117,7 +121,7 @@ def predictive_check(
         else:
             parts = pair.prior(draws, block=block)
         for part in parts:
-            for data in part.values[name].float():
+            for data in _by_datum(pair.sites[name], part.values[name]):
                 for k, f in chosen.items():
                     drawn[k].append(_number(k, f, data))
     replicated = {k: np.asarray(v) for k, v in drawn.items()}
@@ -128,6 +132,25 @@ def predictive_check(
     return PredictiveCheck(name, source, observed, replicated, p_values)
 
 
+def _by_datum(site: Layout, values: Tensor) -> Tensor:
+    """Values laid out as (draw, n, *event); a site in no plate is one datum."""
+    if site.joint:
+        values = values.squeeze(1)
+    return (values if site.plates else values[:, None]).float()
+
+
+def _standard(data: Tensor) -> dict[str, Statistic]:
+    """`STATISTICS` without those that need two data, or two numbers in a datum, where one is."""
+    undefined: set[str] = set()
+    if len(data) == 1:
+        undefined.add("sd between data")
+    if data[0].numel() == 1:
+        undefined.add("sd within a datum")
+    if data.numel() == 1:
+        undefined.add("sd")
+    return {k: f for k, f in STATISTICS.items() if k not in undefined}
+
+
 def _number(name: str, statistic: Statistic, data: Tensor) -> float:
     value = torch.as_tensor(statistic(data))
     if value.numel() != 1:
@@ -135,4 +158,6 @@ def _number(name: str, statistic: Statistic, data: Tensor) -> float:
             f"statistic {name!r} must return one number for the data set, got shape "
             f"{tuple(value.shape)}"
         )
-    return float(value)
+    if math.isnan(number := float(value)):
+        raise ValueError(f"statistic {name!r} is NaN: it has no place above or below the data's")
+    return number

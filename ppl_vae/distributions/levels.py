@@ -24,7 +24,8 @@ class Levels(dist.TorchDistribution):
     has_enumerate_support = False
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits - logits.logsumexp(-1, keepdim=True)
+        # Less the largest before the sum: a large common part would take the sum's digits.
+        self.logits = logits.log_softmax(-1)
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @property

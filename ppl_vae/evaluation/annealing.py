@@ -1,15 +1,16 @@
 """Annealed importance sampling, a check of the likelihood that trusts the guide less."""
 
-import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pyro.ops.integrator import velocity_verlet
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate
-from ppl_vae.evaluation.pair import Pair, Terms
-from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating, is_real
+from ppl_vae.evaluation.estimate import Estimate, importance_nll
+from ppl_vae.evaluation.pair import Pair, Terms, with_values
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.density import is_real
 
 __all__ = ["annealed_nll"]
 
@@ -67,27 +68,28 @@ def annealed_nll(
         raise ValueError("chains is 1: 2 or more are needed for an error")
     pair = Pair(model, guide, x, plate)
     pair.require_observed()
-    if pair.guide_sites != pair.latents or (start == "guide" and pair.deterministic):
+    pair.require_rows()
+    own = pair.guide_sites == pair.latents and not pair.guide_observed
+    if start == "guide" and (pair.deterministic or not own):
         raise ValueError(
             "annealing from the guide needs the density of its latents, and this guide has "
             "auxiliary or deterministic sites: use start='prior' or another guide"
         )
+    # A pair that runs whole has each row once a run.
+    together = chains if pair.sliced else 1
+    weights, acceptance = [], []
     with evaluating(model, guide):
-        sampler = _Annealing(pair, chains, temperatures, leapfrog, start)
-        steps, _, _ = sampler.run(torch.tensor(step_size), adapt=True)
-        _, log_w, accepted = sampler.run(steps, adapt=False)
-    log_sum = log_w.logsumexp(1)
-    size = torch.exp(2 * log_sum - (2 * log_w).logsumexp(1))
-    variance = ((chains / size - 1) / (chains - 1)).clamp_min(0)
-    rows = math.log(chains) - log_sum
-    note = f"{chains} chains of {temperatures} steps from the {start}, acceptance {accepted:.2f}"
-    return Estimate(
-        value=float(rows.mean()),
-        standard_error=float(variance.sum().sqrt()) / len(rows),
-        data_error=float(rows.std()) / math.sqrt(len(rows)) if len(rows) > 1 else None,
-        bound="upper",
-        note=note + (f", {pair.note}" if pair.note else ""),
-    )
+        for _ in range(chains // together):
+            sampler = _Annealing(pair, together, temperatures, leapfrog, start)
+            steps, _, _ = sampler.run(torch.tensor(step_size), adapt=True)
+            _, log_w, accepted = sampler.run(steps, adapt=False)
+            weights.append(log_w)
+            acceptance.append(accepted / (chains // together))
+    log_w, accepted = torch.cat(weights, 1), sum(acceptance)
+    note = f"{chains} chains of {temperatures} steps from the {start}"
+    moved = f"acceptance {accepted:.2f}"
+    found = importance_nll(log_w.logsumexp(1), (2 * log_w).logsumexp(1), chains, note)
+    return replace(found, note=", ".join(filter(None, [found.note, moved, pair.note])))
 
 
 class _Annealing:
@@ -95,12 +97,13 @@ class _Annealing:
         self.pair, self.chains, self.leapfrog = pair, chains, leapfrog
         self.temperatures = temperatures
         self.from_guide = start == "guide"
-        self.rows = pair.take(slice(None), chains)
-        self.proposal = pair.run_guide(self.rows)
-        for site in self.proposal.latent_nodes:
-            if not is_real(site["fn"]):
+        self.rows = pair.index.repeat_interleave(chains)
+        self.proposal = pair.run(self.rows)
+        for name in pair.latents:
+            prior = pair.blocks.reading.model_sites[name]
+            if not all(is_real(site.fn) for site in (self.proposal.guide[name], prior)):
                 raise ValueError(
-                    f"latent {site['name']!r} is not real-valued: annealing moves real vectors"
+                    f"latent {name!r} is not real-valued: annealing moves real vectors"
                 )
 
     def run(self, step_sizes: Tensor, adapt: bool) -> tuple[Tensor, Tensor, float]:
@@ -125,23 +128,20 @@ class _Annealing:
         return torch.stack(used), log_w.view(n, self.chains), accepted
 
     def start(self) -> Values:
-        nodes = (
-            self.pair.run_guide(self.rows).guide.nodes
-            if self.from_guide
-            else self.pair.trace_model(self.rows, None, prior_only=True).nodes
-        )
-        return {name: nodes[name]["value"].detach().clone() for name in self.pair.latents}
+        guide = self.from_guide
+        sites = self.pair.run(self.rows).guide if guide else self.pair.run_prior(self.rows)
+        return {name: sites[name].value.detach().clone() for name in self.pair.latents}
 
     def scores(self, values: Values) -> tuple[Tensor, Tensor]:
         """log pi_0(z) and log p(x, z) by row."""
-        guide = self.proposal.guide.copy()
-        for name, value in values.items():
-            guide.nodes[name] = {**guide.nodes[name], "value": value}
         if self.from_guide and not self.pair.independent:
-            guide = self.pair.trace_guide(self.rows, guide)
-        terms = Terms(self.pair, guide, self.pair.trace_model(self.rows, guide))
-        prior = terms.log_prior
-        return terms.log_q if self.from_guide else prior, prior + terms.log_likelihood
+            terms = self.pair.run(self.rows, values)
+        else:
+            guide = with_values(self.proposal.guide, values)
+            terms = Terms(self.pair, self.proposal.rows, guide)
+        # The likelihood first: its run of the model gives the prior too.
+        likelihood, prior = terms.log_likelihood, terms.log_prior
+        return terms.log_q if self.from_guide else prior, prior + likelihood
 
     def move(self, values: Values, beta: float, step: Tensor) -> tuple[Values, Tensor]:
         """One Hamiltonian step at inverse temperature beta, and its acceptance by row."""
@@ -181,13 +181,13 @@ class _Annealing:
 
     def kinetic(self, momenta: Values) -> Tensor:
         squares = [
-            self.pair.flatten(self.proposal.guide.nodes[name], r).square().sum(1) / 2
+            self.pair.flatten(self.proposal.guide[name], r).square().sum(1) / 2
             for name, r in momenta.items()
         ]
         return torch.stack(squares).sum(0)
 
     def along(self, name: str, by_row: Tensor) -> Tensor:
         """Numbers by row, shaped to broadcast against the site's value."""
-        site = self.proposal.guide.nodes[name]
-        trailing = site["fn"].event_dim - self.pair.dim_of(site) - 1
+        site = self.proposal.guide[name]
+        trailing = site.event_dim - self.pair.dim_of(site) - 1
         return by_row.reshape(-1, *(1,) * trailing)

@@ -136,7 +136,7 @@ def class_divergence(
     classifier: nn.Module,
     labels: Tensor | None = None,
     num_samples: int = 10_000,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""How far the classes of generated data are from those of the data, in nats.
@@ -146,7 +146,8 @@ def class_divergence(
     with $\hat p$ the classifier's histogram over samples from the model and $\pi$ the labels'
     (uniform without labels). The plug-in value is too large by about (C - 1) / 2m for C classes
     and m samples, which the note gives; the standard error has the second order too, so that it
-    is not too small at $\hat p = \pi$ (there it is up to half too large, with two classes).
+    is not too small at $\hat p = \pi$ (there it is up to half too large, with two classes). The
+    value is infinite, without error, where a class appears that no label has.
 
     Args:
         model: the generative program.
@@ -162,10 +163,10 @@ def class_divergence(
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, figure 3 C.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     found = []
     with evaluating(model, guide, classifier):
-        for images in draws(pair, model, num_samples, block=block):
+        for images in draws(pair, num_samples):
             logits = classifier(images)
             found.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
     counts = torch.stack(found).sum(0).double()
@@ -180,7 +181,7 @@ def class_divergence(
     # At equality the histogram's own noise gives the spread of log-ratios (C - 1) / m.
     spread = float((share * ratio.square()).sum()) - value**2
     variance = max(spread - 2 * bias, 0.0) / num_samples + bias / num_samples
-    error = math.sqrt(variance)
+    error = math.sqrt(variance) if math.isfinite(value) else None
     note = f"{num_samples} samples, bias about {bias:.1g}"
     accuracy = getattr(classifier, "accuracy", None)
     if isinstance(accuracy, Estimate):

@@ -43,7 +43,7 @@ def posterior_codes(
     guide: Program,
     x: Data,
     num_samples: int = 32,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Codes:
     r"""The means, variances and a draw of q(z|x) for each datum.
@@ -62,17 +62,16 @@ def posterior_codes(
         plate: the data plate's name, where the pair leaves a choice.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     means, variances, samples = [], [], []
     total = torch.zeros(())
     with evaluating(model, guide):
-        exact = pair.independent and _moments(pair, pair.run_guide(pair.few)) is not None
+        exact = pair.independent and _moments(pair.run(pair.sample)) is not None
         if not exact and num_samples < 2:
             raise ValueError("num_samples is 1: these latents' variances need 2 or more")
-        for _, rows in pair.blocks(block):
-            mean, variance, covariance, sample = (_exact if exact else _averaged)(
-                pair, rows, num_samples
-            )
+        for terms in pair.runs():
+            found = _exact(terms) if exact else _averaged(terms, num_samples)
+            mean, variance, covariance, sample = found
             means.append(mean)
             variances.append(variance)
             samples.append(sample)
@@ -164,19 +163,22 @@ def active_units(mean: Tensor, threshold: float = 0.01) -> ActiveUnits:
 Moments = tuple[Tensor, Tensor, Tensor]
 
 
-def _moments(pair: Pair, terms: Terms) -> Moments | None:
+def _moments(terms: Terms) -> Moments | None:
     """Conditional means and variances `(n, d)` and the summed covariance; None if unknown."""
     means, variances, blocks = [], [], []
-    for site in terms.code_nodes:
-        fn = site["fn"]
+    for site in (terms.guide[name] for name in terms.pair.codes):
+        fn = site.fn
         try:
             mean, variance = fn.mean, fn.variance
         except (NotImplementedError, AttributeError):
             return None
-        means.append(pair.flatten(site, mean))
-        variances.append(pair.flatten(site, variance))
+        means.append(terms.pair.flatten(site, mean))
+        variances.append(terms.pair.flatten(site, variance))
         full = getattr(fn, "covariance_matrix", None)
         if isinstance(full, Tensor) and len(fn.batch_shape) == 1:
+            # A multivariate Student t gives its scale matrix by that name, short of the variances.
+            ratio = (variance / full.diagonal(dim1=-2, dim2=-1)).sqrt()
+            full = full * ratio[..., None] * ratio[..., None, :]
             blocks.append(full.expand(*fn.batch_shape, *full.shape[-2:]).sum(0))
         else:
             blocks.append(variances[-1].sum(0).diag())
@@ -186,21 +188,20 @@ def _moments(pair: Pair, terms: Terms) -> Moments | None:
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _exact(pair: Pair, rows: tuple[Tensor, ...], _: int) -> Block:
-    terms = pair.run_guide(rows)
-    moments = _moments(pair, terms)
+def _exact(terms: Terms) -> Block:
+    moments = _moments(terms)
     assert moments is not None
     return *moments, terms.codes
 
 
-def _averaged(pair: Pair, rows: tuple[Tensor, ...], num_samples: int) -> Block:
+def _averaged(terms: Terms, num_samples: int) -> Block:
     centres: list[Tensor] = []
     draws: list[Tensor] = []
     variance = torch.zeros(())
-    for _ in range(num_samples):
-        terms = pair.run_guide(rows)
-        moments = _moments(pair, terms)
-        draws.append(terms.codes)
+    for i in range(num_samples):
+        run = terms if i == 0 else terms.pair.run(terms.rows)
+        moments = _moments(run)
+        draws.append(run.codes)
         centres.append(draws[-1] if moments is None else moments[0])
         if moments is not None:
             variance = variance + moments[1] / num_samples

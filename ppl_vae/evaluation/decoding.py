@@ -1,7 +1,7 @@
 """From codes to data: what pictures and reports show of any pair."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -10,27 +10,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppl_vae.evaluation import Codes, posterior_codes
+from ppl_vae.evaluation.codes import Codes, posterior_codes
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.program.modules import evaluating
 
-if TYPE_CHECKING:
-    from ppl_vae.experiment import Experiment
-
-__all__ = ["decode", "draw", "drawn_as", "latents", "rows"]
-
-
-def rows(experiment: "Experiment", part: str = "") -> tuple[Tensor, ...]:
-    """What the pair is evaluated at, on its device: held-out rows, unlabelled.
-
-    Args:
-        experiment: the experiment.
-        part: `train` or `test`; `test` if there are held-out rows by default.
-    """
-    data = experiment.data
-    found = data.arguments("train" if part == "train" else data.held_out, labelled=False)
-    device = next(p.device for p in experiment.pair.parameters())
-    return tuple(x.to(device) for x in found)
+__all__ = ["decode", "draw", "drawn_as", "latents"]
 
 
 def latents(pair: Pair, args: tuple[Tensor, ...], codes: Codes | None = None) -> dict[str, Tensor]:
@@ -72,20 +56,17 @@ def decode(pair: Pair, values: Mapping[str, Tensor], args: tuple[Tensor, ...]) -
         return _picture(tracer.trace.nodes["x"]["fn"])
 
 
-def draw(experiment: "Experiment", n: int, seed: int = 0) -> Tensor:
+def draw(pair: Pair, args: tuple[Tensor, ...], n: int, seed: int = 0) -> Tensor:
     """Samples of the model as pictures show them: means of p(x | z) at n draws of the prior.
 
-    Covariates are those of the held-out rows, in turn.
-
     Args:
-        experiment: the trained experiment.
+        pair: the trained pair.
+        args: rows, as the pair is called; covariates are theirs, in turn.
         n: how many.
         seed: of the draws.
     """
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
-    pair = experiment.pair
-    args = rows(experiment)
     turn = torch.arange(n, device=args[0].device) % len(args[0])
     with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
         torch.manual_seed(seed)
@@ -93,11 +74,10 @@ def draw(experiment: "Experiment", n: int, seed: int = 0) -> Tensor:
         return _picture(trace.nodes["x"]["fn"])
 
 
-def drawn_as(experiment: "Experiment") -> str:
+def drawn_as(pair: Pair, args: tuple[Tensor, ...]) -> str:
     """What `draw` gives, in words."""
-    pair = experiment.pair
     with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
-        trace = poutine.trace(pair.model).get_trace(*(part[:1] for part in rows(experiment)))
+        trace = poutine.trace(pair.model).get_trace(*(part[:1] for part in args))
     try:
         _ = trace.nodes["x"]["fn"].mean
         what = "Means"

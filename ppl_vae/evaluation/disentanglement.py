@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation.codes import posterior_codes
-from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.estimate import Estimate, mean_of
 from ppl_vae.evaluation.programs import Program, check_positive
 
 __all__ = ["dci", "disentanglement", "factor_vae_score", "mig", "sap"]
@@ -74,34 +74,44 @@ def mig(codes: Tensor, factors: Tensor, bins: int = 20, groups: int = 10) -> Est
 
     with $j_1, j_2$ the two code dimensions that tell most about factor k, by histogram of equal
     bins. The histograms' bias, (bins - 1)(levels - 1) / 2n, is about the same in both. Factors
-    that do not vary are left out. The error is a jackknife over groups.
+    that do not vary are left out. The error is a jackknife over random groups of rows; None where
+    the factors vary by one group alone.
 
     Args:
         codes: `(n, d)`, d of 2 or more.
-        factors: indices `(n, K)`.
+        factors: `(n, K)`, see `sap`.
         bins: of each code dimension.
         groups: of the jackknife.
+
+    Raises:
+        ValueError: as in `sap`.
 
     References:
         Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
         autoencoders, arXiv:1802.04942.
     """
+    check_positive(bins=bins)
     z, v = _checked(codes, factors)
-    binned = np.stack([np.digitize(c, np.histogram_bin_edges(c, bins)[1:-1]) for c in z.T], 1)
+    groups = min(groups, len(z))
+    if groups < 2:
+        raise ValueError(f"groups is {groups}: a jackknife needs 2 groups and 2 rows or more")
+    binned = np.stack([_binned(column, bins) for column in z.T], 1)
 
     def gap(rows: Array) -> float:
         total = []
         for factor in v[rows].T:
+            if not _varies(factor):
+                continue
             found = [_information(column, factor) for column in binned[rows].T]
             first, second = sorted(found)[-1:-3:-1]
-            entropy = _information(factor, factor)
-            if entropy > 0:
-                total.append((first - second) / entropy)
-        return float(np.mean(total))
+            total.append((first - second) / _information(factor, factor))
+        return float(np.mean(total)) if total else math.nan
 
-    part = np.arange(len(z)) % groups
+    # In random order, as rows of a grid come with a factor's levels in turn.
+    part = np.random.default_rng(0).permutation(len(z)) % groups
     left_out = np.array([gap(part != g) for g in range(groups)])
-    error = math.sqrt((groups - 1) / groups * float(((left_out - left_out.mean()) ** 2).sum()))
+    square = (groups - 1) / groups * float(((left_out - left_out.mean()) ** 2).sum())
+    error = None if math.isnan(square) else math.sqrt(square)
     return Estimate(gap(np.ones(len(z), dtype=bool)), error, error)
 
 
@@ -109,21 +119,27 @@ def sap(codes: Tensor, factors: Tensor, seed: int = 0) -> Estimate:
     r"""The separated attribute predictability: the gap of the two best one-dimensional predictors.
 
     For each factor and code dimension a linear support vector machine on that dimension alone is
-    fitted to half of the data and scored, by accuracy, on the rest.
+    fitted to half of the data and scored, by accuracy, on the rest. Factors that do not vary in
+    the half that is fitted are left out.
 
     Args:
         codes: `(n, d)`, d of 2 or more.
-        factors: indices `(n, K)`.
+        factors: `(n, K)` of any type; the distinct values of a column are its levels.
         seed: of the split and the machines.
+
+    Raises:
+        ValueError: for shapes that do not match, codes or factors that are not finite, a factor
+            of fractions with more values than half of the rows (continuous: to be binned first),
+            or no factor that varies.
 
     References:
         Kumar, Sattigeri and Balakrishnan (2018), Variational inference of disentangled latent
         concepts from unlabeled observations, arXiv:1711.00848.
     """
     z, v = _checked(codes, factors)
-    train, test = _halves(len(z), seed)
+    train, test, v = _halves(v, seed)
     scale = z[train].std(0)
-    z = z / np.where(scale > 0, scale, 1)
+    z = (z - z[train].mean(0)) / np.where(scale > 0, scale, 1)
     gaps = []
     for factor in v.T:
         right = []
@@ -133,9 +149,7 @@ def sap(codes: Tensor, factors: Tensor, seed: int = 0) -> Estimate:
             right.append(machine.predict(column[test, None]) == factor[test])
         first, second = sorted(right, key=lambda r: float(r.mean()))[-1:-3:-1]
         gaps.append(first.astype(float) - second.astype(float))
-    by_row = np.mean(gaps, 0)
-    error = float(by_row.std(ddof=1)) / math.sqrt(len(by_row))
-    return Estimate(float(by_row.mean()), error, error)
+    return _mean_of_rows(gaps)
 
 
 def dci(
@@ -148,22 +162,26 @@ def dci(
 
     $$D = \sum_j \rho_j (1 - H(R_{j\cdot})), \qquad C = \sum_k \rho_k (1 - H(R_{\cdot k})),$$
 
-    $\rho$ the share of all importance. Informativeness is the mean test accuracy. One run does
-    not tell the error of D and C.
+    $\rho$ the share of all importance; both are 0 where no code has any. Informativeness is the
+    mean test accuracy. One run does not tell the error of D and C. Factors that do not vary in
+    the half of the rows that is fitted are left out, and out of K.
 
     Args:
         codes: `(n, d)`, d of 2 or more.
-        factors: indices `(n, K)`.
+        factors: `(n, K)`, see `sap`.
         trees: in each forest.
         depth: of the trees, at most.
         seed: of the split and the forests.
+
+    Raises:
+        ValueError: as in `sap`.
 
     References:
         Eastwood and Williams (2018), A framework for the quantitative evaluation of disentangled
         representations, ICLR.
     """
     z, v = _checked(codes, factors)
-    train, test = _halves(len(z), seed)
+    train, test, v = _halves(v, seed)
     importance, right = [], []
     for factor in v.T:
         # Trees that may always choose among all codes give their importance to the best one.
@@ -174,12 +192,10 @@ def dci(
         importance.append(forest.feature_importances_)
         right.append((forest.predict(z[test]) == factor[test]).astype(float))
     r = np.stack(importance, 1)
-    by_row = np.mean(right, 0)
-    error = float(by_row.std(ddof=1)) / math.sqrt(len(by_row))
     return {
         "disentanglement": Estimate(_concentration(r)),
         "completeness": Estimate(_concentration(r.T)),
-        "informativeness": Estimate(float(by_row.mean()), error, error),
+        "informativeness": _mean_of_rows(right),
     }
 
 
@@ -217,6 +233,8 @@ def factor_vae_score(
     spread = codes.var(0)
     active = spread > 1e-3 * spread.max()
     varying = [k for k, levels in enumerate(data.levels) if levels > 1]
+    if not varying:
+        raise ValueError("no factor varies: each has one level")
     table = torch.zeros(2, codes.shape[1], len(data.levels))
     together = max(1, block // batch)
     for start in range(0, votes, together):
@@ -239,6 +257,8 @@ def factor_vae_score(
 
 
 def _checked(codes: Tensor, factors: Tensor) -> tuple[Array, Array]:
+    """Codes `(n, d)`, and the indices of the levels of the factors that vary, `(n, K)`."""
+    codes, factors = torch.as_tensor(codes), torch.as_tensor(factors)
     if codes.dim() != 2 or factors.dim() != 2 or len(codes) != len(factors):
         raise ValueError(
             f"codes {tuple(codes.shape)} and factors {tuple(factors.shape)}: (n, d) and (n, K) "
@@ -246,12 +266,56 @@ def _checked(codes: Tensor, factors: Tensor) -> tuple[Array, Array]:
         )
     if codes.shape[1] < 2:
         raise ValueError("a gap between code dimensions needs two of them or more")
-    return codes.detach().double().cpu().numpy(), factors.cpu().numpy()
+    for name, tensor in (("codes", codes), ("factors", factors)):
+        if not tensor.isfinite().all():
+            raise ValueError(f"the {name} hold values that are not finite")
+    values = (factors.double() if factors.is_floating_point() else factors).cpu().numpy()
+    levels = []
+    for k, factor in enumerate(values.T):
+        distinct, index = np.unique(factor, return_inverse=True)
+        # The entropy of a constant is a rounding residue and not 0: values are counted instead.
+        if len(distinct) < 2:
+            continue
+        if 2 * len(distinct) > len(factor) and (distinct != np.floor(distinct)).any():
+            raise ValueError(
+                f"factor {k} is continuous, of {len(distinct)} values in {len(factor)} rows: a "
+                "factor needs levels, so bin it first"
+            )
+        levels.append(index)
+    if not levels:
+        raise ValueError(f"no factor of {factors.shape[1]} varies in the {len(factors)} rows")
+    return codes.detach().double().cpu().numpy(), np.stack(levels, 1)
 
 
-def _halves(n: int, seed: int) -> tuple[Array, Array]:
+def _varies(factor: Array) -> bool:
+    return bool((factor != factor[0]).any())
+
+
+def _halves(factors: Array, seed: int) -> tuple[Array, Array, Array]:
+    """The rows to fit and to score, and the factors that vary in those to fit."""
+    n = len(factors)
+    if n < 4:
+        raise ValueError(f"{n} rows: 4 or more are needed, half to fit and half to score")
     order = np.random.default_rng(seed).permutation(n)
-    return order[: n // 2], order[n // 2 :]
+    train, test = order[: n // 2], order[n // 2 :]
+    varying = [k for k, factor in enumerate(factors[train].T) if _varies(factor)]
+    if not varying:
+        raise ValueError(
+            "no factor varies in the half of the rows that is fitted: more are needed"
+        )
+    return train, test, factors[:, varying]
+
+
+def _mean_of_rows(scores: list[Array]) -> Estimate:
+    """The mean over factors and rows of scores `(K, n)`; rows are independent, factors not."""
+    return mean_of(torch.as_tensor(np.mean(scores, 0)))
+
+
+def _binned(column: Array, bins: int) -> Array:
+    """The index of each value's bin, of equal bins from least to largest."""
+    least, largest = column.min(), column.max()
+    share = (column - least) / (largest - least if largest > least else 1)
+    return np.minimum((share * bins).astype(int), bins - 1)
 
 
 def _information(a: Array, b: Array) -> float:
@@ -269,4 +333,5 @@ def _concentration(importance: Array) -> float:
     share = importance / np.where(rows > 0, rows, 1)[:, None]
     logs = np.log(np.where(share > 0, share, 1))
     entropy = -(share * logs).sum(1) / math.log(max(importance.shape[1], 2))
-    return float(((1 - entropy) * rows).sum() / rows.sum())
+    total = float(rows.sum())
+    return float(((1 - entropy) * rows).sum()) / total if total else 0.0

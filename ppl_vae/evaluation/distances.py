@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ppl_vae.evaluation.classifier import Classifier
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.programs import check_positive
+from ppl_vae.evaluation.ustatistic import MMDTerms, pair_sums
 
 __all__ = ["fid", "kid"]
 
@@ -74,8 +76,14 @@ def kid(
 ) -> Estimate:
     r"""The squared MMD of features under the kernel $(f^T f' / F + 1)^3$, unbiased.
 
-    The mean over random subsets of the images; the standard error is their spread over the root
-    of the number of subsets that are disjoint.
+    The mean over random subsets of the images. All subsets of n images together are the
+    U-statistic U of the n, so subsets of s that overlap say less of the error than their number:
+    the variance is
+
+    $$V[U_n] + \frac{V[U_s] - V[U_n]}{\mathrm{subsets}},$$
+
+    both from the two orders of U's Hoeffding decomposition over all pairs of images, so it holds
+    where the laws are equal, where they differ, and where each subset is all the images.
 
     Args:
         real: images `(n, *size)`.
@@ -87,13 +95,15 @@ def kid(
 
     Raises:
         ImportError: without torchmetrics (`pip install ppl-vae[metrics]`).
-        ValueError: for fewer images than `subset_size`.
+        ValueError: for fewer images than `subset_size`, or that below 2.
 
     References:
         Bińkowski, Sutherland, Arbel and Gretton (2018), Demystifying MMD GANs, arXiv:1801.01401.
     """
-    smallest = min(len(real), len(generated))
-    if smallest < subset_size:
+    check_positive(subsets=subsets, block=block)
+    if subset_size < 2:
+        raise ValueError(f"subset_size is {subset_size}: 2 or more are needed")
+    if min(len(real), len(generated)) < subset_size:
         raise ValueError(
             f"subset_size is {subset_size}, but there are {len(real)} real and {len(generated)} "
             "generated images"
@@ -107,11 +117,28 @@ def kid(
         subsets=subsets,
         subset_size=subset_size,
     )
-    mean, spread = metric.compute()
-    # Subsets of one pool overlap: only so many of them are news.
-    disjoint = min(subsets, smallest // subset_size)
-    error = float(spread) / disjoint**0.5
-    return Estimate(float(mean), error, error, note=f"{subsets} subsets of {subset_size}")
+    mean, _ = metric.compute()
+    error = _kid_variance(
+        torch.cat(metric.real_features), torch.cat(metric.fake_features), subsets, subset_size
+    )
+    note = f"{subsets} subsets of {subset_size}"
+    return Estimate(float(mean), error**0.5, error**0.5, note=note)
+
+
+def _kid_variance(real: Tensor, generated: Tensor, subsets: int, size: int) -> float:
+    # The variance is a small difference of large sums, and needs the digits.
+    a, b = real.double(), generated.double()
+
+    def kernel(products: Tensor) -> Tensor:
+        return (products / a.shape[1] + 1).pow(3)
+
+    terms = MMDTerms(
+        pair_sums(kernel, a, a, 1024, same=True),
+        pair_sums(kernel, a, b, 1024, same=False),
+        pair_sums(kernel, b, b, 1024, same=True),
+    )
+    whole = terms.variance()
+    return whole + max(terms.variance(size, size) - whole, 0.0) / subsets
 
 
 def _metric(

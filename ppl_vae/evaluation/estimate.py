@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 __all__ = ["Estimate"]
@@ -89,7 +90,49 @@ def mean_over_rows(
 
 
 def mean_of(values: Tensor) -> Estimate:
-    """The mean of `(n,)` independent values, with the error of a mean in both places."""
+    """The mean of `(n,)` independent values, with the error of a mean in both places.
+
+    The error is None for one value alone, or where one is infinite.
+    """
     values = values.double()
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    several = len(values) > 1 and bool(values.isfinite().all())
+    error = float(values.std()) / math.sqrt(len(values)) if several else None
     return Estimate(float(values.mean()), error, error)
+
+
+def importance_nll(log_sum: Tensor, log_squares: Tensor, count: int, note: str) -> Estimate:
+    r"""Minus the mean log of the rows' mean weights, with errors read off the same weights.
+
+    With $s_i^2 = V[w_i] / (K \bar w_i^2)$ the standard error is $\sqrt{\sum_i s_i^2} / n$ and the
+    bias $s_i^2 / 2$ to first order. Both trust the weights to have met their largest: a bias is
+    stated only where the effective size $(\sum w)^2 / \sum w^2$ of every row is 30 and 5% of K or
+    more, or the weights are constant; else the note says why it is not.
+
+    Args:
+        log_sum: log-sums of the K weights of each row, `(n,)`.
+        log_squares: log-sums of their squares, `(n,)`.
+        count: K.
+        note: what the weights come from.
+    """
+    n = len(log_sum)
+    size = torch.exp(2 * log_sum - log_squares)
+    variance = ((count / size - 1) / (count - 1)).clamp_min(0)
+    rows = math.log(count) - log_sum
+    enough = (size >= max(30, 0.05 * count)) | (size >= (1 - 1e-6) * count)
+    typical, worst = float(size.median()), float(size.min())
+    note += f", effective {typical:.3g} in the median and {worst:.3g} at worst"
+    if enough.all():
+        note += f", bias about {float(variance.mean()) / 2:.1g} nats"
+    else:
+        note += (
+            f"; in {n - int(enough.sum())} of {n} rows the weights are too uneven to state a bias "
+            "(effective below 30 or 5%): the bound may be off by nats and the standard error too "
+            "small, so refit the guide or take more draws, and see k-hat"
+        )
+    return Estimate(
+        value=float(rows.mean()),
+        standard_error=float(variance.sum().sqrt()) / n,
+        data_error=float(rows.std()) / math.sqrt(n) if n > 1 else None,
+        bound="upper",
+        note=note,
+    )

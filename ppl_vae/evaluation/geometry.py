@@ -8,7 +8,7 @@ __all__ = ["path_length"]
 
 
 def path_length(
-    model: Program, guide: Program, path: Data, block: int = 1024, plate: str | None = None
+    model: Program, guide: Program, path: Data, block: int | None = 1024, plate: str | None = None
 ) -> Estimate:
     r"""The length of the curve that the posterior means draw along a path of data.
 

@@ -1,17 +1,19 @@
 """Mutual information of data and codes, and the parts of the ELBO's rate."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of
 from ppl_vae.evaluation.matching import fixed_prior
 from ppl_vae.evaluation.mixture import Mixture, univariate
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.density import density
+from ppl_vae.program.sites import Site
 
 __all__ = ["MutualInformation", "Surgery", "mutual_information", "surgery"]
 
@@ -24,13 +26,15 @@ class MutualInformation:
 
     Attributes:
         lower: the InfoVAE estimator; never above `log_m`.
-        upper: the smaller of the leave-one-out bound and the mean rate; its note says which.
+        upper: the leave-one-out bound, or the mean rate where `capped`; its note says which.
+        rate: the mean rate, an upper bound that is loose by KL(q(z) || p(z)).
         log_m: the cap, log M.
         capped: whether `lower` is within 2% of the cap, so that only the upper bound is news.
     """
 
     lower: Estimate
     upper: Estimate
+    rate: Estimate
     log_m: float
     capped: bool
 
@@ -64,7 +68,7 @@ def mutual_information(
     guide: Program,
     x: Data,
     num_data: int | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> MutualInformation:
     r"""Bounds the mutual information of x and z under the guide from both sides.
@@ -78,10 +82,12 @@ def mutual_information(
 
     with $E \hat I \le I \le E \hat I^+$ for the population that the data were drawn from. Both
     biases fall as 1/M while I is well below log M; beyond it $\hat I$ sits at the cap whatever I
-    is. The mean rate $E\, \mathrm{KL}(q(z|x) \| p(z)) \ge I$ does not suffer from that, and the
-    smaller of the two upper bounds is returned. The error is that of a mean over data: what a
-    datum adds as a component, the mean over codes of its share of q(z), is 1 for all but the
-    error of q(z) itself.
+    is, and $\hat I^+$ far above. There the mean rate $E\, \mathrm{KL}(q(z|x) \| p(z)) \ge I$ is
+    the upper bound; elsewhere it is returned besides, for the smaller of two noisy upper bounds
+    is none: it lies below I in expectation where both are close to it.
+
+    The error is that of a mean over data: what a datum adds as a component, the mean over codes
+    of its share of q(z), is 1 for all but the error of q(z) itself.
 
     Args:
         model: the generative program.
@@ -102,28 +108,28 @@ def mutual_information(
         information, arXiv:1905.06922.
     """
     check_positive(block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     m = len(pair) if num_data is None else num_data
     if not 2 <= m <= len(pair):
         raise ValueError(f"num_data is {m}: 2 to {len(pair)} of the data given are needed")
     with evaluating(model, guide):
         if m < len(pair):
-            pair.rows = pair.take(torch.randperm(len(pair)))
-            pair.rows = pair.take(slice(0, m))
+            pair.choose(torch.randperm(len(pair))[:m])
         fixed_prior(pair)
-        rates = torch.cat([pair.run(r, prior_only=True).kl for _, r in pair.blocks(block)])
+        rates = pair.table(lambda terms: [terms.kl])[0][:, 0]
         mixture = Mixture(pair, block)
         own, with_own, without = _row_sums(mixture)
     lower = mean_of(own - with_own + math.log(m))
     upper = mean_of(own - without + math.log(m - 1))
-    rate = mean_of(rates)
-    best, name = (upper, "leave one out") if upper.value <= rate.value else (rate, "rate")
+    extra = f", {pair.note}" if pair.note else ""
+    rate = replace(mean_of(rates), bound="upper", note="rate" + extra)
     capped = lower.value >= CAPPED * math.log(m)
     note = f"InfoVAE estimator on {m} data" + (f", capped at log M = {math.log(m):.4g}" * capped)
-    extra = f", {pair.note}" if pair.note else ""
+    apart = replace(upper, bound="upper", note=f"leave one out of {m} data" + extra)
     return MutualInformation(
-        Estimate(lower.value, lower.standard_error, lower.data_error, "lower", note + extra),
-        Estimate(best.value, best.standard_error, best.data_error, "upper", name + extra),
+        replace(lower, bound="lower", note=note + extra),
+        rate if capped else apart,
+        rate,
         math.log(m),
         capped,
     )
@@ -133,7 +139,7 @@ def surgery(
     model: Program,
     guide: Program,
     x: Data,
-    block: int = 256,
+    block: int | None = 256,
     plate: str | None = None,
 ) -> Surgery:
     r"""Splits the rate into information, total correlation and dimension-wise KL.
@@ -164,18 +170,16 @@ def surgery(
         autoencoders, arXiv:1802.04942.
     """
     check_positive(block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
         apart = fixed_prior(pair) is not None and pair.codes == pair.latents
         mixture = Mixture(pair, block)
         log_q = torch.cat([t.log_q for t in mixture.terms]).double()
         log_p, factors = [], []
-        for index, terms in zip(mixture.slices, mixture.terms, strict=True):
-            rows = pair.take(index)
-            terms.model = pair.trace_model(rows, terms.guide, prior_only=True)
+        for terms in mixture.terms:
             log_p.append(terms.log_prior.double())
-            factors.append(_prior_factors(pair, terms.model, terms.codes) if apart else None)
-        joint, single = _all_sums(mixture)
+            factors.append(_prior_factors(pair, terms.prior, terms.codes) if apart else None)
+        own, joint, single = _all_sums(mixture)
     n = math.log(len(pair))
     prior = torch.cat(log_p)
     joint = joint - n
@@ -190,7 +194,7 @@ def surgery(
 
     return Surgery(
         rate=fixed(log_q - prior),
-        mutual_information=fixed(log_q - joint),
+        mutual_information=fixed(own - joint),
         marginal_kl=fixed(joint - prior),
         total_correlation=None if single is None else fixed(joint - (single - n).sum(1)),
         dimension_wise=None if by_dim is None else fixed(by_dim.sum(1)),
@@ -223,14 +227,22 @@ def _add(total: Tensor | None, new: Tensor) -> Tensor:
     return new if total is None else torch.logaddexp(total, new)
 
 
-def _all_sums(mixture: Mixture) -> tuple[Tensor, Tensor | None]:
-    joint, single = [], []
+def _all_sums(mixture: Mixture) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log q(z_i | x_i), and the log-sums over all data jointly and by dimension.
+
+    What is its own comes from the same numbers as the sum it is part of, so that no rounding lifts
+    it above the sum.
+    """
+    own, joint, single = [], [], []
     blocks = range(len(mixture.slices))
     for i in blocks:
         total: Tensor | None = None
         by_dim: Tensor | None = None
         for j in blocks:
-            total = _add(total, mixture.log_density(i, j).logsumexp(1))
+            densities = mixture.log_density(i, j)
+            if i == j:
+                own.append(densities.diagonal())
+            total = _add(total, densities.logsumexp(1))
             values = mixture.marginal_log_density(i, j)
             if values is not None:
                 by_dim = _add(by_dim, values.logsumexp(1).double())
@@ -238,13 +250,14 @@ def _all_sums(mixture: Mixture) -> tuple[Tensor, Tensor | None]:
         joint.append(total)
         if by_dim is not None:
             single.append(by_dim)
-    return torch.cat(joint).double(), torch.cat(single) if single else None
+    by_dims = torch.cat(single) if single else None
+    return torch.cat(own).double(), torch.cat(joint).double(), by_dims
 
 
-def _prior_factors(pair: Pair, model: Trace, codes: Tensor) -> Tensor | None:
+def _prior_factors(pair: Pair, prior: Mapping[str, Site], codes: Tensor) -> Tensor | None:
     found = []
     for name, columns in pair.slices.items():
-        fn = univariate(pair, model.nodes[name], marginal=False)
+        fn = univariate(pair, prior[name], marginal=False)
         if fn is None:
             return None
         found.append(density(fn, codes[:, columns]))

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyro
 import torch
-from pyro.poutine import Trace
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate
-from ppl_vae.evaluation.pair import Pair, Terms
-from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
+from ppl_vae.evaluation.estimate import Estimate, importance_nll
+from ppl_vae.evaluation.pair import Pair, Terms, with_values
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.density import density
 
 __all__ = ["log_weights", "nll", "refitted"]
 
@@ -22,7 +25,7 @@ def nll(
     x: Data,
     num_samples: int = 1000,
     refit: int = 0,
-    block: int = 8192,
+    block: int | None = 8192,
     plate: str | None = None,
 ) -> Estimate:
     r"""The negative log-likelihood by importance sampling from q, in nats per datum.
@@ -34,8 +37,9 @@ def nll(
     with K; to first order the bias is half the squared error of the weights' mean,
     $s_i^2 / 2$ with $s_i^2 = V[w_i] / (K \bar w_i^2)$, which the note reports, and the standard
     error is $\sqrt{\sum_i s_i^2} / n$. Both are themselves read off the weights, and are too small
-    where the guide is narrower than the posterior and large weights have not been met: the
-    effective sample size in the note tells some of it, Pareto k-hat and `annealed_nll` more.
+    where the guide is narrower than the posterior and large weights have not been met. The note
+    states no bias where a row's effective sample size is below 30 or 5% of K: the bound may then
+    be off by nats. A larger one proves little: Pareto k-hat and `annealed_nll` tell more.
 
     Args:
         model: the generative program.
@@ -59,10 +63,10 @@ def nll(
     if refit:
         with refitted(model, guide, x, steps=refit, plate=plate):
             return nll(model, guide, x, num_samples, 0, block, plate)
-    pair = _proposal(model, guide, x, plate)
+    pair = _proposal(model, guide, x, plate, block)
     first, second = [], []
     with evaluating(model, guide):
-        for weights in _chunks(pair, num_samples, block):
+        for weights in _chunks(pair, num_samples):
             total = squares = torch.tensor(-math.inf)
             for chunk in weights:
                 total = torch.logaddexp(total.to(chunk), chunk.logsumexp(1))
@@ -70,21 +74,8 @@ def nll(
             first.append(total)
             second.append(squares)
     log_sum, log_squares = torch.cat(first), torch.cat(second)
-    size = torch.exp(2 * log_sum - log_squares)
-    variance = ((num_samples / size - 1) / (num_samples - 1)).clamp_min(0)
-    rows = math.log(num_samples) - log_sum
-    n = len(rows)
-    note = (
-        f"{num_samples} draws, effective {float(size.median()):.3g} in the median and "
-        f"{float(size.min()):.3g} at worst, bias about {float(variance.mean()) / 2:.1g} nats"
-    )
-    return Estimate(
-        value=float(rows.mean()),
-        standard_error=float(variance.sum().sqrt()) / n,
-        data_error=float(rows.std()) / math.sqrt(n) if n > 1 else None,
-        bound="upper",
-        note=note + (f", {pair.note}" if pair.note else ""),
-    )
+    found = importance_nll(log_sum, log_squares, num_samples, f"{num_samples} draws")
+    return replace(found, note=", ".join(filter(None, [found.note, pair.note])))
 
 
 def log_weights(
@@ -92,7 +83,7 @@ def log_weights(
     guide: Program,
     x: Data,
     num_samples: int = 1000,
-    block: int = 8192,
+    block: int | None = 8192,
     plate: str | None = None,
 ) -> Tensor:
     r"""The log-weights $\log p(x_i, z_{ik}) - \log q(z_{ik} | x_i)$ in nats, `(n, K)` float64.
@@ -106,14 +97,17 @@ def log_weights(
         plate: the data plate's name, where the pair leaves a choice.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = _proposal(model, guide, x, plate)
+    pair = _proposal(model, guide, x, plate, block)
     with evaluating(model, guide):
-        return torch.cat([torch.cat(list(w), 1) for w in _chunks(pair, num_samples, block)])
+        return torch.cat([torch.cat(list(w), 1) for w in _chunks(pair, num_samples)])
 
 
-def _proposal(model: Program, guide: Program, x: Data, plate: str | None) -> Pair:
-    pair = Pair(model, guide, x, plate)
+def _proposal(
+    model: Program, guide: Program, x: Data, plate: str | None, block: int | None = 1024
+) -> Pair:
+    pair = Pair(model, guide, x, plate, block)
     pair.require_observed()
+    pair.require_rows()
     if pair.deterministic:
         raise ValueError(
             "the guide is deterministic, so it cannot propose latents: importance sampling needs "
@@ -122,52 +116,50 @@ def _proposal(model: Program, guide: Program, x: Data, plate: str | None) -> Pai
     return pair
 
 
-def _chunks(pair: Pair, num_samples: int, block: int) -> Iterator[Iterator[Tensor]]:
+def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
     """For each block of data, the log-weights `(b, k)` of chunks of draws that sum to K."""
-    draws = min(num_samples, 100, block)
+    draws = min(num_samples, 100, pair.block or num_samples) if pair.sliced else 1
 
-    def weights(index: slice) -> Iterator[Tensor]:
-        once = _Proposal(pair, index) if free else None
+    def weights(rows: Tensor) -> Iterator[Tensor]:
+        once = _Proposal(pair, rows) if free else None
         for start in range(0, num_samples, draws):
             k = min(draws, num_samples - start)
             if once is None:
-                terms = pair.run(pair.take(index, k))
+                terms = pair.run(rows.repeat_interleave(k))
                 log_q = terms.log_q
             else:
                 terms, log_q = once.draw(k)
+            # The likelihood first: its run of the model gives the prior too.
             log_w = terms.log_likelihood.double() + terms.log_prior - log_q
             yield log_w.view(-1, k)
 
-    free = pair.independent and pair.guide_sites == pair.latents
-    size = max(1, block // draws)
-    for start in range(0, len(pair), size):
-        yield weights(slice(start, start + size))
+    exact = pair.guide_sites == pair.latents and not pair.guide_observed
+    free = pair.sliced and exact and pair.independent
+    for rows in pair.split(draws) if pair.sliced else [pair.index]:
+        yield weights(rows)
 
 
 class _Proposal:
     """q(z | x) of a block of rows, encoded once and drawn from many times."""
 
-    def __init__(self, pair: Pair, index: slice):
-        self.pair, self.index = pair, index
-        self.sites = pair.run_guide(pair.take(index)).latent_nodes
+    def __init__(self, pair: Pair, rows: Tensor) -> None:
+        self.pair, self.rows = pair, rows
+        self.sites = pair.run(rows).guide
 
     def draw(self, k: int) -> tuple[Terms, Tensor]:
         """The terms of k draws for each row, the draws of one row together, and log q."""
-        values, log_q = Trace(), torch.zeros(())
-        for site in self.sites:
-            fn, dim = site["fn"], self.pair.dim_of(site)
-            axis = dim - fn.event_dim
-            drawn = fn.sample((k,))
-            log_p = density(fn, drawn)
-            if site["mask"] is not None:
-                mask = torch.as_tensor(site["mask"], device=log_p.device)
-                log_p = torch.where(mask, log_p, 0.0)
+        values, log_q = dict[str, Tensor](), torch.zeros(())
+        for name in self.pair.latents:
+            site = self.sites[name]
+            dim = self.pair.dim_of(site)
+            axis = dim - site.event_dim
+            drawn = site.fn.sample((k,))
+            log_p = scale_and_mask(density(site.fn, drawn), 1.0, site.mask)
             log_p = log_p.movedim(0, dim).flatten(dim - 1, dim).movedim(dim, 0)
             log_q = log_q + log_p.reshape(len(log_p), -1).sum(-1)
-            value = drawn.movedim(0, axis).flatten(axis - 1, axis)
-            values.add_node(site["name"], **{**site, "value": value})
-        model = self.pair.trace_model(self.pair.take(self.index, k), values)
-        return Terms(self.pair, values, model), log_q
+            values[name] = drawn.movedim(0, axis).flatten(axis - 1, axis)
+        guide = with_values(self.sites, values)
+        return Terms(self.pair, self.rows.repeat_interleave(k), guide), log_q
 
 
 @contextmanager
@@ -192,7 +184,7 @@ def refitted(
         x: rows of data, or the tuple of the programs' positional arguments.
         steps: of Adam.
         learning_rate: of Adam.
-        batch: rows per step, drawn at random.
+        batch: rows per step, drawn at random; all where the pair runs whole.
         plate: the data plate's name, where the pair leaves a choice.
 
     Yields:
@@ -209,16 +201,12 @@ def refitted(
     check_positive(steps=steps, batch=batch)
     pair = _proposal(model, guide, x, plate)
     with evaluating(model, guide, grad=True):
-        terms = pair.run(pair.few)
-        drawn = [site["value"].sum() for site in terms.latent_nodes]
-        own = _leaves(terms.log_q.sum() + torch.stack(drawn).sum())
-        detached = terms.guide.copy()
-        for site in detached.nodes.values():
-            if isinstance(site.get("value"), Tensor):
-                site["value"] = site["value"].detach()
-        fixed = pair.trace_model(pair.few, detached)
-        scored = [pair.log_prob(fixed.nodes[k]).sum() for k in pair.latents + pair.observed]
-        shared = _leaves(torch.stack(scored).sum())
+        terms = pair.run(pair.sample)
+        drawn = {name: terms.guide[name].value for name in pair.latents}
+        own = _leaves(terms.log_q.sum() + sum(value.sum() for value in drawn.values()))
+        detached = with_values(terms.guide, {n: value.detach() for n, value in drawn.items()})
+        fixed = Terms(pair, terms.rows, detached)
+        shared = _leaves(fixed.log_likelihood.sum() + fixed.log_prior.sum())
     parameters = [p for p in own if not any(p is q for q in shared)]
     if not parameters:
         raise ValueError(
@@ -228,12 +216,14 @@ def refitted(
     kept = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     loss_of = pyro.infer.Trace_ELBO().differentiable_loss
+    held = [poutine.condition(program, data=pair.held) for program in (model, guide)]
     losses: list[float] = []
     try:
         with evaluating(model, guide, grad=True):
             for _ in range(steps):
-                rows = pair.take(torch.randint(len(pair), (min(batch, len(pair)),)))
-                loss = loss_of(pair.model, pair.guide, *rows) / len(rows[0])
+                rows = torch.randint(len(pair), (min(batch, len(pair)),)) if pair.sliced else None
+                loss = loss_of(*held, *pair.blocks.cut(rows))
+                loss = loss / (len(pair) if rows is None else len(rows))
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                 for p, g in zip(parameters, gradients, strict=True):
                     p.grad = g

@@ -1,17 +1,19 @@
 """The match of the aggregate posterior with the prior: MMD over all data."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.mixture import MULTIVARIATE_NORMAL
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.evaluation.programs import Data, Program, check_positive, density, evaluating
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.ustatistic import MMDTerms, PairSums, pair_sums
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
+from ppl_vae.program.sites import Site
 
 __all__ = ["Discrepancy", "full_mmd", "mmd"]
 
@@ -30,16 +32,6 @@ class Discrepancy:
 
     u: Estimate
     v: Estimate
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Row means of a kernel matrix and what its variance needs."""
-
-    rows: Tensor
-    columns: Tensor
-    mean: float
-    square: float
 
 
 def mmd(
@@ -99,7 +91,7 @@ def mmd(
             return _closed(kernel, codes, gaussian, length, within, block)
         cross = _sums(kernel, codes - centre, prior - centre, length, block, same=False)
         own = _sums(kernel, prior - centre, prior - centre, length, block, same=True)
-    return _sampled(kernel.at_zero, within, cross, own)
+    return _sampled(kernel.at_zero, MMDTerms(within, cross, own))
 
 
 def full_mmd(
@@ -109,7 +101,7 @@ def full_mmd(
     kernel: Kernel | None = None,
     draws: int | None = None,
     closed: bool | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Discrepancy:
     """Squared MMD between the aggregate posterior of all data and the prior; see `mmd`.
@@ -130,7 +122,7 @@ def full_mmd(
             conditionals.
     """
     check_positive(block=block, draws=1 if draws is None else draws)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
         gaussian = prior_gaussian(pair)
         if closed is None:
@@ -140,48 +132,47 @@ def full_mmd(
                 f"closed=True needs a prior of {', '.join(pair.codes)} that is one Gaussian for "
                 "all data: use draws instead"
             )
-        codes = torch.cat([pair.run_guide(rows).codes for _, rows in pair.blocks(block)])
+        codes = torch.cat([terms.codes for terms in pair.runs()])
         if closed:
             assert gaussian is not None
             return mmd(codes, torch.distributions.MultivariateNormal(*gaussian), kernel)
         m = len(pair) if draws is None else draws
         found: list[Tensor] = []
         while sum(map(len, found)) < m:
-            for _, rows in pair.blocks(block):
-                found.append(pair.prior_draws(rows))
+            for rows in pair.split():
+                found.append(pair.joint(pair.run_prior(rows)))
                 if sum(map(len, found)) >= m:
                     break
     return mmd(codes, torch.cat(found)[:m], kernel)
 
 
-def fixed_prior(pair: Pair) -> list[dict[str, Any]] | None:
+def fixed_prior(pair: Pair) -> list[Site] | None:
     """The prior's sites, on some rows, if none moves with another latent; None if one does.
 
     Raises:
         ValueError: if the prior differs between those rows: at most 1,000, evenly from the data.
     """
-    rows = pair.take(torch.linspace(0, len(pair) - 1, min(len(pair), 1000)).long())
-    first, second = (pair.trace_model(rows, None, prior_only=True) for _ in range(2))
-    alike = first.copy()
+    rows = pair.index[torch.linspace(0, len(pair) - 1, min(len(pair), 1000)).long()]
+    first, second = (pair.run_prior(rows) for _ in range(2))
+    alike = {}
     for name in pair.latents:
-        site = first.nodes[name]
-        axis = pair.dim_of(site) - site["fn"].event_dim
-        value = site["value"].narrow(axis, 0, 1).expand(site["fn"].shape())
-        alike.nodes[name] = {**site, "value": value}
+        site = first[name]
+        axis = pair.dim_of(site) - site.event_dim
+        alike[name] = site.value.narrow(axis, 0, 1).expand(site.shape)
     # With the first row's latents in every row, priors that still differ do so by data.
-    level = pair.trace_model(rows, alike, prior_only=True)
+    level = pair.run_prior(rows, alike)
     moves = False
     for name in pair.codes:
-        site = level.nodes[name]
-        log_p = pair.per_row(density(site["fn"], site["value"]), site)
+        site = level[name].unmasked()
+        log_p = pair.log_prob(site)
         if not torch.allclose(log_p, log_p[:1].expand_as(log_p), rtol=1e-4, atol=1e-4):
             raise ValueError(
                 f"the prior of {name!r} differs between data: the match or the information of "
                 "the marginals says nothing of the conditionals"
             )
-        again = pair.per_row(density(second.nodes[name]["fn"], site["value"]), site)
+        again = pair.log_prob(replace(second[name].unmasked(), value=site.value))
         moves = moves or not torch.allclose(log_p, again, rtol=1e-4, atol=1e-4)
-    return None if moves else [first.nodes[name] for name in pair.codes]
+    return None if moves else [first[name] for name in pair.codes]
 
 
 def prior_gaussian(pair: Pair) -> Gaussian | None:
@@ -191,13 +182,13 @@ def prior_gaussian(pair: Pair) -> Gaussian | None:
         return None
     means, covariances = [], []
     for site in sites:
-        fn = site["fn"]
+        fn = site.fn
         base = fn
         while isinstance(base, torch.distributions.Independent):
             base = base.base_dist
         if isinstance(base, torch.distributions.Normal):
             covariance = pair.flatten(site, fn.variance)[0].diag()
-        elif hasattr(base, "covariance_matrix") and len(fn.batch_shape) == 1:
+        elif isinstance(base, MULTIVARIATE_NORMAL) and len(fn.batch_shape) == 1:
             covariance = fn.covariance_matrix[0]
         else:
             return None
@@ -210,7 +201,7 @@ def _as_gaussian(fn: TorchDistributionMixin) -> Gaussian | None:
     base = fn.base_dist if isinstance(fn, torch.distributions.Independent) else fn
     if isinstance(base, torch.distributions.Normal):
         return base.loc.reshape(-1), base.scale.square().reshape(-1).diag()
-    if hasattr(base, "covariance_matrix"):
+    if isinstance(base, MULTIVARIATE_NORMAL):
         return base.loc.reshape(-1), base.covariance_matrix.reshape(2 * base.event_shape)
     return None
 
@@ -232,60 +223,19 @@ def _expected(kernel: Kernel, delta: Tensor, covariance: Tensor, length: Tensor 
 
 def _sums(
     kernel: Kernel, a: Tensor, b: Tensor, length: Tensor | float, block: int, same: bool
-) -> _Sums:
-    """Sums over pairs, without the diagonal when `same`; only half the blocks then run."""
-    n, m = len(a), len(b)
-    rows = torch.zeros(n, dtype=torch.float64, device=a.device)
-    columns = torch.zeros(m, dtype=torch.float64, device=a.device)
-    square = torch.zeros((), dtype=torch.float64, device=a.device)
-    # One matrix product gives |a|^2 - 2 a.b + |b|^2, another each sum: few passes over memory.
-    one_a, one_b = a.new_ones(n, 1), b.new_ones(m, 1)
-    left = torch.cat([a, a.square().sum(1, keepdim=True), one_a], 1)
-    right = torch.cat([b * -2, one_b, b.square().sum(1, keepdim=True)], 1)
-    for i in range(0, n, block):
-        one = slice(i, min(i + block, n))
-        for j in range(i if same else 0, m, block):
-            two = slice(j, min(j + block, m))
-            values = kernel((left[one] @ right[two].T).clamp_min_(0), length)
-            if same and i == j:
-                values.fill_diagonal_(0)
-            rows[one] += (values @ one_b[two])[:, 0]
-            if not same or i != j:
-                columns[two] += (one_a[one].T @ values)[0]
-            flat = values.flatten()
-            square += torch.dot(flat, flat) * (2 if same and i != j else 1)
-    if same:
-        rows = columns = rows + columns
-    pairs = n * (m - 1) if same else n * m
-    per_row, per_column = (n - 1, n - 1) if same else (m, n)
-    return _Sums(
-        rows / per_row, columns / per_column, float(rows.sum()) / pairs, float(square) / pairs
+) -> PairSums:
+    # One matrix product gives |a|^2 - 2 a.b + |b|^2.
+    left = torch.cat([a, a.square().sum(1, keepdim=True), a.new_ones(len(a), 1)], 1)
+    right = torch.cat([b * -2, b.new_ones(len(b), 1), b.square().sum(1, keepdim=True)], 1)
+    return pair_sums(
+        lambda squares: kernel(squares.clamp_min_(0), length), left, right, block, same
     )
 
 
-def _degenerate(sums: _Sums) -> float:
-    """The variance of the kernel with both projections taken out."""
-    spread = float(sums.rows.var()) + float(sums.columns.var())
-    return max(sums.square - sums.mean**2 - spread, 0.0)
-
-
-def _sampled(at_zero: float, zz: _Sums, zy: _Sums, yy: _Sums) -> Discrepancy:
-    n, m = len(zz.rows), len(yy.rows)
-    u = zz.mean - 2 * zy.mean + yy.mean
-    bias = (at_zero - zz.mean) / n + (at_zero - yy.mean) / m
-    degenerate = [_degenerate(s) for s in (zz, zy, yy)]
-    variance = (
-        2 * degenerate[0] / (n * (n - 1))
-        + 4 * degenerate[1] / (n * m)
-        + 2 * degenerate[2] / (m * (m - 1))
-    )
-    # A row's projection is itself a mean over the other rows; the noise of that mean is taken off
-    # its variance before it counts.
-    noise_z = degenerate[0] / (n - 1) + degenerate[1] / m
-    noise_y = degenerate[2] / (m - 1) + degenerate[1] / n
-    variance += 4 * max(float((zz.rows - zy.rows).var()) - noise_z, 0.0) / n
-    variance += 4 * max(float((yy.rows - zy.columns).var()) - noise_y, 0.0) / m
-    return _both(u, bias, variance, f"{n} codes against {m} prior draws")
+def _sampled(at_zero: float, terms: MMDTerms) -> Discrepancy:
+    n, m = len(terms.zz.rows), len(terms.yy.rows)
+    bias = (at_zero - terms.zz.mean) / n + (at_zero - terms.yy.mean) / m
+    return _both(terms.value, bias, terms.variance(), f"{n} codes against {m} prior draws")
 
 
 def _closed(
@@ -293,7 +243,7 @@ def _closed(
     codes: Tensor,
     prior: Gaussian,
     length: Tensor | float,
-    zz: _Sums,
+    zz: PairSums,
     block: int,
 ) -> Discrepancy:
     n = len(codes)
@@ -306,7 +256,7 @@ def _closed(
     )
     own = float(_expected(kernel, torch.zeros_like(mean)[None], 2 * covariance, length))
     u = zz.mean - 2 * float(cross.mean()) + own
-    degenerate = _degenerate(zz)
+    degenerate = zz.degenerate
     variance = 2 * degenerate / (n * (n - 1))
     variance += 4 * max(float((zz.rows - cross).var()) - degenerate / (n - 1), 0.0) / n
     note = f"{n} codes against the prior in closed form"

@@ -1,103 +1,123 @@
 """Running a model/guide pair on blocks of rows and reading off its terms datum by datum."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppl_vae.evaluation.programs import Data, Program, as_rows, density, evaluating
-from ppl_vae.evaluation.sites import (
-    LeaveAfter,
-    closed_kl,
-    is_unobserved,
-    latent_nodes,
-    plate_sizes,
-)
+from ppl_vae import distributions  # noqa: F401  closed forms enter PyTorch's registry
+from ppl_vae.evaluation.programs import Data, Program, evaluating
+from ppl_vae.program.agreement import check_match
+from ppl_vae.program.blocks import Blocks, at_rows
+from ppl_vae.program.density import closed_kl, log_density
+from ppl_vae.program.rows import Rows
+from ppl_vae.program.sites import Site, is_point
 
-__all__ = ["Pair", "Terms"]
+__all__ = ["Pair", "Terms", "with_values"]
+
+Sites = Mapping[str, Site]
 
 
 class Terms:
-    """The log-density terms of one draw of the guide, per row of data, in nats."""
+    """The log-density terms of one draw of the guide, per row of data, in nats.
 
-    def __init__(self, pair: "Pair", guide: poutine.Trace, model: poutine.Trace | None):
-        self.pair = pair
-        self.guide = guide
-        self.model = model
+    The model is run when it is first asked for: in full for the likelihood, which serves the
+    prior too where it comes first, and for the prior alone without a decoder call.
 
-    def _sum(self, trace: poutine.Trace, names: list[str]) -> Tensor:
-        return sum((self.pair.log_prob(trace.nodes[name]) for name in names), torch.zeros(()))
+    Args:
+        pair: the pair.
+        rows: the data of its rows, which may repeat; all where None.
+        guide: the guide's sites.
+    """
+
+    def __init__(self, pair: "Pair", rows: Tensor | None, guide: Sites) -> None:
+        self.pair, self.rows, self.guide = pair, rows, guide
+
+    @cached_property
+    def model(self) -> list[Sites]:
+        """The model's sites at the guide's latents, in one run or in blocks of the rows."""
+        return self.pair.run_model(self.rows, self.latents)
+
+    @cached_property
+    def prior(self) -> Sites:
+        """The model's latents, of all rows in one run."""
+        if "model" in self.__dict__ and len(self.model) == 1:
+            return self.model[0]
+        return self.pair.run_prior(self.rows, {n: s.value for n, s in self.latents.items()})
+
+    @property
+    def latents(self) -> Sites:
+        """The guide's sites that the model samples too, but for those held."""
+        return {n: s for n, s in self.guide.items() if n in self.pair.shared}
+
+    def _sum(self, sites: Sites, names: Iterable[str]) -> Tensor:
+        return sum((self.pair.log_prob(sites[name]) for name in names), torch.zeros(()))
 
     @property
     def log_q(self) -> Tensor:
-        """log q(z | x), auxiliary guide sites included."""
-        return self._sum(self.guide, self.pair.guide_sites)
+        """log q(z | x), auxiliary sites and what the guide observes included."""
+        self.pair.require_rows()
+        return self._sum(self.guide, self.pair.guide_sites + self.pair.guide_observed)
 
     @property
     def log_prior(self) -> Tensor:
-        assert self.model is not None
-        return self._sum(self.model, self.pair.latents)
+        return self._sum(self.prior, self.pair.latents)
 
     @property
     def log_likelihood(self) -> Tensor:
-        assert self.model is not None
         self.pair.require_observed()
-        return self._sum(self.model, self.pair.observed)
+        return torch.cat([self._sum(part, self.pair.observed) for part in self.model])
 
     @property
     def kl(self) -> Tensor:
         """KL(q(z | x) || p(z)): in closed form where that is right, else one sampled log-ratio."""
-        assert self.model is not None
-        if not self.pair.analytic:
-            return self.log_q - self.log_prior
-        total = torch.zeros(())
+        self.pair.require_rows()
+        names = [n for n in self.pair.guide_sites if n not in self.pair.latents]
+        total = self._sum(self.guide, names + self.pair.guide_observed)
         for name in self.pair.latents:
-            q, p = self.guide.nodes[name], self.model.nodes[name]
-            kl = closed_kl(q["fn"], p["fn"])
+            q, p = self.guide[name], self.prior[name]
+            kl = None if name in self.pair.out_of_order else closed_kl(q, p)
             if kl is None:
-                term = self.pair.log_prob(q) - self.pair.log_prob(p)
+                total = total + self.pair.log_prob(q) - self.pair.log_prob(p)
             else:
-                term = self.pair.per_row(kl, p)
-            total = total + term
+                total = total + self.pair.per_row(q.unscaled().scaled(kl), q)
         return total
 
     @property
     def codes(self) -> Tensor:
         """The joint of the codes, `(n, d)`."""
-        return self.pair.joint(self.code_nodes)
-
-    @property
-    def code_nodes(self) -> list[dict[str, Any]]:
-        return [self.guide.nodes[name] for name in self.pair.codes]
-
-    @property
-    def latent_nodes(self) -> list[dict[str, Any]]:
-        return [self.guide.nodes[name] for name in self.pair.latents]
-
-
-def _is_implicit(site: dict[str, Any]) -> bool:
-    try:
-        density(site["fn"], site["value"])
-    except NotImplementedError:
-        return True
-    return False
+        return self.pair.joint(self.guide)
 
 
 class Pair:
-    """A model and guide with the plate over the data found, and its sites told apart.
+    """A model and guide, the sites of a datum told apart, and their runs over all data.
 
-    Local latents are the guide's unobserved sites in that plate that the model has too; those
-    that are not the missing half of an observed site are codes. Latents outside the plate
-    (globals) are drawn from the guide once and held for the whole evaluation.
+    A datum is an entry of the data plate, which `ppl_vae.program.plates` finds. Its latents are
+    the guide's sites there that the model samples too; those that are not missing data are its
+    codes. Latents outside the plate (globals) are drawn from the guide once and held.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        x: rows of data, or the tuple of the programs' positional arguments.
+        plate: the data plate's name, where the pair leaves a choice.
+        block: rows held at once; None runs the programs whole.
+
+    Attributes:
+        latents: names of a datum's latent sites, in the guide's order.
+        codes: of those that are not missing data; of all if there are no others.
+        guide_sites: of what the guide samples for a datum, auxiliary sites too.
+        guide_observed: of what the guide observes or factors for it.
+        observed: of what the model observes or factors for it.
+        joint_guide: whether log q is one number for all rows.
+        deterministic: whether the codes are points.
+        held: the values of the globals.
 
     Raises:
-        ValueError: for a pair without a plate over the rows, a model latent the guide lacks, or a
-            latent whose shapes differ.
+        NoDataPlate: if no plate or more than one could be the data's.
+        ValueError: for a pair that `ppl_vae.program.blocks` refuses.
     """
 
     def __init__(
@@ -106,118 +126,77 @@ class Pair:
         guide: Program,
         x: Data,
         plate: str | None = None,
-    ):
-        self.rows = as_rows(x)
-        self._model, self._guide = model, guide
-        self.fixed: dict[str, Tensor] = {}
+        block: int | None = 1024,
+    ) -> None:
+        args = x if isinstance(x, tuple) else (x,)
+        self.blocks, self.block = Blocks(model, guide, args, plate, block), block
+        self.plate, self.sliced = self.blocks.plate, self.blocks.sliced
+        self.index = torch.arange(len(self.blocks))
+        reading = self.blocks.reading
+        sites = reading.guide_sites
+        inside = [name for name, site in sites.items() if site.plate(self.plate) is not None]
+        self.latents = [name for name in inside if name in reading.latent]
+        self.guide_observed = [name for name in inside if sites[name].is_observed]
+        self.guide_sites = [name for name in inside if name not in self.guide_observed]
+        missing = [n for n in self.latents if reading.model_sites[n].role == "missing"]
+        self.codes = [name for name in self.latents if name not in missing] or self.latents
+        self.observed = [
+            name for name in reading.observed if reading.model_sites[name].plate(self.plate)
+        ]
+        self.out_of_order = reading.out_of_order
+        for name in self.latents:
+            check_match(reading.model_sites[name].unscaled(), sites[name].unscaled())
+        self.implicit = bool(set(self.blocks.implicit) & set(self.guide_sites))
+        sampled = [n for n in [*reading.latent, *reading.auxiliary] if n not in inside]
+        self.held = {name: sites[name].value for name in sampled}
+        points = any(is_point(sites[name].fn) for name in self.codes)
+        points = points and self.guide_sites == self.latents
         with evaluating(model, guide):
-            few = self.take(slice(0, 2))
-            guide_trace = poutine.trace(guide).get_trace(*few)
-            self.plate = self._find_plate(guide_trace, plate)
-            sites = latent_nodes(guide_trace)
-            self.fixed = {k: s["value"] for k, s in sites.items() if not self._local(s)}
-            model_trace = poutine.trace(self.model).get_trace(*few)
-        self._read(guide_trace, model_trace)
-        self.few = few
+            self.joint_guide = points and self._move_together()
+        self.deterministic = points and not self.joint_guide
+        if self.joint_guide:
+            self.held = {}
+        self.shared = [name for name in reading.latent if name not in self.held]
+        self.sizes = {name: self.flatten(sites[name]).shape[1] for name in self.guide_sites}
+
+    def _move_together(self) -> bool:
+        """Whether what the guide draws outside the plate moves codes that are points."""
+        outside = self._drawn_outside
+        if not outside:
+            return False
+        held = {name: value for name, value in self.held.items() if name not in outside}
+        first, second = (self.blocks.guide_run(held) for _ in range(2))
+        return any(not torch.equal(first[n].value, second[n].value) for n in self.codes)
+
+    @property
+    def _drawn_outside(self) -> list[str]:
+        reading = self.blocks.reading
+        return [n for n in reading.auxiliary if not reading.guide_sites[n].plate(self.plate)]
 
     def __len__(self) -> int:
-        return len(self.rows[0])
-
-    @property
-    def model(self) -> Program:
-        """The model with the globals held."""
-        return poutine.condition(self._model, self.fixed) if self.fixed else self._model
-
-    @property
-    def guide(self) -> Program:
-        """The guide with the globals held."""
-        return poutine.condition(self._guide, self.fixed) if self.fixed else self._guide
+        return len(self.index)
 
     @property
     def note(self) -> str:
-        held = f"conditional on one draw of {', '.join(self.fixed)} from the guide"
-        return held if self.fixed else ""
-
-    def take(self, index: slice | Tensor, draws: int = 1) -> tuple[Tensor, ...]:
-        """The arguments at some rows, each row repeated `draws` times in a row."""
-        rows = tuple(r[index] for r in self.rows)
-        return tuple(r.repeat_interleave(draws, 0) for r in rows) if draws > 1 else rows
-
-    def _find_plate(self, trace: poutine.Trace, asked: str | None) -> str:
-        # A plate over the data follows the number of rows handed in; one that is as long by
-        # accident (28 time steps, 28 rows) does not.
-        n = min(len(self), 2)
-        if n == 2:
-            single = poutine.trace(self._guide).get_trace(*self.take(slice(0, 1)))
-        sizes = [plate_sizes(trace)] + ([plate_sizes(single)] if n == 2 else [])
-        follows = [p for p, size in sizes[0].items() if size == n]
-        follows = [p for p in follows if n == 1 or sizes[1].get(p) == 1]
-        if asked is not None and asked not in follows:
-            raise ValueError(
-                f"plate {asked!r} is not over the rows of the data: the guide's plates are "
-                f"{sizes[0] or 'none'} (name and size) for {n} rows"
-            )
-        if asked is not None:
-            return asked
-        if len(follows) > 1 and "data" in follows:
-            return "data"
-        if len(follows) != 1:
-            found = f"plates {sizes[0]} (name and size) for {n} rows" if sizes[0] else "no plate"
-            raise ValueError(
-                f"the guide has {found}, so its data cannot be told apart: put the local latents "
-                'of model and guide under one `with pyro.plate("data", len(x)):`'
-            )
-        return follows[0]
-
-    def _local(self, site: dict[str, Any]) -> bool:
-        return any(f.name == self.plate and f.vectorized for f in site["cond_indep_stack"])
-
-    def _read(self, guide: poutine.Trace, model: poutine.Trace) -> None:
-        local = {k: s for k, s in latent_nodes(guide).items() if self._local(s)}
-        latent = latent_nodes(model)
-        for name, site in latent.items():
-            if name not in local and name not in self.fixed and not is_unobserved(name, model):
-                raise ValueError(f"the model's latent {name!r} has no site in the guide")
-            if name in local and not self._local(site):
-                raise ValueError(
-                    f"latent {name!r} is in plate {self.plate!r} in the guide but not in the model"
-                )
-        self.guide_sites = list(local)
-        self.latents = [name for name in local if name in latent]
-        if not self.latents:
-            raise ValueError(f"the guide has no latent of the model in plate {self.plate!r}")
-        for name in self.latents:
-            q, p = local[name]["fn"].shape(), latent[name]["fn"].shape()
-            if q != p:
-                raise ValueError(
-                    f"latent {name!r} has shape {tuple(p)} in the model and {tuple(q)} in the "
-                    f"guide (for {len(self.take(slice(0, 2))[0])} rows)"
-                )
-        # values missing from the data are no code of them, unless there is nothing else
-        known = [name for name in self.latents if not is_unobserved(name, model)]
-        self.codes = known or self.latents
-        self.observed = [
-            name
-            for name, site in model.nodes.items()
-            if site["type"] == "sample"
-            and site["is_observed"]
-            and not site_is_subsample(site)
-            and self._local(site)
-            and name not in self.fixed
-        ]
-        # A closed-form KL per site is right where no site's model parents are its guide
-        # descendants; equal order of the sites is enough for that.
-        in_model = [name for name in latent if name in self.latents]
-        self.analytic = self.guide_sites == self.latents == in_model
-        self.deterministic = self.guide_sites == self.latents and any(
-            type(local[name]["fn"]).__name__ == "Delta" for name in self.latents
-        )
-        self.implicit = any(_is_implicit(site) for site in local.values())
-        self.sizes = {name: self.flatten(s, s["value"]).shape[1] for name, s in local.items()}
+        notes = []
+        if self.blocks.how_guide == "whole" and self.block is not None:
+            notes.append("guide run whole")
+        if names := [n for n in self.held if n in self.blocks.reading.latent]:
+            notes.append(f"conditional on one draw of {', '.join(names)} from the guide")
+        return ", ".join(notes)
 
     def require_observed(self) -> None:
         if not self.observed:
             raise ValueError(f"the model observes nothing in plate {self.plate!r}")
+
+    def require_rows(self) -> None:
+        """Refuses a guide without log q by row."""
+        if self.joint_guide:
+            raise ValueError(
+                f"log q is one number: the guide draws {', '.join(self._drawn_outside)} for all "
+                f"rows of plate {self.plate!r} at once, so there is no log q by row; use a guide "
+                "with a draw for each row, such as AutoNormal"
+            )
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -225,106 +204,126 @@ class Pair:
         ends = torch.tensor([0] + [self.sizes[k] for k in self.codes]).cumsum(0).tolist()
         return {k: slice(a, b) for k, a, b in zip(self.codes, ends, ends[1:], strict=False)}
 
-    @property
-    def dim(self) -> int:
-        return sum(self.sizes[k] for k in self.codes)
+    def choose(self, index: Tensor) -> None:
+        """Leaves out all but some of the data.
 
-    def blocks(self, block: int, draws: int = 1) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-        """Slices of at most `block` rows over draws, each row repeated `draws` times in a row."""
-        size = max(1, block // draws)
-        for start in range(0, len(self), size):
-            index = slice(start, min(start + size, len(self)))
-            yield index, self.take(index, draws)
-
-    def run_guide(self, rows: tuple[Tensor, ...]) -> Terms:
-        return Terms(self, self.trace_guide(rows), None)
-
-    def trace_guide(
-        self, rows: tuple[Tensor, ...], values: poutine.Trace | None = None
-    ) -> poutine.Trace:
-        """The guide's trace, at the latents of another trace where one is given."""
-        guide = self.guide
-        if values is not None:
-            guide = poutine.replay(guide, trace=self._without_fixed(values))
-        return poutine.trace(guide).get_trace(*rows)
-
-    def run(self, rows: tuple[Tensor, ...], prior_only: bool = False) -> Terms:
-        """One draw from the guide for each row, scored under both; see `trace_model`."""
-        guide = self.trace_guide(rows)
-        return Terms(self, guide, self.trace_model(rows, guide, prior_only))
-
-    def _without_fixed(self, trace: poutine.Trace) -> poutine.Trace:
-        local = trace.copy()
-        for name in self.fixed:
-            if name in local:
-                local.remove_node(name)
-        return local
-
-    def trace_model(
-        self, rows: tuple[Tensor, ...], guide: poutine.Trace | None, prior_only: bool = False
-    ) -> poutine.Trace:
-        """The model's trace with the guide's latents, or ancestral without a guide.
-
-        With `prior_only` the model is left once its latents are drawn: no decoder call.
+        Raises:
+            ValueError: for a pair that runs whole.
         """
-        model = self.model
-        if guide is not None:
-            model = poutine.replay(model, trace=self._without_fixed(guide))
-        if not prior_only:
-            return poutine.trace(model).get_trace(*rows)
-        tracer = poutine.trace()
-        with suppress(LeaveAfter.Done), tracer, LeaveAfter(self.latents):
-            model(*rows)
-        return tracer.trace
+        if not self.sliced:
+            raise ValueError(
+                f"{len(index)} of {len(self)} data are asked for, and this pair runs on all of "
+                "them only: leave num_data out"
+            )
+        self.index = self.index[index]
 
-    def prior_draws(self, rows: tuple[Tensor, ...]) -> Tensor:
-        """One draw of the codes from the model for each row, `(n, d)`; no decoder call."""
-        trace = self.trace_model(rows, None, prior_only=True)
-        return self.joint([trace.nodes[name] for name in self.codes])
+    # Runs
 
-    def joint(self, sites: list[dict[str, Any]]) -> Tensor:
-        """The values of sites side by side, `(n, d)`."""
-        return torch.cat([self.flatten(s, s["value"]) for s in sites], -1)
+    def runs(self, draws: int = 1, block: int | None = None) -> Iterator[Terms]:
+        """Draws from the guide for all rows, a block of rows and draws at a time.
+
+        Where both programs are sliced, a run has some rows, each `draws` times in a row; else all
+        rows once, and there are `draws` runs.
+
+        Args:
+            draws: how many for each row.
+            block: rows times draws of a run; the pair's own by default.
+        """
+        if self.sliced:
+            for index in self.split(draws, block):
+                yield self.run(index if draws == 1 else index.repeat_interleave(draws))
+        else:
+            for _ in range(draws):
+                yield self.run()
+
+    def split(self, draws: int = 1, block: int | None = None) -> tuple[Tensor, ...]:
+        """The rows in blocks, of which each is run `draws` times at once."""
+        size = block or self.block or len(self)
+        return self.index.split(max(1, size // draws))
+
+    def table(self, of: Callable[[Terms], Sequence[Tensor]], draws: int = 1) -> list[Tensor]:
+        """Quantities by row of a run, for all rows and draws: each `(n, draws)`."""
+        columns = zip(*(of(terms) for terms in self.runs(draws)), strict=True)
+        if self.sliced:
+            return [torch.cat(column).view(-1, draws) for column in columns]
+        return [torch.stack(column, 1) for column in columns]
+
+    def run(self, rows: Tensor | None = None, values: Mapping[str, Tensor] | None = None) -> Terms:
+        """One draw from the guide for some rows, all where the pair is not sliced.
+
+        Args:
+            rows: the data, which may repeat.
+            values: of local latents that are not drawn.
+        """
+        rows = rows if self.sliced else None
+        sites = self.blocks.guide_run({**self.held, **(values or {})}, rows)
+        return Terms(self, rows, sites)
+
+    def run_model(self, rows: Tensor | None, latents: Sites) -> list[Sites]:
+        """The model's sites at the guide's latents, all rows in blocks where `rows` is None."""
+        parts = [rows]
+        if rows is None and self.blocks.how_model != "whole":
+            parts = [*self.split()] if len(self) > (self.block or len(self)) else [None]
+        runs: list[Sites] = []
+        for part in parts:
+            values = {name: site.value for name, site in latents.items()}
+            if rows is None and part is not None:
+                for name, site in latents.items():
+                    values[name] = at_rows(site.value, site, self.plate, part, site.event_dim)
+            runs.append(self.blocks.model_run(self.held | values, part))
+        return runs
+
+    def run_prior(self, rows: Tensor | None, values: Mapping[str, Tensor] | None = None) -> Sites:
+        """The model's local latents at given values, else ancestral; no decoder call."""
+        rows = rows if self.blocks.how_model == "sliced" else None
+        return self.blocks.model_run({**self.held, **(values or {})}, rows, self.latents)
+
+    @cached_property
+    def sample(self) -> Tensor | None:
+        """Two rows to look at; all where the pair is not sliced."""
+        return self.index[:2] if self.sliced else None
 
     @cached_property
     def independent(self) -> bool:
         """Whether q(z_site | x) is the same whatever noise the guide drew elsewhere."""
         if self.implicit:  # densities would tell
             return len(self.guide_sites) == 1
-        first, second = (self.run_guide(self.few).latent_nodes for _ in range(2))
-        for a, b in zip(first, second, strict=True):
+        first, second = self.run(self.sample).guide, self.run(self.sample).guide
+        for name in self.latents:
+            a, b = first[name], second[name]
             if not torch.allclose(
-                a["fn"].log_prob(a["value"]), b["fn"].log_prob(a["value"]), rtol=1e-4, atol=1e-4
+                a.fn.log_prob(a.value), b.fn.log_prob(a.value), rtol=1e-4, atol=1e-4
             ):
                 return False
         return True
 
-    def dim_of(self, site: dict[str, Any]) -> int:
-        return next(f.dim for f in site["cond_indep_stack"] if f.name == self.plate)
+    # Rows of sites
 
-    def per_row(self, values: Tensor, site: dict[str, Any]) -> Tensor:
-        """Sums a tensor of a site's batch shape over all but the data plate, masked, unscaled."""
-        dim = self.dim_of(site)
-        if site["mask"] is not None:
-            values = torch.where(torch.as_tensor(site["mask"], device=values.device), values, 0.0)
-        if values.dim() < -dim:
-            values = values.expand(site["fn"].batch_shape)
-        values = values.movedim(dim, 0)
-        return values.reshape(len(values), -1).sum(-1)
+    def dim_of(self, site: Site) -> int:
+        plate = site.plate(self.plate)
+        assert plate is not None
+        return plate.dim
 
-    def log_prob(self, site: dict[str, Any]) -> Tensor:
+    def per_row(self, values: Tensor, site: Site) -> Tensor:
+        """Sums a tensor of a site's batch shape over all but the data plate."""
+        values = values.expand(torch.broadcast_shapes(values.shape, site.fn.batch_shape))
+        return Rows.of(site, [self.plate]).sum(values)[0]
+
+    def log_prob(self, site: Site) -> Tensor:
         """The site's log-density per row: plate scales are left out, masks are kept."""
-        fn, value = site["fn"], site["value"]
-        # A latent outside the other program's support has density zero; data outside the
-        # likelihood's are a mistake, which the distribution's own check tells.
-        return self.per_row(
-            fn.log_prob(value) if site["is_observed"] else density(fn, value), site
-        )
+        return self.per_row(log_density(site), site)
 
-    def flatten(self, site: dict[str, Any], value: Tensor) -> Tensor:
-        """A tensor of a site's batch and event shape as `(n, size)`."""
-        value = (
-            value.expand(site["fn"].shape()) if value.dim() < len(site["fn"].shape()) else value
-        )
-        value = value.movedim(self.dim_of(site) - site["fn"].event_dim, 0)
-        return value.reshape(len(value), -1)
+    def flatten(self, site: Site, value: Tensor | None = None) -> Tensor:
+        """A site's value, or another tensor of its shape, as `(n, size)`."""
+        value = site.value if value is None else value
+        value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
+        return Rows.of(site, [self.plate]).cut(value, value.dim() - site.event_dim)[0]
+
+    def joint(self, sites: Sites, names: Iterable[str] | None = None) -> Tensor:
+        """The codes, or other sites of a datum, side by side, `(n, d)`."""
+        return torch.cat([self.flatten(sites[name]) for name in names or self.codes], -1)
+
+
+def with_values(sites: Sites, values: Mapping[str, Tensor]) -> dict[str, Site]:
+    """Sites with other values."""
+    return {n: replace(s, value=values[n]) if n in values else s for n, s in sites.items()}

@@ -1,32 +1,17 @@
 """Draws from the model and reconstructions of data, and numbers read off them."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
-from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.handlers import Unobserve
+from ppl_vae.program.sites import Site
 
 __all__ = ["generate", "reconstruction_error", "sharpness"]
-
-
-class _Forget(Messenger):
-    """Draws observed sites as if nothing had been observed."""
-
-    def __init__(self, names: list[str]):
-        super().__init__()
-        self.names = frozenset(names)
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.names:
-            msg["is_observed"] = False
-            msg["value"] = None
-            msg["done"] = False
 
 
 def generate(
@@ -36,7 +21,7 @@ def generate(
     num_samples: int,
     mean: bool = True,
     site: str | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Tensor:
     """Draws data from the model: latents from the prior, then the observed site.
@@ -56,28 +41,24 @@ def generate(
         `(num_samples, *size)`.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
-        return torch.cat(list(draws(pair, model, num_samples, mean, site, block)))
+        return torch.cat(list(draws(pair, num_samples, mean, site)))
 
 
 def draws(
-    pair: Pair,
-    model: Program,
-    num_samples: int,
-    mean: bool = True,
-    site: str | None = None,
-    block: int = 1024,
+    pair: Pair, num_samples: int, mean: bool = True, site: str | None = None
 ) -> Iterator[Tensor]:
     """The blocks of `generate`, under one draw of the globals."""
     name = _observed_site(pair, site)
-    free = _Forget(pair.observed)(model)
-    program = poutine.condition(free, pair.fixed) if pair.fixed else free
-    for start in range(0, num_samples, block):
-        count = min(block, num_samples - start)
-        rows = pair.take((torch.arange(count) + start) % len(pair))
-        trace = poutine.trace(program).get_trace(*rows)
-        yield _of_rows(pair, trace.nodes[name], mean)
+    sliced = pair.blocks.how_model == "sliced"
+    size = (pair.block or len(pair)) if sliced else len(pair)
+    for start in range(0, num_samples, size):
+        count = min(size, num_samples - start)
+        rows = pair.index[(torch.arange(count) + start) % len(pair)] if sliced else None
+        with Unobserve(_variables(pair)):
+            sites = pair.blocks.model_run(pair.held, rows)
+        yield _of_rows(pair, sites[name], mean)[:count]
 
 
 def reconstruction_error(
@@ -86,7 +67,7 @@ def reconstruction_error(
     x: Data,
     num_samples: int = 4,
     site: str | None = None,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""The squared error of reconstructions, $E_{q(z|x)} \lVert x - E[x|z] \rVert^2 / D$.
@@ -104,17 +85,16 @@ def reconstruction_error(
         plate: the data plate's name, where the pair leaves a choice.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate, block)
     name = _observed_site(pair, site)
-    errors = []
+
+    def errors(terms: Terms) -> list[Tensor]:
+        sites = [part[name] for part in terms.model]
+        gaps = [_of_rows(pair, site, True) - _of_rows(pair, site, False) for site in sites]
+        return [torch.cat([gap.square().reshape(len(gap), -1).mean(1) for gap in gaps])]
+
     with evaluating(model, guide):
-        for _, rows in pair.blocks(block, num_samples):
-            terms = pair.run(rows)
-            assert terms.model is not None
-            node = terms.model.nodes[name]
-            squares = (_of_rows(pair, node, True) - _of_rows(pair, node, False)).square()
-            errors.append(squares.flatten(1).mean(1).view(-1, num_samples))
-    return mean_over_rows(torch.cat(errors), note=pair.note)
+        return mean_over_rows(pair.table(errors, num_samples)[0], note=pair.note)
 
 
 def sharpness(images: Tensor, block: int = 1024) -> Estimate:
@@ -145,21 +125,30 @@ def sharpness(images: Tensor, block: int = 1024) -> Estimate:
 
 def _observed_site(pair: Pair, asked: str | None) -> str:
     pair.require_observed()
-    if asked is None and len(pair.observed) == 1:
-        return pair.observed[0]
-    if asked is not None and asked in pair.observed:
+    names = _variables(pair)
+    if not names:
+        raise ValueError(
+            f"the model observes no variable in plate {pair.plate!r}: its likelihood is a "
+            "pyro.factor, which cannot be sampled"
+        )
+    if asked is None and len(names) == 1:
+        return names[0]
+    if asked is not None and asked in names:
         return asked
-    raise ValueError(f"site is {asked!r}: choose one of the observed sites {pair.observed}")
+    raise ValueError(f"site is {asked!r}: choose one of the observed sites {names}")
 
 
-def _of_rows(pair: Pair, node: dict[str, Any], mean: bool) -> Tensor:
-    fn = node["fn"]
+def _variables(pair: Pair) -> list[str]:
+    sites = pair.blocks.reading.model_sites
+    return [name for name in pair.observed if sites[name].role == "observed"]
+
+
+def _of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
     try:
-        value = fn.mean if mean else node["value"]
+        value = site.fn.mean if mean else site.value
     except NotImplementedError:
         raise ValueError(
-            f"the distribution of {node['name']!r} has no mean in closed form: use mean=False"
+            f"the distribution of {site.name!r} has no mean in closed form: use mean=False"
         ) from None
-    axis = pair.dim_of(node) - fn.event_dim
-    value = value.expand(torch.broadcast_shapes(value.shape, fn.shape()))
-    return value.movedim(axis, 0)
+    value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
+    return value.movedim(pair.dim_of(site) - site.event_dim, 0)

@@ -1,13 +1,18 @@
 """Rate, distortion and ELBO of a model/guide pair."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate, mean_over_rows
-from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
+from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.density import log_density
+from ppl_vae.program.sites import Site
 
 __all__ = ["distortion", "elbo", "elbo_terms", "rate"]
 
@@ -17,7 +22,7 @@ def elbo_terms(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> dict[str, Estimate]:
     r"""Rate, distortion and ELBO in one pass, each a mean over data in nats per datum.
@@ -31,13 +36,17 @@ def elbo_terms(
     Modules run in eval mode and without gradients. Latents outside the data plate are drawn from
     the guide once and held; their own KL is not included.
 
+    Where log q is one number for all rows (`AutoMultivariateNormal`), or no observation stands in
+    the plate (named by `plate=`), the terms are totals over all sites, divided by the number of
+    rows, and so is their error, over draws.
+
     Args:
         model: the generative program, called as `model(x)`.
         guide: the encoder program, with the same signature.
         x: rows of data, or the tuple of the programs' positional arguments.
         num_samples: draws of z per datum. With one, the Monte Carlo error cannot be told from the
             spread between data, which is reported in its place.
-        block: rows times draws held at once.
+        block: rows times draws held at once; None runs the programs on all data at once.
         plate: the data plate's name, where the pair leaves a choice.
 
     Returns:
@@ -45,7 +54,8 @@ def elbo_terms(
         a continuous latent has infinite rate, an implicit guide one that is not known (NaN).
 
     Raises:
-        ValueError: for a pair that `Pair` refuses, or a model that observes nothing.
+        NoDataPlate: if no plate or more than one could be the data's.
+        ValueError: for a pair that `Pair` refuses.
 
     References:
         Alemi, Poole, Fischer, Dillon, Saurous and Murphy (2018), Fixing a broken ELBO,
@@ -59,7 +69,7 @@ def rate(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""Mean $\mathrm{KL}(q(z|x) \| p(z))$ in nats per datum; see `elbo_terms`."""
@@ -71,7 +81,7 @@ def distortion(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""Mean $-E_{q(z|x)} \log p(x|z)$ in nats per datum; see `elbo_terms`."""
@@ -83,7 +93,7 @@ def elbo(
     guide: Program,
     x: Data,
     num_samples: int = 4,
-    block: int = 1024,
+    block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
     r"""Mean ELBO in nats per datum, a lower bound of $\log p(x)$; see `elbo_terms`."""
@@ -95,21 +105,18 @@ def _terms(
     guide: Program,
     x: Data,
     num_samples: int,
-    block: int,
+    block: int | None,
     plate: str | None,
     likelihood: bool,
 ) -> dict[str, Estimate]:
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate)
-    rates: list[Tensor] = []
-    costs: list[Tensor] = []
+    pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
-        for _, rows in pair.blocks(block, num_samples):
-            terms = pair.run(rows, prior_only=not likelihood)
-            if not pair.implicit:
-                rates.append(terms.kl.view(-1, num_samples))
-            if likelihood:
-                costs.append(-terms.log_likelihood.view(-1, num_samples))
+        by_row = pair.observed or not likelihood or pair.deterministic or pair.implicit
+        if pair.joint_guide or not by_row:
+            return _totals(pair, num_samples)
+        # The likelihood first: its run of the model gives the prior too.
+        table = pair.table(lambda run: _costs_and_rates(run, likelihood), num_samples)
     found: dict[str, Estimate] = {}
     if pair.implicit:
         note = "unknown: the guide has no density"
@@ -119,11 +126,41 @@ def _terms(
         found["rate"] = Estimate(math.inf, note=note)
         found["elbo"] = Estimate(-math.inf, bound="lower", note=note)
     else:
-        found["rate"] = mean_over_rows(torch.cat(rates), note=pair.note)
+        found["rate"] = mean_over_rows(table[-1], note=pair.note)
     if likelihood:
-        cost = torch.cat(costs)
+        cost = table[0]
         found["distortion"] = mean_over_rows(cost, note=pair.note)
         if "elbo" not in found:
-            total = cost + torch.cat(rates)
+            total = cost + table[-1]
             found["elbo"] = mean_over_rows(total, bound="lower", note=pair.note, sign=-1)
     return found
+
+
+def _costs_and_rates(terms: Terms, likelihood: bool) -> list[Tensor]:
+    costs = [-terms.log_likelihood] if likelihood else []
+    return costs if terms.pair.implicit else [*costs, terms.kl]
+
+
+def _totals(pair: Pair, num_samples: int) -> dict[str, Estimate]:
+    """Of all sites that are not held, for a guide or a likelihood that does not split by row."""
+
+    def total(sites: Iterable[Site]) -> Tensor:
+        return torch.stack([log_density(site).sum().double() for site in sites]).sum()
+
+    rates, costs = [], []
+    for _ in range(num_samples):
+        guide = pair.blocks.guide_run(pair.held)
+        values = {name: site.value for name, site in guide.items() if not site.is_observed}
+        model = pair.blocks.model_run(values)
+        log_q = total(site for name, site in guide.items() if name not in pair.held)
+        rates.append(log_q - total(model[name] for name in pair.shared))
+        costs.append(-total(site for site in model.values() if site.is_observed))
+    rate, cost = (torch.stack(v) / len(pair) for v in (rates, costs))
+    note = f"the total by datum of plate {pair.plate!r}: "
+    note += "log q is one number" if pair.joint_guide else "it holds no observation"
+    found = {"rate": mean_of(rate), "distortion": mean_of(cost), "elbo": mean_of(-rate - cost)}
+    bounds: dict[str, Literal["lower"]] = {"elbo": "lower"}
+    return {
+        name: replace(e, data_error=None, bound=bounds.get(name), note=note)
+        for name, e in found.items()
+    }

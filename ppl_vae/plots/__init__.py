@@ -1,5 +1,23 @@
-"""Pictures of runs and of diagnostics."""
+"""Pictures of runs and of diagnostics: functions that take results and know no class of them."""
 
+from ppl_vae.plots.diagnostics import (
+    plot_coverage,
+    plot_nuts,
+    plot_pareto_k,
+    plot_predictive,
+    plot_sbc,
+)
 from ppl_vae.plots.pictures import curves, is_image, latent, reconstructions, samples
 
-__all__ = ["curves", "is_image", "latent", "reconstructions", "samples"]
+__all__ = [
+    "curves",
+    "is_image",
+    "latent",
+    "plot_coverage",
+    "plot_nuts",
+    "plot_pareto_k",
+    "plot_predictive",
+    "plot_sbc",
+    "reconstructions",
+    "samples",
+]

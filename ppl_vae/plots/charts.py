@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,14 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ppl_vae.plots.diagnostics import CYCLE
-from ppl_vae.plots.pictures import COLOURS
-from ppl_vae.training.run import History
+from ppl_vae.plots.diagnostics import CYCLE, plot_coverage, plot_pareto_k, plot_sbc
+from ppl_vae.plots.pictures import COLOURS, class_name
+from ppl_vae.plots.results import Epochs, Intervals, KHats, Ranks
 
-if TYPE_CHECKING:
-    from ppl_vae.diagnostics import Calibration, ParetoK
-
-__all__ = ["calibration", "codes", "curves", "grid", "khat", "lines", "points", "themed"]
+__all__ = [
+    "codes",
+    "coverage",
+    "curves",
+    "grid",
+    "khat",
+    "lines",
+    "points",
+    "ranks",
+    "themed",
+]
 
 PAPER, INK = ("#ffffff", "#161b22"), ("#1f2328", "#d1d7e0")
 """The page's colours, light and dark."""
@@ -31,7 +38,7 @@ PAPER, INK = ("#ffffff", "#161b22"), ("#1f2328", "#d1d7e0")
 _WIDTH = 640
 
 
-def curves(histories: Mapping[str, History]) -> str:
+def curves(histories: Mapping[str, Epochs]) -> str:
     """Loss and terms against epochs, a colour to a run; held out solid, training dotted.
 
     Args:
@@ -111,7 +118,7 @@ def codes(mean: Tensor, labels: Tensor | None, classes: Sequence[str] = ()) -> s
         if labels is not None:
             # the name stands in the middle of its class: colour is not the only clue
             axes.annotate(
-                classes[kind] if kind < len(classes) else str(kind), np.median(here, 0),
+                class_name(kind, classes), np.median(here, 0),
                 fontsize=10, weight="bold", ha="center", va="center", zorder=4, parse_math=False,
                 bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": colour, "alpha": 0.85},
             )  # fmt: skip
@@ -198,23 +205,28 @@ def grid(rows: Sequence[Sequence[Tensor]], after: int = 1) -> bytes:
     return file.getvalue()
 
 
-def khat(result: "ParetoK") -> str:
+def khat(result: KHats) -> str:
     """Pareto k-hat of each datum."""
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
-    result.plot(figure.subplots())
+    plot_pareto_k(result, figure.subplots())
     return _svg(figure)
 
 
-def calibration(result: "Calibration") -> tuple[str, str]:
-    """Ranks of simulation-based calibration, and coverage of intervals."""
+def ranks(result: Ranks) -> str:
+    """Ranks of simulation-based calibration."""
     import matplotlib.pyplot as plt
 
-    ranks = result.plot(components=4)
-    text = _svg(ranks)
-    plt.close(ranks)
+    figure = plot_sbc(result, components=4)
+    text = _svg(figure)
+    plt.close(figure)
+    return text
+
+
+def coverage(result: Intervals) -> str:
+    """Coverage of intervals."""
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
-    result.coverage().plot(figure.subplots())
-    return text, _svg(figure)
+    plot_coverage(result, figure.subplots())
+    return _svg(figure)
 
 
 def themed(svg: str) -> str:

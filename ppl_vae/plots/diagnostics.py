@@ -5,15 +5,11 @@ a colour says is also said by a marker or a label.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ppl_vae.diagnostics.calibration import Calibration, Coverage
-    from ppl_vae.diagnostics.importance import ParetoK
-    from ppl_vae.diagnostics.nuts import NUTSComparison
-    from ppl_vae.diagnostics.predictive import PredictiveCheck
+from ppl_vae.plots.results import Comparison, Intervals, KHats, Ranks, Replicates
 
 __all__ = ["plot_coverage", "plot_nuts", "plot_pareto_k", "plot_predictive", "plot_sbc"]
 
@@ -31,7 +27,7 @@ CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE)
 _MARKERS = "os^Dvp"
 
 
-def plot_pareto_k(result: "ParetoK", ax: Any = None) -> Any:
+def plot_pareto_k(result: KHats, ax: Any = None) -> Any:
     """k-hat of the data in ascending order, so that the curve crosses the threshold at the share
     of usable data. Returns the axes."""
     ax = _axes(ax, (6.0, 3.6))
@@ -72,7 +68,7 @@ def plot_pareto_k(result: "ParetoK", ax: Any = None) -> Any:
     return ax
 
 
-def plot_sbc(result: "Calibration", components: int = 6) -> Any:
+def plot_sbc(result: Ranks, components: int = 6) -> Any:
     """Rank histograms of the worst components, and the difference of every rank ECDF from
     uniform with a simultaneous 99% band. Returns the figure."""
     import matplotlib.pyplot as plt
@@ -124,7 +120,7 @@ def plot_sbc(result: "Calibration", components: int = 6) -> Any:
     return figure
 
 
-def plot_coverage(result: "Coverage", ax: Any = None) -> Any:
+def plot_coverage(result: Intervals, ax: Any = None) -> Any:
     """Observed against nominal coverage; small marks are components, large ones a latent's mean.
     Returns the axes."""
     ax = _axes(ax, (4.4, 4.4))
@@ -153,7 +149,7 @@ def plot_coverage(result: "Coverage", ax: Any = None) -> Any:
     return ax
 
 
-def plot_predictive(result: "PredictiveCheck") -> Any:
+def plot_predictive(result: Replicates) -> Any:
     """Each statistic over drawn data sets, with the data's. Returns the figure."""
     import matplotlib.pyplot as plt
 
@@ -178,7 +174,7 @@ def plot_predictive(result: "PredictiveCheck") -> Any:
     return figure
 
 
-def plot_nuts(result: "NUTSComparison", components: int = 12) -> Any:
+def plot_nuts(result: Comparison, components: int = 12) -> Any:
     """90% intervals of guide and NUTS for the components furthest apart, and the gaps of each
     datum. Returns the figure."""
     import matplotlib.pyplot as plt
@@ -218,7 +214,7 @@ def plot_nuts(result: "NUTSComparison", components: int = 12) -> Any:
     return figure
 
 
-def _plot_gaps(ax: Any, result: "NUTSComparison") -> None:
+def _plot_gaps(ax: Any, result: Comparison) -> None:
     gaps = result.gaps
     assert gaps is not None
     at = np.arange(len(result.rows))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ppl_vae.training.run import History
+from ppl_vae.plots.results import Epochs
 
 __all__ = ["curves", "latent", "reconstructions", "samples"]
 
@@ -129,7 +129,7 @@ def latent(
     size = float(np.clip(9000 / len(points), 3, 30))
     for group in groups:
         rows = np.ones(len(points), bool) if group is None else (labels == group).cpu().numpy()
-        name = None if group is None else classes[group] if group < len(classes) else str(group)
+        name = None if group is None else class_name(group, classes)
         colour = COLOURS[0 if group is None else group % len(COLOURS)]
         here = points[rows]
         axes.scatter(*here.T, s=size, color=colour, alpha=0.75, linewidths=0, label=name)
@@ -149,7 +149,14 @@ def latent(
     _save(figure, path)
 
 
-def curves(history: History, path: str | Path) -> None:
+def class_name(label: int, classes: Sequence[str]) -> str:
+    """What a picture calls a class: its name, or its number; negative ones are not known."""
+    if label < 0:
+        return "unknown"
+    return classes[label] if label < len(classes) else str(label)
+
+
+def curves(history: Epochs, path: str | Path) -> None:
     """Draws the loss and each kind of term against epochs, training and validation.
 
     Args:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ppl_vae.program.sites import Site, distribution_name, read_site
 
-__all__ = ["SameShapes", "Unobserve", "run_to_last"]
+__all__ = [
+    "SameShapes",
+    "SetIndices",
+    "SetValues",
+    "ShapeMismatch",
+    "Unobserve",
+    "run_to_last",
+]
 
 Draw = Callable[[Site], Tensor | None]
 
@@ -48,6 +55,43 @@ def _is_variable(msg: Any) -> bool:
     )
 
 
+class SetValues(Messenger):
+    """Gives sites that are not observed their values; they stay unobserved, as in a replay.
+
+    Args:
+        values: by the sites' names.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self._values[msg["name"]], True
+
+
+class SetIndices(Messenger):
+    """Runs a plate at some of its indices, as `pyro.subsample` statements in it follow.
+
+    Args:
+        plate: its name.
+        indices: fewer than its size.
+    """
+
+    def __init__(self, plate: str, indices: Tensor) -> None:
+        super().__init__()
+        self._plate, self._indices = plate, indices
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self._plate and site_is_subsample(msg):
+            msg["value"], msg["done"] = self._indices, True
+
+
+class ShapeMismatch(Exception):
+    """No ValueError, to whose message Pyro's trace adds the shapes of all sites."""
+
+
 class SameShapes(Messenger):
     """Compares a latent's shape in model and guide as it is sampled: the decoder comes after.
 
@@ -55,7 +99,7 @@ class SameShapes(Messenger):
         guide: the guide's sites.
 
     Raises:
-        ValueError: naming the site and both distributions.
+        ShapeMismatch: naming the site and both distributions.
     """
 
     def __init__(self, guide: Mapping[str, Site]) -> None:
@@ -68,7 +112,7 @@ class SameShapes(Messenger):
             return
         ours, theirs = tuple(msg["fn"].shape()), tuple(site.shape)
         if ours != theirs:
-            raise ValueError(
+            raise ShapeMismatch(
                 f"latent site {msg['name']!r}: {distribution_name(msg['fn'])} in the model is of "
                 f"shape {ours}, {distribution_name(site.fn)} in the guide of shape {theirs}; "
                 "give both the same dimension and the same plates"

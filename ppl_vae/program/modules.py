@@ -1,25 +1,19 @@
-"""The trainable state of a model, a guide and an objective: by name, saved, restored.
-
-A pair's state is the state of the modules that stand behind it (a module, a module's method, or
-either under effect handlers) and the values of whatever else it keeps in Pyro's parameter store.
-"""
+"""The modules behind a model and a guide, and their evaluation mode."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Program", "Snapshot", "load", "modules_of", "state"]
+__all__ = ["Program", "evaluating", "modules_of", "rehearse"]
 
 Program = Callable[..., Any]
 """A model or a guide: any Pyro callable."""
-
-_PARAM = "param."
 
 
 def modules_of(*parts: object) -> dict[str, nn.Module]:
@@ -52,107 +46,6 @@ def _behind(part: object) -> nn.Module | None:
     return None
 
 
-def stored(pair: Sequence[Program], *args: Any) -> dict[str, Tensor]:
-    """The unconstrained parameters by name that model and guide ask Pyro's store for.
-
-    Both are run once, so lazily built parameters exist from here on. Any randomness is undone.
-    """
-    with (
-        torch.random.fork_rng(),
-        torch.no_grad(),
-        evaluating(*modules_of(*pair).values()),
-        pyro.validation_enabled(False),
-        poutine.trace(param_only=True) as capture,
-    ):
-        model, guide = pair
-        trace = poutine.trace(guide).get_trace(*args)
-        poutine.replay(model, trace=trace)(*args)
-    return {
-        name: site["value"].unconstrained()
-        for name, site in capture.trace.nodes.items()
-        if site["type"] == "param"
-    }
-
-
-def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state by name: each module's under its name, loose parameters under `param.`.
-
-    The tensors are the live ones, constrained parameters in their unconstrained form.
-
-    Args:
-        modules: as `modules_of` names them.
-        params: as `stored` finds them.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, module in modules.items():
-        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    own = {id(p) for module in modules.values() for p in module.parameters()}
-    tensors |= {_PARAM + name: p.detach() for name, p in params.items() if id(p) not in own}
-    return tensors
-
-
-def load(
-    tensors: Mapping[str, Tensor],
-    model: Program,
-    guide: Program,
-    objective: object = None,
-    *args: Any,
-) -> None:
-    """Puts saved values into a model, a guide and an objective.
-
-    Args:
-        tensors: what `state` gave, as `Run.load_weights` reads it.
-        model: the model.
-        guide: the guide.
-        objective: the objective, where its own parameters (a critic's) are wanted.
-        args: a batch to run the pair on once, needed only where parameters are made at the first
-            call: `pyro.param` in plain functions, automatic guides.
-
-    Raises:
-        ValueError: if a name or a shape differs from what was saved.
-    """
-    params = stored((model, guide), *args) if args else {}
-    modules = modules_of(model, guide, objective)
-    live = state(modules, params)
-    saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
-    missing, unknown = sorted(live.keys() - saved), sorted(saved.keys() - live.keys())
-    if missing or unknown:
-        what = f"{missing[0]!r} is not in them" if missing else f"{unknown[0]!r} is not the pair's"
-        raise ValueError(f"the weights belong to another model: {what}")
-    for name, value in saved.items():
-        if live[name].shape != value.shape:
-            raise ValueError(
-                f"the weights belong to another model: {name!r} has shape {tuple(value.shape)} "
-                f"where {tuple(live[name].shape)} is due"
-            )
-    with torch.no_grad():
-        for name, value in saved.items():
-            live[name].copy_(value)
-
-
-class Snapshot:
-    """Copies of tensors, made in place again and again, to go back to.
-
-    Args:
-        tensors: the live tensors.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        # a tensor may stand under two names
-        self._live = list({id(x): x.detach() for x in tensors}.values())
-        self._copies = [x.clone() for x in self._live]
-
-    def take(self) -> None:
-        """Keeps the values as they are now."""
-        if self._live:
-            torch._foreach_copy_(self._copies, self._live)
-
-    def restore(self) -> None:
-        """Puts the kept values back."""
-        if self._live:
-            torch._foreach_copy_(self._live, self._copies)
-
-
 class evaluating:
     """Context in which modules are in evaluation mode; each is put back as it was.
 
@@ -181,3 +74,15 @@ class evaluating:
         if module.training:
             module.training = False
             self._switched.append(module)
+
+
+def rehearse(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
+    """Runs a pair once, in evaluation mode and without gradients; any randomness is undone."""
+    with (
+        torch.random.fork_rng(),
+        torch.no_grad(),
+        evaluating(*modules_of(model, guide).values()),
+        pyro.validation_enabled(False),
+    ):
+        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        poutine.replay(model, trace=trace)(*args, **kwargs)

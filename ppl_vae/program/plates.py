@@ -8,10 +8,23 @@ guessed from nesting, lengths or arguments: `NoDataPlate` asks for `plate=`.
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
 
 from ppl_vae.program.sites import Site
 
-__all__ = ["NoDataPlate", "PlateName", "candidates", "data_plates", "plate_names", "reason"]
+__all__ = [
+    "NoDataPlate",
+    "PlateName",
+    "candidates",
+    "check_full",
+    "data_plates",
+    "global_only",
+    "plate_names",
+    "reason",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +135,8 @@ def _asked(
     model: Sites, guide: Sites, plates: tuple[str, ...], joint: Sequence[str] | None
 ) -> tuple[str, ...]:
     latent = [n for n, site in model.items() if site.role == "latent" and n in guide]
-    inside = [n for n in latent if guide[n].inside(plates)]
-    wanted = latent if joint is None else joint
+    wanted = latent if joint is None else joint  # which may hold missing data, if it says so
+    inside = [n for n in wanted if guide[n].inside(plates)]
     missing = [] if joint is None and inside else [n for n in wanted if n not in inside]
     if not missing and inside:
         return plates
@@ -156,6 +169,33 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
     elif joint is not None and len(joint) > 1:
         advice += ", or give each site its own divergence with sites={...}"
     return NoDataPlate(reason, model, f"{advice}.")
+
+
+def global_only(model: Sites, guide: Sites) -> bool:
+    """Whether data stand in plates, and no latent site in any of these: all data share it."""
+    data = {name for site in model.values() if site.is_observed for name in site.dims}
+    names = [name for name, site in guide.items() if name in model and not site.is_observed]
+    latent = [sites[name] for name in names for sites in (model, guide)]
+    return bool(data) and not any(site.sequential or data & site.dims.keys() for site in latent)
+
+
+def check_full(*traces: Trace) -> None:
+    """Refuses a plate that draws some of its entries at random.
+
+    Raises:
+        ValueError: naming the plate.
+    """
+    for trace in traces:
+        for name, node in trace.nodes.items():
+            if node["type"] != "sample" or not site_is_subsample(node):
+                continue
+            fn: Any = node["fn"]
+            if fn.subsample_size is not None and fn.subsample_size < fn.size:
+                raise ValueError(
+                    f"the subsampled plate {name!r} draws {fn.subsample_size} of {fn.size}: a "
+                    "datum has no fixed row, so run the plate in full, or give the rows with "
+                    "subsample="
+                )
 
 
 def _in_all(plate: str, guide: Sites, joint: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from pyro import poutine
@@ -11,12 +12,13 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.util import check_model_guide_match
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 
-from ppl_vae.program.agreement import same
+from ppl_vae.program.agreement import SameRows, same
+from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
-from ppl_vae.program.handlers import SameShapes, run_to_last
+from ppl_vae.program.handlers import SameShapes, ShapeMismatch, run_to_last
 from ppl_vae.program.plates import (
     NoDataPlate,
     PlateName,
@@ -25,7 +27,7 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, is_point, missing_half, read_sites
+from ppl_vae.program.sites import DRAWS, Site, missing_half, read_sites
 
 __all__ = ["Reading", "read"]
 
@@ -39,6 +41,7 @@ def read(
     kwargs: Mapping[str, Any] | None = None,
     max_plate_nesting: float = float("inf"),
     check_shapes: bool = False,
+    complete: bool = True,
 ) -> "Reading":
     """Runs the guide, then the model replayed against it; no log-probability is evaluated.
 
@@ -53,6 +56,7 @@ def read(
         max_plate_nesting: the number of batch dimensions that plates take, where it is known.
         check_shapes: compares the shape of each latent in model and guide as it is sampled, before
             what depends on it fails; not for vectorised particles.
+        complete: refuses a pair whose guide lacks a latent site of the model.
 
     Raises:
         ValueError: for a latent site that is missing from the guide, observed there, or (if
@@ -72,7 +76,10 @@ def read(
             max_plate_nesting = _nesting(model_trace, guide_trace)
             model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
     reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
-    if is_validation_enabled():
+    reading.check(complete)
+    # Replayed sites do not bear a plate over draws; the pair was read without it before.
+    many = any(s.draws and s.draws.name == DRAWS for s in reading.guide_sites.values())
+    if complete and not many and is_validation_enabled():
         _check_like_pyro(model_trace, guide_trace, max_plate_nesting)
     return reading
 
@@ -95,8 +102,15 @@ def _run(
             sampled.remove_node(name)
     if check_shapes:
         model = SameShapes(read_sites(sampled))(model)
-    replayed = poutine.replay(model, trace=sampled)
-    return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    rows = SameRows(guide_trace)
+    replayed = poutine.replay(rows(model), trace=sampled)
+    try:
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    except ShapeMismatch as error:
+        raise ValueError(str(error)) from None
+    finally:
+        rows.check()  # before an error of shapes that comes of it
+    return model_trace, guide_trace
 
 
 def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> None:
@@ -154,15 +168,17 @@ class Reading:
         self.model_sites = read_sites(model_trace)
         self.guide_sites = read_sites(guide_trace, self.model_sites)
         self.enumeration = Enumeration(self.guide_sites)
-        self._check()
         self._plates: dict[Any, tuple[str, ...]] = {}
         self._rows: dict[Any, Rows] = {}
         self._out_of_order: set[str] | None = None
 
-    def _check(self) -> None:
+    def check(self, complete: bool = True) -> None:
+        """Refuses sites that model and guide do not share as they should; see `read`."""
         for name, site in self.model_sites.items():
             if site.role == "latent":
                 if name not in self.guide_sites:
+                    if not complete:
+                        continue
                     raise ValueError(
                         f"latent site {name!r} of the model is not in the guide: sample it there, "
                         "or marginalise it in the model"
@@ -184,23 +200,23 @@ class Reading:
     def _model_names(self, *roles: str) -> list[str]:
         return [name for name, site in self.model_sites.items() if site.role in roles]
 
-    @property
+    @cached_property
     def observed(self) -> list[str]:
         """The model's observed sites (`pyro.factor` included)."""
         return self._model_names("observed", "factor")
 
-    @property
+    @cached_property
     def latent(self) -> list[str]:
         """The model's latent sites, in the model's order; missing data that the guide samples
         among them."""
         return [n for n in self._model_names("latent", "missing") if n in self.guide_sites]
 
-    @property
+    @cached_property
     def auxiliary(self) -> list[str]:
         """The sites that the guide samples and the model does not have."""
         return [name for name, site in self.guide_sites.items() if site.role == "auxiliary"]
 
-    @property
+    @cached_property
     def guide_observed(self) -> list[str]:
         """What the guide observes: `obs=`, `pyro.factor`, a repeat of what the model observes."""
         return [name for name, site in self.guide_sites.items() if site.is_observed]
@@ -222,7 +238,7 @@ class Reading:
             if name not in self.latent:
                 raise ValueError(f"{name!r} is no latent site: the model has {self.latent}")
 
-    @property
+    @cached_property
     def candidates(self) -> list[str]:
         """The plates that could be the data's."""
         return candidates(self.model_sites, self.guide_sites)
@@ -357,12 +373,9 @@ class Reading:
           child.
         """
         model, guide = self.model_sites[name], self.guide_sites[name]
-        if not (is_point(guide.fn) or name in self.out_of_order or name in self.enumerated):
-            try:
-                kl = kl_divergence(guide.fn, model.fn)
-            except NotImplementedError:
-                pass
-            else:
+        if name not in self.out_of_order and name not in self.enumerated:
+            kl = closed_kl(guide, model)
+            if kl is not None:
                 return self.enumeration.expectation(guide.scaled(kl), guide)
         return self.guide_log_prob(name) - self.log_prob(name)
 

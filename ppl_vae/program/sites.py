@@ -103,6 +103,12 @@ class Site:
         return self.role in ("observed", "factor")
 
     @property
+    def weighs_all(self) -> bool:
+        """Whether no entry has weight zero: no mask, and a scale that is a positive number."""
+        scaled = not isinstance(self.scale, Tensor) and self.scale > 0
+        return scaled and (self.mask is None or self.mask is True)
+
+    @property
     def dims(self) -> dict[str, int]:
         """The batch dimension of each plate, by name."""
         return {plate.name: plate.dim for plate in self.plates}

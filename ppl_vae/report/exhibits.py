@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -10,15 +10,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
-from ppl_vae.evaluation.decoding import decode, draw, latents, rows
-from ppl_vae.evaluation.programs import is_real
+from ppl_vae.evaluation.decoding import decode, draw, latents
+from ppl_vae.experiment import Experiment
 from ppl_vae.plots import charts
 from ppl_vae.plots.pictures import is_image
+from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
-
-if TYPE_CHECKING:
-    from ppl_vae.experiment import Experiment
 
 __all__ = ["SECTIONS", "Picture", "Section", "pictures"]
 
@@ -112,7 +110,7 @@ SECTIONS = (
 )
 
 
-def pictures(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Picture]:
+def pictures(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Picture]:
     """The pictures of one run, by the key of their section.
 
     Args:
@@ -139,11 +137,11 @@ def pictures(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Pic
 class _Shown:
     """The rows that pictures are of, and their codes."""
 
-    def __init__(self, experiment: "Experiment", seed: int) -> None:
+    def __init__(self, experiment: Experiment, seed: int) -> None:
         data, self.pair = experiment.data, experiment.pair
-        self.experiment, self.seed, self.classes = experiment, seed, data.classes
+        self.seed, self.classes = seed, data.classes
         self.labels = data.labels(data.held_out)
-        self.args = tuple(part[:4000] for part in rows(experiment))
+        self.args = tuple(part[:4000] for part in experiment.rows())
         self.x = self.args[0]
         self.image = is_image(self.x)
         pyro.set_rng_seed(seed)
@@ -210,10 +208,10 @@ def _reconstructions(s: _Shown) -> Picture:
 
 def _samples(s: _Shown) -> Picture:
     if not s.image:
-        drawn = draw(s.experiment, min(500, len(s.x)), s.seed)
+        drawn = draw(s.pair, s.args, min(500, len(s.x)), s.seed)
         both = {"data": s.x[:500], "model": drawn}
         return Picture.of(charts.points(both), "data and samples of the model as points")
-    drawn = draw(s.experiment, 80, s.seed)
+    drawn = draw(s.pair, s.args, 80, s.seed)
     return Picture.tiled([[block] for block in drawn.split(10)], "samples of the model in a grid")
 
 

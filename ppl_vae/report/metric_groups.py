@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite, sqrt
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pyro
@@ -14,12 +14,10 @@ from torch import Tensor
 from ppl_vae import evaluation as ev
 from ppl_vae.diagnostics import Calibration, ParetoK, pareto_k, sbc
 from ppl_vae.evaluation import Estimate
-from ppl_vae.evaluation.decoding import draw, drawn_as, rows
+from ppl_vae.evaluation.decoding import draw, drawn_as
+from ppl_vae.experiment import Experiment
 from ppl_vae.plots.pictures import is_image
 from ppl_vae.report.summary import accuracy, has_classifier
-
-if TYPE_CHECKING:
-    from ppl_vae.experiment import Experiment
 
 __all__ = ["COSTLY", "GROUPS", "Effort", "Subject"]
 
@@ -59,10 +57,10 @@ class Effort:
 class Subject:
     """An experiment with what several metrics share."""
 
-    def __init__(self, experiment: "Experiment", effort: Effort) -> None:
+    def __init__(self, experiment: Experiment, effort: Effort) -> None:
         self.experiment, self.data, self.effort = experiment, experiment.data, effort
         self.pair = experiment.pair.model, experiment.pair.guide
-        self.args = rows(experiment)
+        self.args = experiment.rows()
         self.x = self.args[0]
         self.khat: ParetoK | None = None
         self.calibration: Calibration | None = None
@@ -166,7 +164,7 @@ def _probes(s: Subject) -> Found:
     if s.data.test is None:
         raise ValueError("a probe needs held-out rows, and these data have none")
     (seen, classes), (told, truth) = s.known("train"), s.known("test")
-    train = ev.posterior_codes(*s.pair, rows(s.experiment, "train")).mean
+    train = ev.posterior_codes(*s.pair, s.experiment.rows("train")).mean
     codes = train[seen], classes, s.basics[1].mean[told], truth
     few = min(1000, len(seen))
     folds = max(2, min(5, int(classes.bincount().max()) * few // len(seen)))
@@ -188,9 +186,9 @@ def _reconstruction(s: Subject) -> Found:
 def _sharpness(s: Subject) -> Found:
     if not is_image(s.x):
         raise ValueError("sharpness is of images, and these data are none")
-    drawn = draw(s.experiment, min(len(s.x), s.effort.rows), s.effort.seed)
+    drawn = draw(s.experiment.pair, s.args, min(len(s.x), s.effort.rows), s.effort.seed)
     samples = ev.sharpness(drawn)
-    note = f"{len(drawn)} samples: {drawn_as(s.experiment)}"
+    note = f"{len(drawn)} samples: {drawn_as(s.experiment.pair, s.args)}"
     return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.x)}
 
 

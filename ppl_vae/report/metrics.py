@@ -4,19 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 
 from ppl_vae.diagnostics import Calibration, ParetoK
 from ppl_vae.evaluation import Estimate
+from ppl_vae.experiment import Experiment, load
+from ppl_vae.plots import charts
 from ppl_vae.report.catalogue import about
 from ppl_vae.report.metric_groups import COSTLY, GROUPS, Effort, Subject
 from ppl_vae.report.summary import evaluate as draw_pictures
 from ppl_vae.training.run import DIAGNOSTICS, EVALUATION, Run
-
-if TYPE_CHECKING:
-    from ppl_vae.experiment import Experiment
 
 __all__ = ["GROUPS", "Effort", "Measured", "evaluate", "measure", "read", "save"]
 
@@ -78,8 +77,6 @@ def evaluate(
         trust: allow classes from outside ppl_vae in its configuration.
         data: settings of the data, as dotted names with values.
     """
-    from ppl_vae.experiment import load
-
     folder = Run(run)
     effort = Effort(samples, rows, simulations, seed)
     groups = [name.strip() for name in only.split(",") if name.strip()]
@@ -97,7 +94,7 @@ def evaluate(
 
 
 def measure(
-    experiment: "Experiment", effort: Effort | None = None, only: Sequence[str] = ()
+    experiment: Experiment, effort: Effort | None = None, only: Sequence[str] = ()
 ) -> Measured:
     """Computes the metrics of a trained experiment over its held-out rows, or all if it has none.
 
@@ -151,8 +148,6 @@ def save(run: Run, measured: Measured) -> dict[str, Any]:
     Returns:
         What the file holds.
     """
-    from ppl_vae.plots import charts
-
     computed = {*measured.groups.values(), *measured.skipped}
     old = read(run) if (run.path / EVALUATION).is_file() else {}
     kept = {k: v for k, v in old.get("metrics", {}).items() if v["group"] not in computed}
@@ -171,7 +166,8 @@ def save(run: Run, measured: Measured) -> dict[str, Any]:
     if measured.khat is not None:
         drawn[0] = charts.khat(measured.khat)
     if measured.calibration is not None:
-        drawn[1:] = charts.calibration(measured.calibration)
+        covered = measured.calibration.coverage()
+        drawn[1:] = charts.ranks(measured.calibration), charts.coverage(covered)
     for name, text in zip(DIAGNOSTICS, drawn, strict=True):
         if text is not None:
             (run.path / name).write_text(text, encoding="utf-8")

@@ -1,27 +1,26 @@
 """What a trained experiment is worth: its summary and its pictures."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
 
 import pyro
 import torch
 
 from ppl_vae import plots
-from ppl_vae.evaluation import Codes, elbo_terms, full_mmd, linear_probe, posterior_codes
-from ppl_vae.evaluation.decoding import decode, draw, drawn_as, latents, rows
+from ppl_vae.evaluation import Codes, Estimate, elbo_terms, full_mmd, linear_probe, posterior_codes
+from ppl_vae.evaluation.decoding import decode, draw, drawn_as, latents
 from ppl_vae.evaluation.estimate import mean_of
+from ppl_vae.experiment import Experiment
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
 
-if TYPE_CHECKING:
-    from ppl_vae.evaluation import Estimate
-    from ppl_vae.experiment import Experiment
-
 __all__ = ["accuracy", "evaluate", "has_classifier", "summarize"]
 
 
-def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
+def summarize(experiment: Experiment, seed: int = 0) -> dict[str, Any]:
     r"""The numbers of `summary.json`, over the held-out rows (all rows where none are).
 
     `reconstruction` is $-\mathrm{E} \log p(x \mid z)$ and `rate` the KL to the prior, in nats per
@@ -37,7 +36,7 @@ def summarize(experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
     return _summarize(experiment, seed)[0]
 
 
-def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any]:
+def evaluate(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Any]:
     """Writes a run's `summary.json` and pictures, and returns the summary.
 
     Args:
@@ -48,7 +47,7 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     summary, codes = _summarize(experiment, seed)
     run.save_summary(summary)
     data, pair, folder = experiment.data, experiment.pair, run.path
-    args = rows(experiment)
+    args = experiment.rows()
     x, labels = args[0], data.labels(data.held_out)
     plots.curves(run.history, folder / "curves.png")
     standard = isinstance(pair.prior, StandardNormal) and len(codes.slices) == 1
@@ -57,19 +56,19 @@ def evaluate(run: Run, experiment: "Experiment", seed: int = 0) -> dict[str, Any
     few = tuple(part[shown] for part in args)
     mean = decode(pair, latents(pair, few, codes), few)
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
-    draws = draw(experiment, 64 if plots.is_image(x) else len(x[shown]), seed)
-    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(experiment))
+    draws = draw(pair, args, 64 if plots.is_image(x) else len(x[shown]), seed)
+    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(pair, args))
     return summary
 
 
-def has_classifier(experiment: "Experiment") -> bool:
+def has_classifier(experiment: Experiment) -> bool:
     """Whether `accuracy` can be told."""
     labels = experiment.data.labels(experiment.data.held_out)
     known = labels is not None and bool((labels >= 0).any())
     return known and isinstance(experiment.pair, SemiSupervisedVAE)
 
 
-def accuracy(experiment: "Experiment") -> "Estimate":
+def accuracy(experiment: Experiment) -> Estimate:
     """The accuracy of the classifier of a `SemiSupervisedVAE`, over rows of known class.
 
     Raises:
@@ -78,36 +77,39 @@ def accuracy(experiment: "Experiment") -> "Estimate":
     pair, labels = experiment.pair, experiment.data.labels(experiment.data.held_out)
     if not isinstance(pair, SemiSupervisedVAE) or labels is None:
         raise ValueError(f"{type(pair).__name__} has no classifier, or the data no classes")
-    x = rows(experiment)[0]
+    x = experiment.rows()[0]
     with torch.no_grad(), evaluating(pair):
         found = torch.cat([pair.classify(part).argmax(-1) for part in x.split(1024)])
     labels = labels.to(found.device)
     return mean_of((found == labels).double()[labels >= 0])
 
 
-def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Codes]:
+def _summarize(experiment: Experiment, seed: int) -> tuple[dict[str, Any], Codes]:
     data = experiment.data
     pair = experiment.pair.model, experiment.pair.guide
-    args, labels = rows(experiment), data.labels(data.held_out)
+    args, labels = experiment.rows(), data.labels(data.held_out)
     pyro.set_rng_seed(seed)
     terms = elbo_terms(*pair, args)
     codes = posterior_codes(*pair, args)
-    found = {"reconstruction": terms["distortion"], "rate": terms["rate"]}
-    skipped = {}
-    try:
-        found["mmd"] = full_mmd(*pair, args).u
-    except (ValueError, NotImplementedError) as error:  # a prior by row, or of no density
-        skipped["mmd"] = str(error)
-    found["log_det"] = codes.log_det()
+    measures: dict[str, Callable[[], Estimate]] = {
+        "reconstruction": lambda: terms["distortion"],
+        "rate": lambda: terms["rate"],
+        "mmd": lambda: full_mmd(*pair, args).u,
+        "log_det": codes.log_det,
+    }
     if data.train_labels is not None and labels is not None:
-        train = posterior_codes(*pair, rows(experiment, "train")).mean
-        known, told = data.train_labels >= 0, labels >= 0
-        if bool(known.any()) and bool(told.any()):
-            found["probe"] = linear_probe(
-                train[known], data.train_labels[known], codes.mean[told], labels[told]
-            )
+        measures["probe"] = lambda: _probe(experiment, codes)
     if has_classifier(experiment):
-        found["accuracy"] = accuracy(experiment)
+        measures["accuracy"] = lambda: accuracy(experiment)
+    found, skipped = dict[str, Estimate](), dict[str, str]()
+    for name, measure in measures.items():
+        try:
+            found[name] = measure()
+        except (ValueError, NotImplementedError) as error:
+            skipped[name] = (str(error).splitlines() or [type(error).__name__])[0]
+    for name, estimate in found.items():
+        if not isfinite(estimate.value):
+            skipped[name] = estimate.note or "not finite"
     summary: dict[str, Any] = {name: estimate.value for name, estimate in found.items()}
     summary["errors"] = {name: estimate.data_error for name, estimate in found.items()}
     if skipped:
@@ -115,3 +117,15 @@ def _summarize(experiment: "Experiment", seed: int) -> tuple[dict[str, Any], Cod
     summary["rows"] = len(args[0])
     summary["held_out"] = data.test is not None
     return summary, codes
+
+
+def _probe(experiment: "Experiment", codes: Codes) -> Estimate:
+    """The accuracy of a linear probe on the rows whose class is known."""
+    data = experiment.data
+    seen, labels = data.train_labels, data.labels(data.held_out)
+    if seen is None or labels is None or not bool((seen >= 0).any() and (labels >= 0).any()):
+        raise ValueError("no class is known")
+    pair = experiment.pair.model, experiment.pair.guide
+    train = posterior_codes(*pair, experiment.rows("train")).mean
+    known, asked = seen >= 0, labels >= 0
+    return linear_probe(train[known], seen[known], codes.mean[asked], labels[asked])

@@ -5,18 +5,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ppl_vae import __version__
+from ppl_vae.experiment import Experiment, load
 from ppl_vae.plots import charts
 from ppl_vae.plots.diagnostics import CYCLE
 from ppl_vae.report import metrics, page
 from ppl_vae.report.exhibits import SECTIONS, Picture, pictures
 from ppl_vae.report.metric_table import named, table
 from ppl_vae.training.run import EVALUATION, Run
-
-if TYPE_CHECKING:
-    from ppl_vae.experiment import Experiment
 
 __all__ = ["render", "report"]
 
@@ -41,8 +39,6 @@ def report(
         trust: allow classes from outside ppl_vae in the runs' configurations.
         data: settings to put over the runs' own data, as dotted names with values.
     """
-    from ppl_vae.experiment import load
-
     path = Path(out)
     if path.suffix != ".html":
         raise ValueError(f"out is {str(path)!r}: its name must end in .html")
@@ -59,7 +55,7 @@ def report(
     print(path)
 
 
-def render(runs: Sequence[tuple[Run, "Experiment"]], seed: int = 0) -> str:
+def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
     """The report of some runs, as the text of an HTML file.
 
     The file holds everything it shows and loads nothing. Each cell of the metric table carries
@@ -136,13 +132,13 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _lede(runs: Sequence[tuple[Run, "Experiment"]]) -> str:
+def _lede(runs: Sequence[tuple[Run, Experiment]]) -> str:
     data = list(dict.fromkeys(experiment.data.name for _, experiment in runs))
     number = "One run" if len(runs) == 1 else f"{len(runs)} runs side by side"
     return f"{number} on {', '.join(data)}."
 
 
-def _cards(names: Sequence[str], runs: Sequence[tuple[Run, "Experiment"]]) -> str:
+def _cards(names: Sequence[str], runs: Sequence[tuple[Run, Experiment]]) -> str:
     cards = []
     for k, (name, (run, experiment)) in enumerate(zip(names, runs, strict=True)):
         config, data, history = run.config, experiment.data, run.history

@@ -8,6 +8,7 @@ import pyro
 import torch
 from pyro.infer import ELBO
 
+from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.reading import Reading, read
@@ -15,7 +16,7 @@ from ppl_vae.program.sites import Site, is_point
 from ppl_vae.training.guard import name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of
 
-__all__ = ["check_compatible"]
+__all__ = ["check_compatible", "check_held_out"]
 
 _WITHOUT = "an objective that compares no densities there, such as InfoVAE(MMD(), alpha=1)"
 _DRAWS = "use a divergence of draws, such as MMD()"
@@ -49,20 +50,55 @@ def check_compatible(
     """
     with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
         with pyro.validation_enabled(False), torch.no_grad():
-            reading = read(model, guide, batch, check_shapes=True)
+            # Pyro's own losses may leave a site to the prior
+            complete = isinstance(objective, Objective)
+            reading = read(model, guide, batch, check_shapes=True, complete=complete)
         named = _Named(model, guide, reading)
-        compared, matched, local = reading.latent, {}, reading.inside()
-        if isinstance(objective, Objective):
-            compared, matched = objective.compared(reading), objective.matched(reading)
-        for name in compared:
-            own = isinstance(objective, Objective) and name in local
-            _check_densities(named, name, type(objective).__name__, own)
-        for name, divergence in matched.items():
-            if divergence.reads == "draws":
-                _check_reach(named, name)
-            else:
-                _check_read(named, name, divergence)
+        _check_sites(named, objective)
         _check_loss(model, guide, objective, batch, named)
+
+
+def check_held_out(
+    model: Program, guide: Program, objective: ELBO, rows: Sequence[Any], batch_size: int
+) -> None:
+    """Refuses held-out rows that are too few for the loss: pairs cannot be made of a single row.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        objective: the loss.
+        rows: the held-out rows, as the pair is called with them.
+        batch_size: rows to a batch.
+
+    Raises:
+        ValueError: if the loss refuses the smallest batch of them.
+    """
+    size = min(part.stop - part.start for part in splits(len(rows[0]), batch_size))
+    smallest = tuple(part[:size] for part in rows)
+    with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
+        try:
+            objective.loss(model, guide, *smallest)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the loss cannot be taken of {size} held-out row{'s' * (size > 1)}, hold out "
+                f"more or none: {reason}"
+            ) from error
+
+
+def _check_sites(named: "_Named", objective: ELBO) -> None:
+    reading = named.reading
+    compared, matched, own = reading.latent, {}, set[str]()
+    if isinstance(objective, Objective):
+        compared, matched = objective.compared(reading), objective.matched(reading)
+        own = reading.inside()
+    for name in compared:
+        _check_densities(named, name, type(objective).__name__, name in own)
+    for name, divergence in matched.items():
+        if divergence.reads == "draws":
+            _check_reach(named, name)
+        else:
+            _check_read(named, name, divergence)
 
 
 class _Named:
@@ -154,7 +190,7 @@ def _check_reach(named: _Named, name: str) -> None:
         warnings.warn(
             f"{named.both(name)}: codes on the {theirs.kind} cannot match a prior on {ours}, "
             "however long they are trained",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

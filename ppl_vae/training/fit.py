@@ -15,13 +15,15 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from ppl_vae.data.dataset import Dataset, check_finite, splits
+from ppl_vae.data.dataset import Dataset, check_finite
+from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Objective
-from ppl_vae.program.modules import Program, modules_of, stored
-from ppl_vae.training.compatibility import check_compatible
+from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
 
@@ -57,6 +59,11 @@ def fit(
     A module that a plain function reaches through a variable, and hands to `pyro.module`, is
     trained and its parameters are saved; its buffers (those of batch normalisation) are not, as
     only a module, a module's method, or either under effect handlers, tells what belongs to it.
+
+    What stands in Pyro's parameter store is gone on from: values that are read from it
+    (`pyro.param`, the parameters of automatic guides) start where an earlier fit under their names
+    left them, until `pyro.clear_param_store()`. A module under an earlier module's name takes the
+    name over, and trains from its own values.
 
     Args:
         model: the model, called as `model(x)`; any Pyro callable.
@@ -134,6 +141,8 @@ def fit(
         calls = epochs * steps * (1 + critic_steps)
         objective.plan(int(objective.step) + calls, len(drawn[0]))
     check_compatible(model, guide, objective, first)
+    if rows.held_out:
+        check_held_out(model, guide, objective, rows.held_out, batch_size)
     weights = Weights(model, guide, objective, params)
     run = None
     if out is not None:
@@ -254,8 +263,8 @@ def warn_of_collapse(history: History) -> None:
     if twice[-1:] == [True] and not any(twice[:-1]):
         warnings.warn(
             f"posterior collapse: the rate is {history.last['rate']:.2g} nats, so the codes say "
-            "nothing of the data; integrate the encoder's noise, start the encoder narrower, or "
-            "weaken the penalty",
+            "nothing of the data; weaken the penalty, start the encoder narrower, or integrate "
+            "its noise, which hides the pull of the data",
             stacklevel=3,
         )
 

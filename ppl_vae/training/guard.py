@@ -43,7 +43,7 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
         evaluating(*modules_of(model, guide).values()),
         pyro.validation_enabled(False),
     ):
-        reading = read(model, guide, batch, check_shapes=True)
+        reading = read(model, guide, batch, check_shapes=True, complete=False)
     for name, site in reading.model_sites.items():
         value, support = site.value, getattr(site.fn, "support", None)
         if site.role != "observed" or support is None or site.mask is not None:

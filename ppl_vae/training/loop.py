@@ -1,7 +1,8 @@
 """The steps of a training, what they move, and the terms they leave."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from ppl_vae.data.dataset import batches
-from ppl_vae.program.modules import Program, Snapshot, evaluating, modules_of, state
+from ppl_vae.data.loaders import batches
+from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+from ppl_vae.training.weights import Snapshot, state
 
 __all__ = ["Mean", "Training", "Weights"]
 
@@ -88,31 +90,21 @@ class Training:
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
             ids = None if only is None else {id(p) for p in only}
             guarded = GuardedOptimizer(optimizer, ids, before)
-            return SVI(model, guide, guarded, objective.loss, loss_and_grads=self._loss_and_grads)
+            return SVI(model, guide, guarded, objective.loss, partial(_loss_and_grads, objective))
 
         # One optimiser: its state is kept by parameter, so the critic's further steps continue
         # the very Adam that the main step uses.
         self.main, self.critic = svi(None, weights.good.take), svi(own)
-
-    def _loss_and_grads(self, *args: Any) -> float:
-        loss = self.objective.loss_and_grads(*args)
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss is {loss}")
-        return loss
 
     def epoch(self, rows: Sequence[Tensor], batch_size: int, bar: Any) -> dict[str, float]:
         for module in self.modules:
             module.train()
         mean = Mean()
         for batch in batches(rows, batch_size):
-            noise = torch.get_rng_state()
             self.step += 1
-            try:
-                for _ in range(self.critic_steps):
-                    self.critic.step(*batch)
-                loss = self.main.step(*batch)
-            except (FloatingPointError, ValueError, RuntimeError) as error:
-                raise self._explained(error, batch, noise) from error
+            for _ in range(self.critic_steps):
+                self._run(self.critic.step, batch)
+            loss = self._run(self.main.step, batch)
             mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
             if bar.update():  # it was drawn: read the terms for the next time
                 bar.set_postfix_str(_brief(mean.read()), refresh=False)
@@ -120,13 +112,32 @@ class Training:
         bar.set_postfix_str(_brief(row))
         return row
 
-    def _explained(self, error: Exception, batch: Sequence[Tensor], noise: Tensor) -> Exception:
+    def _run(self, call: Callable[..., float], batch: Sequence[Tensor]) -> float:
+        """A call of an SVI, whose errors are explained."""
+        noise = Noise(batch[0].device)
+        try:
+            return call(*batch)
+        except (FloatingPointError, ValueError, RuntimeError) as error:
+            raise self._explained(error, batch, noise) from error
+
+    def _evaluate(self, *batch: Tensor) -> float:
+        loss: float = self.main.evaluate_loss(*batch)
+        if math.isnan(loss):  # an infinite one may be of a datum that the model rules out
+            raise NotFinite("the loss after it is nan")
+        return loss
+
+    def _explained(self, error: Exception, batch: Sequence[Tensor], noise: "Noise") -> Exception:
         """The error that names step and site, with the last good weights put back.
 
         An error that has nothing to do with numbers that are not finite is returned as it is.
+
+        Args:
+            error: what a call raised.
+            batch: the batch it was made with.
+            noise: the generators as they were before that very call.
         """
-        with torch.random.fork_rng():
-            torch.set_rng_state(noise)
+        with torch.random.fork_rng(noise.devices):
+            noise.restore()
             site = first_bad_site(self.model, self.guide, batch)
         numeric = isinstance(error, FloatingPointError)
         if site is None and not numeric:
@@ -144,18 +155,40 @@ class Training:
 
     def validate(self, rows: Sequence[Tensor], batch_size: int, seed: int) -> dict[str, float]:
         mean = Mean()
-        svi = self.main
         with torch.random.fork_rng(), evaluating(*self.modules):
             torch.manual_seed(seed)
             # in a random order, the same each time: neighbouring rows may resemble each other,
             # and a batch of such is far from the prior however well all rows match it
             for batch in batches(rows, batch_size):
-                try:
-                    loss = svi.evaluate_loss(*batch)
-                except (FloatingPointError, ValueError, RuntimeError) as error:
-                    raise self._explained(error, batch, torch.get_rng_state()) from error
+                loss = self._run(self._evaluate, batch)
                 mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
         return {f"validation/{name}": value for name, value in mean.read().items()}
+
+
+class Noise:
+    """The states of torch's generators, of the CPU and of the GPU a batch lies on, to go back to.
+
+    Args:
+        device: of the batch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.devices = [device] if device.type == "cuda" else []
+        self._cpu = torch.get_rng_state()
+        # these lie on the host: reading them waits for nothing
+        self._gpu = [torch.cuda.get_rng_state(gpu) for gpu in self.devices]
+
+    def restore(self) -> None:
+        torch.set_rng_state(self._cpu)
+        for gpu, noise in zip(self.devices, self._gpu, strict=True):
+            torch.cuda.set_rng_state(noise, gpu)
+
+
+def _loss_and_grads(objective: ELBO, *args: Any) -> float:
+    loss: float = objective.loss_and_grads(*args)
+    if not math.isfinite(loss):
+        raise NotFinite(f"the loss is {loss}")
+    return loss
 
 
 def _brief(row: Mapping[str, float]) -> str:

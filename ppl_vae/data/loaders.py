@@ -1,0 +1,52 @@
+r"""How rows are dealt out in batches.
+
+Batches are slices of a tensor that already lies on the device: one permutation an epoch and one
+`index_select` a batch, with no work per item in Python.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+__all__ = ["batches", "splits"]
+
+
+def batches(
+    data: Sequence[Tensor], batch_size: int, *, shuffle: bool = True
+) -> Iterator[tuple[Tensor, ...]]:
+    r"""The rows of `data` in batches, once through.
+
+    The order is drawn on the CPU by torch's global generator, so it is the same on every device.
+    The last, smaller batch is kept; a last batch of a single row, of which no U-statistic can be
+    taken, joins the one before it.
+
+    Args:
+        data: tensors with rows that belong together, each `(n, ...)`.
+        batch_size: rows to a batch.
+        shuffle: take the rows in a random order.
+
+    Example:
+        >>> [len(x) for x, in batches([torch.arange(9)], 4)]
+        [4, 5]
+    """
+    n = len(data[0])
+    if any(len(part) != n for part in data):
+        raise ValueError(f"data of different lengths: {[len(part) for part in data]}")
+    order = torch.randperm(n).to(data[0].device) if shuffle else None
+    for rows in splits(n, batch_size):
+        if order is None:
+            yield tuple(part[rows] for part in data)
+        else:
+            yield tuple(part.index_select(0, order[rows]) for part in data)
+
+
+def splits(n: int, batch_size: int) -> list[slice]:
+    """How n rows are split into batches."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 row, got {batch_size}")
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and batch_size > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [slice(a, b) for a, b in pairwise([*starts, n])]

@@ -1,0 +1,136 @@
+"""The trainable state of a model, a guide and an objective: by name, saved, restored.
+
+A pair's state is the state of the modules that stand behind it (a module, a module's method, or
+either under effect handlers) and the values of whatever else it keeps in Pyro's parameter store.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ppl_vae.program.modules import Program, modules_of, rehearse
+from ppl_vae.program.registration import misshapen, settle
+
+__all__ = ["Snapshot", "load", "state", "stored"]
+
+_PARAM = "param."
+
+
+def stored(pair: Sequence[Program], *args: Any) -> dict[str, Tensor]:
+    """The unconstrained parameters by name that model and guide ask Pyro's store for.
+
+    Both are run, so lazily built parameters exist from here on, and the names of modules hold the
+    modules that run. Any randomness is undone.
+
+    Raises:
+        ValueError: see `ppl_vae.program.registration`.
+    """
+    with _keeping_shapes(*modules_of(*pair).values()):
+        settle(lambda: rehearse(*pair, *args))
+        with poutine.trace(param_only=True) as capture:
+            settle(lambda: rehearse(*pair, *args))
+    sites = [site for site in capture.trace.nodes.values() if site["type"] == "param"]
+    for site in sites:
+        if not hasattr(site["value"], "unconstrained"):
+            raise ValueError(
+                f"parameter {site['name']!r} is local to its module, which pyro.infer.SVI does "
+                "not train: call pyro.settings.set(module_local_params=False)"
+            )
+    return {site["name"]: site["value"].unconstrained() for site in sites}
+
+
+@contextmanager
+def _keeping_shapes(*modules: nn.Module) -> Iterator[None]:
+    """Refuses a `PyroParam` that takes a tensor of another shape from Pyro's store."""
+    before = {(m, k): p.shape for m in modules for k, p in m.named_parameters() if not is_lazy(p)}
+    try:
+        yield
+    finally:
+        for (module, key), shape in before.items():
+            now = dict(module.named_parameters()).get(key)
+            if now is not None and now.shape != shape:
+                raise misshapen(key.removesuffix("_unconstrained"), shape, now.shape)
+
+
+def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state by name: each module's under its name, loose parameters under `param.`.
+
+    The tensors are the live ones, constrained parameters in their unconstrained form.
+
+    Args:
+        modules: as `modules_of` names them.
+        params: as `stored` finds them.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    own = {id(p) for module in modules.values() for p in module.parameters()}
+    tensors |= {_PARAM + name: p.detach() for name, p in params.items() if id(p) not in own}
+    return tensors
+
+
+def load(
+    tensors: Mapping[str, Tensor],
+    model: Program,
+    guide: Program,
+    objective: object = None,
+    *args: Any,
+) -> None:
+    """Puts saved values into a model, a guide and an objective.
+
+    Args:
+        tensors: what `state` gave, as `Run.load_weights` reads it.
+        model: the model.
+        guide: the guide.
+        objective: the objective, where its own parameters (a critic's) are wanted.
+        args: a batch to run the pair on once, needed only where parameters are made at the first
+            call: `pyro.param` in plain functions, automatic guides.
+
+    Raises:
+        ValueError: if a name or a shape differs from what was saved.
+    """
+    params = stored((model, guide), *args) if args else {}
+    modules = modules_of(model, guide, objective)
+    live = state(modules, params)
+    saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
+    missing, unknown = sorted(live.keys() - saved), sorted(saved.keys() - live.keys())
+    if missing or unknown:
+        what = f"{missing[0]!r} is not in them" if missing else f"{unknown[0]!r} is not the pair's"
+        raise ValueError(f"the weights belong to another model: {what}")
+    for name, value in saved.items():
+        if live[name].shape != value.shape:
+            raise ValueError(
+                f"the weights belong to another model: {name!r} has shape {tuple(value.shape)} "
+                f"where {tuple(live[name].shape)} is due"
+            )
+    with torch.no_grad():
+        for name, value in saved.items():
+            live[name].copy_(value)
+
+
+class Snapshot:
+    """Copies of tensors, made in place again and again, to go back to.
+
+    Args:
+        tensors: the live tensors.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        # a tensor may stand under two names
+        self._live = list({id(x): x.detach() for x in tensors}.values())
+        self._copies = [x.clone() for x in self._live]
+
+    def take(self) -> None:
+        """Keeps the values as they are now."""
+        if self._live:
+            torch._foreach_copy_(self._copies, self._live)
+
+    def restore(self) -> None:
+        """Puts the kept values back."""
+        if self._live:
+            torch._foreach_copy_(self._live, self._copies)
