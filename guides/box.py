@@ -1,5 +1,6 @@
 """An encoder uniform on boxes."""
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -51,8 +52,10 @@ class UniformBox(Encoder):
         high: float = 1.0,
         initial_width: float = 0.25,
     ) -> None:
-        if not low < high:
-            raise ValueError(f"low must be below high, got low={low:g}, high={high:g}")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"low must be below high and both finite, got low={low:g}, high={high:g}"
+            )
         if not SMALLEST < initial_width < 1:
             raise ValueError(
                 f"initial_width is a share of the prior's box, between {SMALLEST:g} and 1, "

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor
 
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies.body import check_widths
 from ppl_vae.distributions.flow import Family, build_flow, flow_from_noise
 from ppl_vae.guides.encoder import NARROW, Encoder
 
@@ -51,7 +53,11 @@ class Flow(Encoder):
         context: int = 32,
         initial_scale: float = NARROW,
     ) -> None:
+        whole(self, transforms=transforms)
+        whole(self, 0, context=context)
+        check_widths(self, hidden)
         super().__init__(size, dim, body, outputs=2 * dim + context)
+        above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale
         self.flow = build_flow(flow, dim, context, transforms, hidden)
 

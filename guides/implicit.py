@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import distributions
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.guides.encoder import Encoder
 
@@ -43,6 +44,7 @@ class Implicit(Encoder):
         noise: int = 16,
         hidden: Sequence[int] = (128,),
     ) -> None:
+        whole(self, features=features, noise=noise)
         super().__init__(size, dim, body, outputs=features)
         self.noise = noise
         self.generator = MLP((features + noise,), (dim,), hidden)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ppl_vae.arguments import above_zero
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 
@@ -120,8 +120,7 @@ class LowRankNormal(Encoder):
         rank: int = 2,
         initial_scale: float = NARROW,
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"the rank must be at least 1, got {rank}")
+        whole(self, rank=rank)
         super().__init__(size, dim, body, outputs=dim * (rank + 2))
         self.rank = rank
         above_zero(self, initial_scale=initial_scale)

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from ppl_vae import distributions
-from ppl_vae.arguments import above_zero
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.guides.encoder import Encoder
 
@@ -34,20 +33,18 @@ class RelaxedCategorical(Encoder):
         (2017): Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
     """
 
-    temperature: Tensor
-
     def __init__(
         self, size: Sequence[int], dim: int, body: Body = MLP, temperature: float = 0.5
     ) -> None:
-        if dim < 2:
-            raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
+        whole(self, 2, dim=dim)
         super().__init__(size, dim, body, outputs=dim)
         above_zero(self, temperature=temperature)
-        self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
+        self.temperature = float(temperature)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         logits = self.features(x)
-        return distributions.RelaxedOneHotCategorical(self.temperature, logits=logits)
+        temperature = logits.new_full((), self.temperature)
+        return distributions.RelaxedOneHotCategorical(temperature, logits=logits)
 
 
 class OneHotCategorical(Encoder):
@@ -68,8 +65,7 @@ class OneHotCategorical(Encoder):
     """
 
     def __init__(self, size: Sequence[int], dim: int, body: Body = MLP) -> None:
-        if dim < 2:
-            raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
+        whole(self, 2, dim=dim)
         super().__init__(size, dim, body, outputs=dim)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from ppl_vae import distributions
-from ppl_vae.arguments import above_zero
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 
@@ -42,8 +42,7 @@ class VonMisesFisher(Encoder):
         body: Body = MLP,
         initial_scale: float = NARROW,
     ) -> None:
-        if dim < 2:
-            raise ValueError(f"a sphere needs at least 2 dimensions, got {dim}")
+        whole(self, 2, dim=dim)
         super().__init__(size, dim, body, outputs=dim + 1)
         above_zero(self, initial_scale=initial_scale)
         self.initial_scale = initial_scale

@@ -33,18 +33,6 @@ def test_digits_are_scaled_and_split_evenly() -> None:
     assert set(data.test_labels.bincount().tolist()) <= {35, 36, 37}
 
 
-def test_digits_split_is_fixed_by_seed() -> None:
-    assert torch.equal(Digits(seed=3).train, Digits(seed=3).train)
-    assert not torch.equal(Digits(seed=3).train, Digits(seed=4).train)
-
-
-def test_no_digit_is_in_both_parts() -> None:
-    data = Digits()
-    assert data.test is not None
-    apart = torch.cdist(data.test.flatten(1), data.train.flatten(1)).min()
-    assert apart > 0.1
-
-
 def test_mnist_reads_the_real_files(mnist_root: Path) -> None:
     data = MNIST(str(mnist_root))
     assert data.train.shape == (60000, 1, 28, 28)

@@ -59,7 +59,7 @@ def test_bad_factors():
         Sprites().render(torch.zeros(3, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="below the levels"):
         Sprites().render(torch.tensor([[3, 0, 0, 0, 0]]))
-    with pytest.raises(ValueError, match="FadingSquares needs"):
+    with pytest.raises(ValueError, match="FadingSquares: side is 9, above the size, 8"):
         FadingSquares(size=8, side=9)
 
 
@@ -82,7 +82,7 @@ def test_rows_are_images_at_random_factors(kind):
     if kind is Sprites:
         assert torch.equal(torch.cat([data.train_labels, data.test_labels]), factors[:, 0])
         assert data.classes == ("square", "ellipse", "heart")
-    with pytest.raises(ValueError, match="n must be at least 5, got 4"):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 5, got 4"):
         kind(n=4)
 
 

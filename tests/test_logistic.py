@@ -5,13 +5,11 @@ import math
 
 import mpmath
 import numpy as np
-import pyro
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.bodies import DCGAN
 from ppl_vae.distributions import DiscretizedLogisticMixture, Levels
 from ppl_vae.likelihoods import LogisticMixture
 
@@ -244,32 +242,6 @@ def test_mean(double: None) -> None:
     assert torch.allclose(p.mean, expected, rtol=1e-12)
     with pytest.raises(NotImplementedError, match="channels depend"):
         _ = mixture(channels=2).mean
-
-
-@pytest.mark.parametrize("size", [(), (5,), (4, 6), (1, 4, 6), (3, 4, 6)])
-def test_likelihood_shapes(size: tuple[int, ...]) -> None:
-    likelihood = LogisticMixture(2, size, components=3)
-    p = likelihood(torch.randn(5, 7, 2))
-    assert (p.batch_shape, p.event_shape) == ((5, 7), size)
-    x = p.sample()
-    assert x.shape == (5, 7, *size)
-    assert p.support.check(x).all()
-    assert p.log_prob(x).shape == (5, 7)
-    wide = p.expand(torch.Size([2, 5, 7]))
-    assert torch.equal(wide.log_prob(x), p.log_prob(x).expand(2, 5, 7))
-    assert wide.sample((3,)).shape == (3, 2, 5, 7, *size)
-
-
-def test_gradients_reach_everything() -> None:
-    likelihood = LogisticMixture(4, (3, 8, 8), body=lambda i, o: DCGAN(i, o, channels=(4, 8)))
-    z = torch.randn(6, 4).requires_grad_()
-    x = (torch.rand(6, 3, 8, 8) * 255).round() / 255
-    with pyro.plate("data", 6):
-        pyro.sample("x", likelihood(z), obs=x)
-    likelihood(z).log_prob(x).sum().backward()
-    assert z.grad is not None
-    assert (z.grad != 0).all()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in likelihood.parameters())
 
 
 def test_data_off_the_grid_is_refused() -> None:

@@ -262,12 +262,6 @@ def test_distribution_shapes(factory: Factory, size: tuple[int, ...]) -> None:
     assert torch.allclose(net(p.z.flip(0)).log_prob(x.flip(0)), log_p.flip(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("pixels", PIXELS, ids=lambda p: type(p).__name__)
-def test_data_outside_the_support_are_refused(pixels: Pixels) -> None:
-    with pytest.raises(ValueError, match="support"):
-        small(2, (4, 4), pixels=pixels)(torch.zeros(2)).log_prob(torch.full((4, 4), 0.37))
-
-
 def test_drawing_leaves_dropout_out_and_the_mode_as_it_was() -> None:
     net = flat(2, (4, 4))
     z, noise = torch.randn(3, 2), net.noise(3)

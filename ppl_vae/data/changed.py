@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import whole
 from ppl_vae.data.dataset import Dataset, first_marked
 
 __all__ = ["Binarized", "PartlyLabelled"]
@@ -69,6 +70,7 @@ class PartlyLabelled(Dataset):
         classes = data.train_labels
         if classes is None or bool((classes < 0).any()):
             raise ValueError(f"{data.name} has no class for every training row")
+        whole(self, labels=labels)
         count = int(classes.max()) + 1
         if not count <= labels <= len(classes):
             raise ValueError(

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import whole
 from ppl_vae.data.dataset import Dataset
 
 __all__ = ["FactorData", "FadingSquares", "Sprites"]
@@ -84,8 +85,7 @@ class Sprites(Dataset, FactorData):
         n: int = 2000,
         seed: int = 0,
     ) -> None:
-        if min(size, scales, rotations, positions) < 1:
-            raise ValueError("Sprites needs sizes and levels of 1 or more")
+        whole(self, size=size, scales=scales, rotations=rotations, positions=positions)
         self.pixels = size
         self.levels = (3, scales, rotations, positions, positions)
         images, factors = _rows(self, n, seed)
@@ -169,8 +169,10 @@ class FadingSquares(Dataset, FactorData):
     def __init__(
         self, size: int = 32, side: int = 16, levels: int = 256, n: int = 2000, seed: int = 0
     ) -> None:
-        if not 1 <= side <= size or levels < 2:
-            raise ValueError("FadingSquares needs 1 <= side <= size and 2 levels or more")
+        whole(self, size=size, side=side)
+        whole(self, 2, levels=levels)
+        if side > size:
+            raise ValueError(f"FadingSquares: side is {side}, above the size, {size}")
         self.pixels, self.side = size, side
         self.levels = (levels,)
         images, _ = _rows(self, n, seed)
@@ -196,6 +198,5 @@ class FadingSquares(Dataset, FactorData):
 
 def _rows(data: FactorData, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """n images to train on and a fifth as many more, with their factors."""
-    if n < 5:
-        raise ValueError(f"n must be at least 5, got {n}")
+    whole(data, 5, n=n)
     return data.sample(n + n // 5, torch.Generator().manual_seed(seed))

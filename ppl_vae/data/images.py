@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ppl_vae.arguments import whole
 from ppl_vae.data.dataset import Dataset
 
 __all__ = ["MNIST", "Digits", "FashionMNIST"]
@@ -86,8 +87,8 @@ class MNIST(Dataset):
                     f"{name} in {str(root)!r} holds images of shape {tuple(part.data.shape[1:])} "
                     "where (28, 28) is due: replace its files"
                 )
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1 image, got {limit}")
+        if limit is not None:
+            whole(self, limit=limit)
         train, test = parts
         super().__init__(
             train.data[:limit, None] / 255,

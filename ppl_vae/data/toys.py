@@ -1,9 +1,10 @@
 """Points of which everything is known."""
 
-from math import cos, pi, sin
+from math import cos, isfinite, pi, sin
 
 import torch
 
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.data.dataset import Dataset
 
 __all__ = ["GaussianMixture", "TwoPoints"]
@@ -28,11 +29,11 @@ class GaussianMixture(Dataset):
         n: int = 2000,
         seed: int = 0,
     ) -> None:
-        if components < 1 or n < 5 or sd <= 0:
-            raise ValueError(
-                f"components must be at least 1, n at least 5 and sd positive, got {components}, "
-                f"{n} and {sd}"
-            )
+        whole(self, components=components)
+        whole(self, 5, n=n)
+        above_zero(self, sd=sd)
+        if not isfinite(radius):
+            raise ValueError(f"GaussianMixture: radius must be finite, got {radius:g}")
         generator = torch.Generator().manual_seed(seed)
         angles = [2 * pi * k / components for k in range(components)]
         means = torch.tensor([(radius * cos(a), radius * sin(a)) for a in angles])
@@ -56,8 +57,7 @@ class TwoPoints(Dataset):
     """
 
     def __init__(self, n: int = 512) -> None:
-        if n < 2:
-            raise ValueError(f"n must be at least 2, got {n}")
+        whole(self, 2, n=n)
         labels = torch.arange(n) % 2
         points = (2.0 * labels - 1)[:, None]
         super().__init__(points, points, labels, labels, name="two points", classes=["-1", "1"])

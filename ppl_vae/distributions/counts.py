@@ -1,6 +1,10 @@
 """Distributions of counts."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 __all__ = ["NegativeBinomial", "ZeroInflatedNegativeBinomial"]
@@ -48,6 +52,21 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
         dist.ZeroInflatedDistribution.__init__(
             self, base, gate_logits=gate_logits, validate_args=validate_args
         )
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: Any = None
+    ) -> "ZeroInflatedNegativeBinomial":
+        # Pyro's refuses once the gate was looked at, as by a draw, and so stands for both.
+        new = self._get_checked_instance(ZeroInflatedNegativeBinomial, _instance)
+        batch = torch.Size(batch_shape)
+        dist.ZeroInflatedDistribution.__init__(
+            new,
+            self.base_dist.expand(batch),
+            gate_logits=self.gate_logits.expand(batch),
+            validate_args=False,
+        )
+        new._validate_args = self._validate_args
+        return new
 
     @property
     def variance(self) -> Tensor:

@@ -1,13 +1,14 @@
 """Likelihoods of counts."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ppl_vae import distributions
+from ppl_vae.arguments import above_zero, chosen
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood
 
@@ -31,6 +32,7 @@ class Poisson(Likelihood):
 
     def __init__(self, dim: int, size: Sequence[int], body: Body = MLP, mean: float = 1.0) -> None:
         super().__init__(dim, size, body)
+        above_zero(self, mean=mean)
         self.mean = mean
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
@@ -73,6 +75,8 @@ class NegativeBinomial(Likelihood):
         dispersion: Dispersion = "element",
     ) -> None:
         super().__init__(dim, size, body, outputs=self.heads + (dispersion == "network"))
+        above_zero(self, mean=mean, count=count)
+        chosen(self, get_args(Dispersion), dispersion=dispersion)
         self.mean, self.count, self.dispersion = mean, count, dispersion
         if dispersion != "network":
             shape = () if dispersion == "shared" else self.size

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import Body, apply_body
 
 __all__ = ["Likelihood", "Link", "linked"]
@@ -33,8 +34,7 @@ class Likelihood(nn.Module, ABC):
 
     def __init__(self, dim: int, size: Sequence[int], body: Body, outputs: int = 1) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"the latent dimension must be at least 1, got {dim}")
+        whole(self, dim=dim)
         self.dim = dim
         self.size = torch.Size(size)
         self.outputs = outputs

@@ -1,13 +1,15 @@
 """Likelihoods of real data: a location with noise around it, or with none."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import chosen
 from ppl_vae.bodies import MLP, Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood, Link, linked
 
@@ -31,8 +33,10 @@ class _LocationScale(Likelihood):
     ) -> None:
         super().__init__(dim, size, body, outputs=2 if noise == "network" else 1)
         least = 0.0 if noise == "fixed" else floor
-        if not scale > least:
-            raise ValueError(f"scale must be above {least:g}, got {scale:g}")
+        if not least < scale < math.inf:
+            raise ValueError(f"scale must be above {least:g} and finite, got {scale:g}")
+        chosen(self, get_args(Noise), noise=noise)
+        chosen(self, get_args(Link), link=link)
         self.scale, self.noise, self.floor = scale, noise, floor
         self.link: Link = link
         if noise in ("shared", "pixel"):
@@ -122,6 +126,7 @@ class Deterministic(Likelihood):
         self, dim: int, size: Sequence[int], body: Body = MLP, link: Link = "identity"
     ) -> None:
         super().__init__(dim, size, body)
+        chosen(self, get_args(Link), link=link)
         self.link: Link = link
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:

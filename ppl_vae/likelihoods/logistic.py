@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body, apply_body
 from ppl_vae.distributions.logistic import DiscretizedLogisticMixture
 from ppl_vae.likelihoods.likelihood import Likelihood
@@ -41,6 +42,8 @@ class LogisticMixture(Likelihood):
         components: int = 5,
         levels: int = 256,
     ) -> None:
+        whole(self, components=components)
+        whole(self, 2, levels=levels)
         channels, *place = size if len(size) == 3 else (1, *size)
         count = DiscretizedLogisticMixture.outputs(channels, components)
         # Parameters for each position, not for each element of x as the base class has it.

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.pixels import BinaryPixels, Pixels
@@ -70,11 +71,12 @@ class PixelCNN(AutoregressiveLikelihood):
         maps: int = 0,
         body: Body = MLP,
     ) -> None:
+        whole(self, dim=dim, width=width, depth=depth, head=head)
+        whole(self, 0, maps=maps)
+        whole(self, 3, kernel=kernel, first=first)
         for name, k in (("kernel", kernel), ("first", first)):
-            if k < 3 or k % 2 == 0:
+            if k % 2 == 0:
                 raise ValueError(f"{name} must be odd and at least 3, got {k}")
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
         super().__init__(dim, size, _Condition(dim, depth * 4 * width, maps, size, body), pixels)
         n = self.channels + 1
         self.maps = ShiftedConv2d(maps, 4 * width, bias=False) if maps else None

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppl_vae.arguments import whole
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.pixels import LogisticPixels, Pixels
 from ppl_vae.likelihoods.shifted import Cursor, ShiftedConv2d, Upsampling
@@ -64,8 +65,7 @@ class PixelCNNpp(AutoregressiveLikelihood):
         scales: int = 1,
         dropout: float = 0.0,
     ) -> None:
-        if depth < 1 or scales < 1:
-            raise ValueError(f"depth and scales must be at least 1, got {depth} and {scales}")
+        whole(self, dim=dim, width=width, depth=depth, scales=scales)
         # A level has as many blocks on the way back as it has features to take up there: one for
         # each block on the way there and, but for the last level, one for its input.
         blocks = 2 * (depth * scales + depth * scales + scales - 1)

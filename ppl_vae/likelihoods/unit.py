@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_vae import distributions
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.likelihoods.likelihood import Likelihood
 
@@ -89,8 +90,7 @@ class Categorical(Likelihood):
     """
 
     def __init__(self, dim: int, size: Sequence[int], body: Body = MLP, levels: int = 256) -> None:
-        if levels < 2:
-            raise ValueError(f"a categorical likelihood needs at least 2 levels, got {levels}")
+        whole(self, 2, levels=levels)
         super().__init__(dim, size, body, outputs=levels)
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:

@@ -169,4 +169,5 @@ class SemiSupervisedVAE(Pair):
         temperature = getattr(self.classifier, "temperature", None)
         if temperature is None:
             return dist.OneHotCategorical(self.probabilities)
+        temperature = temperature * torch.ones_like(self.probabilities[0])
         return distributions.RelaxedOneHotCategorical(temperature, self.probabilities)

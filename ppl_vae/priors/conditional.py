@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body, apply_body, positive
 
 __all__ = ["ConditionalNormal"]
@@ -37,8 +38,7 @@ class ConditionalNormal(nn.Module):
 
     def __init__(self, dim: int, size: Sequence[int], body: Body = MLP) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"the latent dimension must be at least 1, got {dim}")
+        whole(self, dim=dim)
         self.dim = dim
         self.size = torch.Size(size)
         self.network = body(self.size, torch.Size([2 * dim]))

@@ -1,11 +1,12 @@
 """Priors with nothing to learn."""
 
+import math
+
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from ppl_vae import distributions
-from ppl_vae.arguments import above_zero
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.priors.prior import Prior
 
 __all__ = ["Laplace", "RelaxedOneHotCategorical", "StandardNormal", "StudentT", "Uniform"]
@@ -47,7 +48,7 @@ class Uniform(Prior):
         high: upper end b.
 
     Raises:
-        ValueError: if low is not below high.
+        ValueError: if low is not below high, or one is not finite.
     """
 
     low: Tensor
@@ -55,8 +56,10 @@ class Uniform(Prior):
 
     def __init__(self, dim: int, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__(dim)
-        if not low < high:
-            raise ValueError(f"low must be below high, got low={low:g}, high={high:g}")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"low must be below high and both finite, got low={low:g}, high={high:g}"
+            )
         self.constant("low", low)
         self.constant("high", high)
 
@@ -139,12 +142,11 @@ class RelaxedOneHotCategorical(Prior):
     temperature: Tensor
 
     def __init__(self, dim: int, temperature: float = 0.5) -> None:
+        whole(self, 2, dim=dim)  # of one class, the simplex is a point
         super().__init__(dim)
-        if dim < 2:
-            raise ValueError(f"a simplex needs at least 2 classes, got {dim}")
         above_zero(self, temperature=temperature)
         self.constant("logits", 0.0)
-        self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
+        self.constant("temperature", temperature, ())
 
     def forward(self) -> dist.TorchDistribution:
         return distributions.RelaxedOneHotCategorical(self.temperature, logits=self.logits)

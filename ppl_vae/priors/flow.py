@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 
+from ppl_vae.arguments import whole
+from ppl_vae.bodies.body import check_widths
 from ppl_vae.distributions.flow import Family, Flow, build_flow
 from ppl_vae.priors.prior import Prior
 
@@ -42,6 +44,8 @@ class FlowPrior(Prior):
         hidden: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__(dim)
+        whole(self, transforms=transforms)
+        check_widths(self, hidden)
         self.flow = build_flow(flow, dim, 0, transforms, hidden)
 
     def forward(self) -> dist.TorchDistribution:

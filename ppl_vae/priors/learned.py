@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.arguments import above_zero
+from ppl_vae.arguments import above_zero, whole
 from ppl_vae.bodies import positive
 from ppl_vae.distributions import DiagonalNormalMixture
 from ppl_vae.priors.prior import Prior
@@ -65,9 +65,8 @@ class GaussianMixture(Prior):
         scale: float = 0.5,
     ) -> None:
         super().__init__(dim)
-        if components < 1:
-            raise ValueError(f"a mixture needs at least one component, got {components}")
-        above_zero(self, scale=scale)
+        whole(self, components=components)
+        above_zero(self, spread=spread, scale=scale)
         self.scale = scale
         values = {
             "logits": torch.zeros(components),

@@ -1,12 +1,14 @@
 """The base class of priors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+
+from ppl_vae.arguments import whole
 
 __all__ = ["Prior"]
 
@@ -23,19 +25,19 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"the latent dimension must be at least 1, got {dim}")
+        whole(self, dim=dim)
         self.dim = dim
         self._constants: dict[str, float] = {}
 
-    def constant(self, name: str, value: float) -> None:
-        """Keeps a number for each dimension, which follows the module's device and type.
+    def constant(self, name: str, value: float, size: Sequence[int] | None = None) -> None:
+        """Keeps a number, for each dimension or of another size, on the module's device and type.
 
         It comes from the constructor's arguments, so it is not saved with the weights, and a
         change of type rounds it anew.
         """
+        shape = (self.dim,) if size is None else size
         self._constants[name] = float(value)
-        self.register_buffer(name, torch.full((self.dim,), float(value)), persistent=False)
+        self.register_buffer(name, torch.full(shape, float(value)), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

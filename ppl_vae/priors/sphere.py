@@ -1,10 +1,13 @@
 """A prior on the sphere."""
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ppl_vae import distributions
+from ppl_vae.arguments import whole
 from ppl_vae.bodies import positive
 from ppl_vae.priors.prior import Prior
 
@@ -27,8 +30,8 @@ class VonMisesFisher(Prior):
             concentration are learned.
 
     Raises:
-        ValueError: if there are fewer than 2 dimensions, or the concentration is negative, or
-            learned and 0.
+        ValueError: if there are fewer than 2 dimensions, or the concentration is negative
+            or not finite, or learned and 0.
 
     References:
         Davidson et al. (2018): Hyperspherical variational auto-encoders. arXiv:1804.00891.
@@ -38,13 +41,12 @@ class VonMisesFisher(Prior):
     kappa: Tensor
 
     def __init__(self, dim: int, concentration: float = 0.0, learnable: bool = False) -> None:
+        whole(self, 2, dim=dim)
         super().__init__(dim)
-        if dim < 2:
-            raise ValueError(f"a sphere needs at least 2 dimensions, got {dim}")
-        if concentration < 0 or (learnable and concentration == 0):
+        if not 0 <= concentration < math.inf or (learnable and concentration == 0):
             raise ValueError(
-                f"the concentration must be {'above' if learnable else 'at least'} 0, "
-                f"got {concentration:g}"
+                f"VonMisesFisher: concentration must be {'above' if learnable else 'at least'} 0 "
+                f"and finite, got {concentration:g}"
             )
         self.concentration, self.learnable = concentration, learnable
         direction = torch.eye(dim)[0]
@@ -53,7 +55,7 @@ class VonMisesFisher(Prior):
             self.kappa = nn.Parameter(torch.tensor(0.0))
         else:
             self.register_buffer("direction", direction, persistent=False)
-            self.register_buffer("kappa", torch.tensor(float(concentration)), persistent=False)
+            self.constant("kappa", concentration, ())
 
     def forward(self) -> dist.TorchDistribution:
         direction = nn.functional.normalize(self.direction, dim=-1)

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import chosen, whole
 from ppl_vae.distributions import DiagonalNormalMixture, Mixture
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.priors.prior import Prior
@@ -52,8 +53,8 @@ class VampPrior(Prior):
                 "not: use GaussianMixture"
             )
         super().__init__(encoder.dim)
-        if components < 1:
-            raise ValueError(f"a mixture needs at least one component, got {components}")
+        whole(self, components=components)
+        chosen(self, ("sigmoid", "identity"), link=link)
         self.components = components
         self.link = link
         # In a tuple, so that PyTorch does not take the encoder for a part of the prior.
