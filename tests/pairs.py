@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
@@ -306,6 +307,26 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     )
 }
 """Builders by name."""
+
+
+class MeanField(TraceMeanField_ELBO):
+    """Pyro's mean-field ELBO with the change of variables of constrained latents, which it leaves
+    out: log q of a point mass is its `log_density`."""
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        traces: list[poutine.Trace] = []
+
+        def recorded(*args: Any, **kwargs: Any) -> None:
+            traces.append(poutine.trace(guide).get_trace(*args, **kwargs))
+
+        loss = super().differentiable_loss(model, recorded, *args, **kwargs)
+        # The first run under `vectorize_particles` may only tell the plates' nesting.
+        runs = traces[-(1 if self.vectorize_particles else self.num_particles) :]
+        for trace in runs:
+            for site in trace.nodes.values():
+                if isinstance(site.get("fn"), dist.Delta):
+                    loss = loss + site["fn"].log_density.sum() / self.num_particles
+        return loss
 
 
 def gradients(loss: Callable[[], Tensor]) -> tuple[float, dict[str, Tensor]]:

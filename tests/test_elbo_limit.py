@@ -3,35 +3,12 @@
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, gradients
-from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pairs import PAIRS, MeanField, gradients
+from pyro.infer import Trace_ELBO
 
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
-
-
-class MeanField(TraceMeanField_ELBO):
-    """Pyro's mean-field ELBO with the change of variables of constrained latents, which it leaves
-    out: log q of a point mass is its `log_density`."""
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        traces: list[poutine.Trace] = []
-
-        def recorded(*args: Any, **kwargs: Any) -> None:
-            traces.append(poutine.trace(guide).get_trace(*args, **kwargs))
-
-        loss = super().differentiable_loss(model, recorded, *args, **kwargs)
-        # The first run under `vectorize_particles` may only tell the plates' nesting.
-        runs = traces[-(1 if self.vectorize_particles else self.num_particles) :]
-        for trace in runs:
-            for site in trace.nodes.values():
-                if isinstance(site.get("fn"), dist.Delta):
-                    loss = loss + site["fn"].log_density.sum() / self.num_particles
-        return loss
-
 
 PARTICLES: list[dict[str, Any]] = [
     {"num_particles": 1},

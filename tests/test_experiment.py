@@ -22,7 +22,7 @@ from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
 from ppl_vae.report.metrics import Effort, measure, save
-from ppl_vae.report.summary import accuracy
+from ppl_vae.report.summary import accuracy, evaluate
 from ppl_vae.training.run import Run
 
 small = partial(MLP, hidden=(8,))
@@ -437,6 +437,7 @@ def test_a_figure_that_is_not_given_says_why_and_stops_nothing(
 ) -> None:
     made = Experiment(**common() | {"data": data, "objective": BetaVAE()})
     made.fit(tmp_path / "run", progress=False)
+    evaluate(Run(tmp_path / "run"), made)
     summary = Run(tmp_path / "run").summary
     named = {"reconstruction", "rate", "mmd", "log_det", "probe"}
     given = {name for name in named if summary.get(name) is not None}

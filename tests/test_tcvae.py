@@ -20,9 +20,9 @@ from mixture import (
     prior_term,
     standard,
 )
-from pairs import PAIRS, gradients
+from pairs import PAIRS, MeanField, gradients
 from pyro import poutine
-from pyro.infer import SVI, TraceMeanField_ELBO
+from pyro.infer import SVI
 from syncs import Syncs
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def parts_of(terms: dict[str, Tensor], name: str) -> tuple[float, float, float]:
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_equal_weights_are_the_elbo(name: str, particles: dict[str, Any]) -> None:
     pair = PAIRS[name]()
-    theirs = TraceMeanField_ELBO(**particles)
+    theirs = MeanField(**particles)
     theirs.differentiable_loss(pair.model, pair.guide, *pair.args)  # fills the parameter store
     pyro.set_rng_seed(3)
     expected, expected_grads = gradients(
