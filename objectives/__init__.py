@@ -4,7 +4,7 @@ if __name__ == "objectives":
     raise ImportError("this folder is the package ppl_vae.objectives: import it by that name")
 
 from ppl_vae.objectives.capacity import GECO, CapacityVAE
-from ppl_vae.objectives.constraint import Constraint, Dual, Penalty
+from ppl_vae.objectives.constrained import Constraint, Dual, Penalty
 from ppl_vae.objectives.costs import AbsoluteError, Euclidean, SquaredError
 from ppl_vae.objectives.divergences.adversarial import Adversarial
 from ppl_vae.objectives.divergences.aggregate_kl import AggregateKL
@@ -28,12 +28,13 @@ from ppl_vae.objectives.divergences.sinkhorn import Sinkhorn
 from ppl_vae.objectives.divergences.sliced import SlicedWasserstein
 from ppl_vae.objectives.divergences.stein import Stein
 from ppl_vae.objectives.divergences.wgan import WassersteinGP
-from ppl_vae.objectives.infovae import WAE, Autoencoder, BetaVAE, InfoVAE
+from ppl_vae.objectives.infovae import Autoencoder, BetaVAE, InfoVAE
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.objectives.schedules import Cyclical, HighThenLow, Linear, Piecewise, Schedule
 from ppl_vae.objectives.tcvae import TCVAE
+from ppl_vae.objectives.wae import WAE
 
 __all__ = [
     "GECO",

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Dual
+from ppl_vae.objectives.constrained import ConstrainedObjective, Constraint, Dual
 from ppl_vae.objectives.costs import Cost
 from ppl_vae.objectives.decomposition import cost_of, decompose
 from ppl_vae.objectives.objective import Terms, Weight

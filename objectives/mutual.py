@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.objectives.constraint import ConstrainedObjective, Constraint, Penalty
+from ppl_vae.objectives.constrained import ConstrainedObjective, Constraint, Penalty
 from ppl_vae.objectives.decomposition import decompose
-from ppl_vae.objectives.dreams import Dream, Estimator, check_estimator
 from ppl_vae.objectives.factories import Unbuilt
+from ppl_vae.objectives.infomax import Dream, Estimator, check_estimator
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.program.reading import Reading
 

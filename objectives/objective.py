@@ -14,8 +14,9 @@ from ppl_vae.objectives.divergences.divergence import Counted, Divergence, warn_
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
 from ppl_vae.program.modules import rehearse
-from ppl_vae.program.reading import Reading, read
+from ppl_vae.program.reading import Reading
 from ppl_vae.program.registration import Misplaced, register, settle
+from ppl_vae.program.running import read
 
 __all__ = ["Objective", "Terms", "Weight"]
 

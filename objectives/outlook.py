@@ -12,14 +12,15 @@ from ppl_vae.objectives.capacity import CapacityVAE
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.mmd import MMD
 from ppl_vae.objectives.divergences.stein import Stein
-from ppl_vae.objectives.infovae import WAE, BetaVAE, InfoVAE
+from ppl_vae.objectives.infovae import BetaVAE, InfoVAE
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.objectives.tcvae import TCVAE
+from ppl_vae.objectives.wae import WAE
 from ppl_vae.program.describe import describe
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.reading import Reading
-from ppl_vae.program.reading import read as read_pair
+from ppl_vae.program.running import read as read_pair
 
 __all__ = ["Outlook", "read"]
 

@@ -19,9 +19,9 @@ from ppl_vae.objectives.divergences.aggregate_posterior import (
     Prior,
 )
 from ppl_vae.objectives.divergences.divergence import Counted
+from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.divergences.weighting import normalised
 from ppl_vae.objectives.infovae import BetaVAE
-from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.program.reading import Reading
 

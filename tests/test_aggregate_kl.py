@@ -37,7 +37,8 @@ from ppl_vae.objectives.divergences.aggregate_kl import (
     LogDensities,
     log_densities,
 )
-from ppl_vae.objectives.divergences.aggregate_posterior import DistributionPrior, Gaussians
+from ppl_vae.objectives.divergences.aggregate_posterior import DistributionPrior
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 
 
 def estimates(q: AggregatePosterior, estimator: Estimator = "MSS") -> LogDensities:

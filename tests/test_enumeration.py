@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ppl_vae.objectives import MMD, RBF, WAE, BetaVAE, Divergence, InfoVAE
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.iwae import IWAE
-from ppl_vae.objectives.joint import aggregate_posteriors
 from ppl_vae.objectives.tcvae import TCVAE
 from ppl_vae.program import read
 

@@ -21,7 +21,7 @@ from ppl_vae.bodies import MLP
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
 from ppl_vae.objectives import Dual, InfoVAE, Linear, MutualAutoencoder, Penalty
-from ppl_vae.objectives.dreams import Dream
+from ppl_vae.objectives.infomax import Dream
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program import read

@@ -22,7 +22,7 @@ from ppl_vae.objectives import (
     RationalQuadratic,
     Stein,
 )
-from ppl_vae.objectives.joint import aggregate_posteriors
+from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.program import read
 
 pytestmark = pytest.mark.usefixtures("double")

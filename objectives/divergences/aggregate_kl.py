@@ -24,8 +24,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence, Reads
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.weighting import living_data, normalised
 
 __all__ = ["AggregateKL", "Estimator", "LogDensities", "log_densities"]

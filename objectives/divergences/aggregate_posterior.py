@@ -10,57 +10,20 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
-from pyro.distributions import Delta, Independent, MultivariateNormal, Normal
-from pyro.distributions import LowRankMultivariateNormal as LowRank
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.weighting import stand_in
 
 __all__ = [
     "AggregatePosterior",
     "DistributionPrior",
-    "Gaussians",
     "Prior",
     "SampledPrior",
-    "moments",
 ]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """Rows of Gaussians over codes.
-
-    Attributes:
-        mean: means, `(n, d)`.
-        covariance: None for points, `(n, d)` for variances, `(n, d, d)` for covariances.
-        points: the sites that enter as draws, of no variance and so without a density.
-    """
-
-    mean: Tensor
-    covariance: Tensor | None = None
-    points: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the covariance is a matrix a row, not a vector of variances."""
-        return self.covariance is not None and self.covariance.dim() > self.mean.dim()
-
-    def __getitem__(self, rows: Tensor) -> "Gaussians":
-        covariance = self.covariance
-        taken = None if covariance is None else covariance[rows]
-        return Gaussians(self.mean[rows], taken, self.points)
-
-    @classmethod
-    def of(cls, fn: TorchDistributionMixin) -> "Gaussians | None":
-        """The rows of a distribution with batch `(n,)` and event `(d,)`; None if not Gaussian."""
-        found = moments(fn)
-        return None if found is None else cls(*found)
 
 
 class Prior(ABC):
@@ -297,13 +260,3 @@ class AggregatePosterior:
     def detached(self) -> "AggregatePosterior":
         """The same with codes that pass no gradient, for a critic's own loss."""
         return replace(self, codes=self.codes.detach(), conditional_of=lambda: None, shared={})
-
-
-def moments(fn: TorchDistributionMixin) -> tuple[Tensor, Tensor | None] | None:
-    """Mean and covariance (variances, matrices, or None for a point); None if not Gaussian."""
-    base = fn.base_dist if isinstance(fn, Independent) else fn
-    if isinstance(base, Normal):
-        return base.loc, base.scale.square()
-    if isinstance(base, MultivariateNormal | LowRank):
-        return base.loc, base.covariance_matrix
-    return (base.v, None) if isinstance(base, Delta) else None

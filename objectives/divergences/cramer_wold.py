@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel, Mixture
 from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic
 from ppl_vae.objectives.divergences.weighting import data_weights

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ppl_vae.objectives.divergences.aggregate_posterior import Gaussians
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel
 
 __all__ = ["constant", "expected_kernel", "pairwise_kernel", "squared_distances"]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians, Prior
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Prior
 from ppl_vae.objectives.divergences.divergence import Divergence, Reads
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 
 __all__ = ["Memory"]
 

@@ -6,9 +6,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Gaussians
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.expectation import expected_kernel, pairwise_kernel
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.objectives.divergences.weighting import (
     cross_weights,

@@ -12,8 +12,8 @@ from ppl_vae.evaluation.programs import evaluating
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import data_plates
-from ppl_vae.program.reading import read
 from ppl_vae.program.rows import by_row
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, read_sites
 
 __all__ = ["ancestral", "markov_chain"]

@@ -1,6 +1,7 @@
 """What is known of a model and a guide: their sites, plates and rows of data, read by one rule."""
 
 from ppl_vae.program.plates import NoDataPlate
-from ppl_vae.program.reading import Reading, read
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.running import read
 
 __all__ = ["NoDataPlate", "Reading", "read"]

@@ -21,7 +21,7 @@ from ppl_vae.program.density import log_density
 from ppl_vae.program.handlers import SetIndices, SetValues, run_to_last
 from ppl_vae.program.modules import evaluating, modules_of
 from ppl_vae.program.plates import NoDataPlate, PlateName
-from ppl_vae.program.reading import read
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, read_sites
 
 __all__ = ["Blocks", "at_rows"]

@@ -11,7 +11,8 @@ from pyro.infer import ELBO
 from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.modules import Program, evaluating, modules_of
-from ppl_vae.program.reading import Reading, read
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, is_point
 from ppl_vae.training.guard import name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of

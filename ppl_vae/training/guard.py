@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae.data.dataset import first_marked
 from ppl_vae.pairs.pair import Pair, part_name
 from ppl_vae.program.modules import Program, evaluating, modules_of
-from ppl_vae.program.reading import read
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, distribution_name
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]

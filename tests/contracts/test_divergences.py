@@ -37,7 +37,8 @@ from ppl_vae.objectives import (
     SlicedWasserstein,
     Stein,
 )
-from ppl_vae.objectives.divergences.aggregate_posterior import DistributionPrior, Gaussians, Prior
+from ppl_vae.objectives.divergences.aggregate_posterior import DistributionPrior, Prior
+from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.weighting import cyclic_shifts
 
 D = 3

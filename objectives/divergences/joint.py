@@ -18,11 +18,10 @@ from torch import Tensor
 from ppl_vae.objectives.divergences.aggregate_posterior import (
     AggregatePosterior,
     DistributionPrior,
-    Gaussians,
     Prior,
-    moments,
 )
-from ppl_vae.objectives.location_scale import location_scale
+from ppl_vae.objectives.divergences.gaussians import Gaussians, moments
+from ppl_vae.objectives.divergences.location_scale import location_scale
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
