@@ -19,7 +19,8 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "bodies", "data", "distributions", "plots"),
+    ("arguments",),
+    ("bodies", "data", "distributions", "plots"),
     ("program",),
     ("objectives",),
     ("guides", "likelihoods"),
