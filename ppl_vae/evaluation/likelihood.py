@@ -64,11 +64,16 @@ def nll(
     check_positive(num_samples=num_samples, block=block)
     if num_samples < 2:
         raise ValueError("num_samples is 1: importance sampling needs 2 or more for its error")
+    pair = pair_or_total(model, guide, x, plate, block)
+    _check_proposal(pair)
+    if refit and isinstance(pair, Total):
+        raise ValueError(
+            f"refit={refit} fits a guide row by row, and no latent belongs to a row: train the "
+            "guide on these data with Trace_ELBO, and leave refit out"
+        )
     if refit:
         with refitted(model, guide, x, steps=refit, plate=plate):
             return nll(model, guide, x, num_samples, 0, block, plate)
-    pair = pair_or_total(model, guide, x, plate, block)
-    _check_proposal(pair)
     first, second = [], []
     with evaluating(model, guide):
         if isinstance(pair, Total):
