@@ -157,18 +157,18 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
     reason = "no plate holds a latent site and an observation"
     if joint is not None:
         reason = f"no plate holds all of {list(joint)} and an observation"
+    if global_only(model, guide) and not (joint and guide[joint[0]].dims):
+        return NoDataPlate(f"{reason}: {_all_global(model, guide)}", model, _FOR_GLOBALS)
     loops = dict.fromkeys(
         name for site in [*guide.values(), *model.values()] for name in site.sequential
     )
     if loops:
         reason += f" (the sequential plate {next(iter(loops))!r} has no rows)"
-    shared = [] if joint is None else [p for p in guide[joint[0]].dims if _in_all(p, guide, joint)]
-    if global_only(model, guide) and not shared:
-        return NoDataPlate(f"{reason}: {_all_global(model, guide)}", model, _FOR_GLOBALS)
     advice = (
         'Put what belongs to a datum under one `with pyro.plate("data", len(x)):` in model and '
         "guide"
     )
+    shared = [] if joint is None else [p for p in guide[joint[0]].dims if _in_all(p, guide, joint)]
     if shared:
         advice += f", or name the rows with plate={shared[0]!r}"
     elif joint is not None and len(joint) > 1:
