@@ -29,6 +29,7 @@ class Shape:
     Attributes:
         rows: the number of data that every caller finds unasked; None where they ask.
         refused: the callers that refuse, whatever the plates.
+        total: whether ELBO and NLL are of all data at once, though no metric is by row.
         asked: keywords that make a choice, where the rule leaves one.
         local: the codes.
     """
@@ -38,6 +39,7 @@ class Shape:
     args: tuple[Any, ...]
     rows: int | None = N
     refused: tuple[str, ...] = ()
+    total: bool = False
     asked: dict[str, Any] = field(default_factory=dict)
     local: tuple[str, ...] = ("z",)
 
@@ -224,7 +226,7 @@ def labelled_and_unlabelled() -> Shape:
 
     # By one plate's datum the other's latents are global, which no weight of a datum allows.
     asked = {"plate": "unlabelled"}
-    return Shape(model, guide, (data(),), None, ("iwae",), asked, local=("b",))
+    return Shape(model, guide, (data(),), None, ("iwae",), asked=asked, local=("b",))
 
 
 def users_and_items() -> Shape:
@@ -245,7 +247,7 @@ def users_and_items() -> Shape:
         (data(),),
         None,
         ("iwae",),
-        {"plate": "users"},
+        asked={"plate": "users"},
         local=("u",),
     )
 
@@ -316,7 +318,7 @@ def batch_in_the_event() -> Shape:
     def guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x / 2, 0.6).to_event(2))
 
-    return Shape(model, guide, (data(),), None, CALLERS)
+    return Shape(model, guide, (data(),), None, CALLERS, total=True)
 
 
 def global_only() -> Shape:
@@ -328,7 +330,7 @@ def global_only() -> Shape:
     def guide(x: Tensor) -> None:
         pyro.sample("w", normal(x.mean(0), 0.3))
 
-    return Shape(model, guide, (data(),), None, (*LOSSES, "evaluation"), local=())
+    return Shape(model, guide, (data(),), None, (*LOSSES, "evaluation"), True, local=())
 
 
 MASK = torch.tensor([True, True, False, True, False, True])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from pairs import PAIRS
 from ppca import PPCA
-from ppl_vae.config.commandline import configured
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import compare, load
+from ppl_vae.cli.commandline import configured
 from ppl_vae.data import Digits
 from ppl_vae.diagnostics import ParetoK, to_arviz
 from ppl_vae.diagnostics._arviz import arviz
@@ -414,9 +414,8 @@ def test_bad_models(models, message):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Makes the run of an objective's words, without its pictures."""
-    monkeypatch.setattr("ppl_vae.report.evaluate", lambda *_: None)
+def run(tmp_path):
+    """Makes the run of an objective's words."""
 
     def make(name, *words):
         out = str(tmp_path / name)

@@ -295,7 +295,7 @@ def test_bad_pairs_get_one_line():
             pyro.sample("x", dist.Normal(z.mean(), 1.0), obs=observed)
 
     with pytest.raises(NoDataPlate, match=r'pyro.plate\("data", len\(x\)\)') as error:
-        ev.rate(lambda x: bare(x, x.mean()), bare, x)
+        ev.posterior_codes(lambda x: bare(x, x.mean()), bare, x)
     one_line(error)
 
     def wide(x):

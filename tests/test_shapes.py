@@ -158,6 +158,21 @@ def test_the_message() -> None:
         loss("mmd", shape)
 
 
+@pytest.mark.parametrize("caller", LOSSES)
+def test_the_message_of_global_latents(caller: str) -> None:
+    """A parameter of all data has no aggregate posterior, and no place in the data plate."""
+    shape = SHAPES["global_only"]()
+    with pytest.raises(NoDataPlate) as caught:
+        loss(caller, shape)
+    assert str(caught.value) == (
+        "no plate holds a latent site and an observation: 'w' is a global latent, the same for "
+        "all data, so there are no codes by row and no aggregate posterior; sites by plate: "
+        "w outside, x ['data']. Train with BetaVAE(), InfoVAE(alpha=0) or "
+        "pyro.infer.TraceMeanField_ELBO(); "
+        "ppl_vae.evaluation gives elbo, rate, distortion and nll in total."
+    )
+
+
 def test_latents_named_by_plate_need_no_observation_there() -> None:
     """As in a Gaussian process' latent variables, where all data share one density."""
 

@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from ppl_vae.objectives.weighting import cross_weights, normalised, pair_total, pair_weights
+
+from ppl_vae.objectives.divergences.weighting import (
+    cross_weights,
+    normalised,
+    pair_total,
+    pair_weights,
+)
 
 WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 3.0])
 GROUPS = torch.tensor([0, 1, 1, 0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.totals import Total, pair_or_total, total_terms
 from ppl_vae.program.density import density
 
 __all__ = ["log_weights", "nll", "refitted"]
@@ -41,6 +42,9 @@ def nll(
     states no bias where a row's effective sample size is below 30 or 5% of K: the bound may then
     be off by nats. A larger one proves little: Pareto k-hat and `annealed_nll` tell more.
 
+    Where no latent belongs to a row (all are global) all data are one row: the estimate is of
+    $-\log p(x_1, \dots, x_n)$, and the note says so.
+
     Args:
         model: the generative program.
         guide: the encoder program.
@@ -60,12 +64,22 @@ def nll(
     check_positive(num_samples=num_samples, block=block)
     if num_samples < 2:
         raise ValueError("num_samples is 1: importance sampling needs 2 or more for its error")
+    pair = pair_or_total(model, guide, x, plate, block)
+    _check_proposal(pair)
+    if refit and isinstance(pair, Total):
+        raise ValueError(
+            f"refit={refit} fits a guide row by row, and no latent belongs to a row: train the "
+            "guide on these data with Trace_ELBO, and leave refit out"
+        )
     if refit:
         with refitted(model, guide, x, steps=refit, plate=plate):
             return nll(model, guide, x, num_samples, 0, block, plate)
-    pair = _proposal(model, guide, x, plate, block)
     first, second = [], []
     with evaluating(model, guide):
+        if isinstance(pair, Total):
+            log_w = total_terms(pair, num_samples).log_weight
+            sums = log_w.logsumexp(0, True), (2 * log_w).logsumexp(0, True)
+            return importance_nll(*sums, num_samples, f"{pair.note}; {num_samples} draws")
         for weights in _chunks(pair, num_samples):
             total = squares = torch.tensor(-math.inf)
             for chunk in weights:
@@ -97,23 +111,22 @@ def log_weights(
         plate: the data plate's name, where the pair leaves a choice.
     """
     check_positive(num_samples=num_samples, block=block)
-    pair = _proposal(model, guide, x, plate, block)
+    pair = Pair(model, guide, x, plate, block)
+    _check_proposal(pair)
     with evaluating(model, guide):
         return torch.cat([torch.cat(list(w), 1) for w in _chunks(pair, num_samples)])
 
 
-def _proposal(
-    model: Program, guide: Program, x: Data, plate: str | None, block: int | None = 1024
-) -> Pair:
-    pair = Pair(model, guide, x, plate, block)
+def _check_proposal(pair: Pair | Total) -> None:
+    """Refuses a guide that cannot propose latents."""
     pair.require_observed()
-    pair.require_rows()
+    if isinstance(pair, Pair):
+        pair.require_rows()
     if pair.deterministic:
         raise ValueError(
             "the guide is deterministic, so it cannot propose latents: importance sampling needs "
             "a guide with a density"
         )
-    return pair
 
 
 def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
@@ -199,7 +212,8 @@ def refitted(
         generative models, arXiv:1611.04273.
     """
     check_positive(steps=steps, batch=batch)
-    pair = _proposal(model, guide, x, plate)
+    pair = Pair(model, guide, x, plate)
+    _check_proposal(pair)
     with evaluating(model, guide, grad=True):
         terms = pair.run(pair.sample)
         drawn = {name: terms.guide[name].value for name in pair.latents}

@@ -1,20 +1,21 @@
 """Rate, distortion and ELBO of a model/guide pair."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
+from ppl_vae.evaluation.estimate import Estimate, mean_over_rows
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
-from ppl_vae.program.density import log_density
-from ppl_vae.program.sites import Site
+from ppl_vae.evaluation.totals import Total, pair_or_total, total_terms
 
 __all__ = ["distortion", "elbo", "elbo_terms", "rate"]
+
+_INFINITE = {
+    "rate": Estimate(math.inf, note="infinite: the guide is deterministic"),
+    "elbo": Estimate(-math.inf, bound="lower", note="infinite: the guide is deterministic"),
+}
+"""Of a point mass on a continuous latent."""
 
 
 def elbo_terms(
@@ -38,7 +39,8 @@ def elbo_terms(
 
     Where log q is one number for all rows (`AutoMultivariateNormal`), or no observation stands in
     the plate (named by `plate=`), the terms are totals over all sites, divided by the number of
-    rows, and so is their error, over draws.
+    rows, and so is their error, over draws. Where no latent belongs to a row (all are global, or
+    the batch is part of the event) they are totals over all data given, not divided by anything.
 
     Args:
         model: the generative program, called as `model(x)`.
@@ -54,7 +56,8 @@ def elbo_terms(
         a continuous latent has infinite rate, an implicit guide one that is not known (NaN).
 
     Raises:
-        NoDataPlate: if no plate or more than one could be the data's.
+        NoDataPlate: if no plate or more than one could be the data's, of a pair with latents in
+            plates.
         ValueError: for a pair that `Pair` refuses.
 
     References:
@@ -110,11 +113,13 @@ def _terms(
     likelihood: bool,
 ) -> dict[str, Estimate]:
     check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate, block)
+    pair = pair_or_total(model, guide, x, plate, block)
     with evaluating(model, guide):
+        if isinstance(pair, Total):
+            return _global_terms(pair, num_samples, likelihood)
         by_row = pair.observed or not likelihood or pair.deterministic or pair.implicit
         if pair.joint_guide or not by_row:
-            return _totals(pair, num_samples)
+            return _shares(pair, num_samples)
         # The likelihood first: its run of the model gives the prior too.
         table = pair.table(lambda run: _costs_and_rates(run, likelihood), num_samples)
     found: dict[str, Estimate] = {}
@@ -122,9 +127,7 @@ def _terms(
         note = "unknown: the guide has no density"
         found["rate"] = found["elbo"] = Estimate(math.nan, note=note)
     elif pair.deterministic:
-        note = "infinite: the guide is deterministic"
-        found["rate"] = Estimate(math.inf, note=note)
-        found["elbo"] = Estimate(-math.inf, bound="lower", note=note)
+        found |= _INFINITE
     else:
         found["rate"] = mean_over_rows(table[-1], note=pair.note)
     if likelihood:
@@ -141,26 +144,15 @@ def _costs_and_rates(terms: Terms, likelihood: bool) -> list[Tensor]:
     return costs if terms.pair.implicit else [*costs, terms.kl]
 
 
-def _totals(pair: Pair, num_samples: int) -> dict[str, Estimate]:
+def _shares(pair: Pair, num_samples: int) -> dict[str, Estimate]:
     """Of all sites that are not held, for a guide or a likelihood that does not split by row."""
-
-    def total(sites: Iterable[Site]) -> Tensor:
-        return torch.stack([log_density(site).sum().double() for site in sites]).sum()
-
-    rates, costs = [], []
-    for _ in range(num_samples):
-        guide = pair.blocks.guide_run(pair.held)
-        values = {name: site.value for name, site in guide.items() if not site.is_observed}
-        model = pair.blocks.model_run(values)
-        log_q = total(site for name, site in guide.items() if name not in pair.held)
-        rates.append(log_q - total(model[name] for name in pair.shared))
-        costs.append(-total(site for site in model.values() if site.is_observed))
-    rate, cost = (torch.stack(v) / len(pair) for v in (rates, costs))
     note = f"the total by datum of plate {pair.plate!r}: "
     note += "log q is one number" if pair.joint_guide else "it holds no observation"
-    found = {"rate": mean_of(rate), "distortion": mean_of(cost), "elbo": mean_of(-rate - cost)}
-    bounds: dict[str, Literal["lower"]] = {"elbo": "lower"}
-    return {
-        name: replace(e, data_error=None, bound=bounds.get(name), note=note)
-        for name, e in found.items()
-    }
+    return total_terms(pair.blocks, num_samples, pair.held).estimates(len(pair), note)
+
+
+def _global_terms(pair: Total, num_samples: int, likelihood: bool) -> dict[str, Estimate]:
+    if likelihood:
+        pair.require_observed()
+    terms = total_terms(pair, num_samples).estimates(1, pair.note)
+    return terms | _INFINITE if pair.deterministic else terms

@@ -12,17 +12,16 @@ from typing import Any, Literal
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.program.density import log_density
-from ppl_vae.program.handlers import SetIndices, SetValues, run_to_last
+from ppl_vae.program.handlers import SetIndices
 from ppl_vae.program.modules import evaluating, modules_of
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import Site, read_sites
+from ppl_vae.program.sites import Site
+from ppl_vae.program.whole import Whole
 
 __all__ = ["Blocks", "at_rows"]
 
@@ -34,7 +33,7 @@ _ROWS = 3
 """How many rows the run has that two rows are compared with, where the pair runs on so few."""
 
 
-class Blocks:
+class Blocks(Whole):
     """How a model and a guide run on some rows of the data plate, and those runs.
 
     The pair is run on the first rows alone and, where that is not a run of the whole pair in
@@ -72,10 +71,8 @@ class Blocks:
         plate: PlateName | None = None,
         block: int | None = 1024,
     ) -> None:
-        self.model, self.guide = (poutine.infer_config(p, _sampled) for p in (model, guide))
-        self.args, self.block, self._asked = tuple(args), block, plate
-        guide = poutine.unwrap(guide)
-        self._messenger = guide if isinstance(guide, Messenger) else None
+        super().__init__(model, guide, args)
+        self.block, self._asked = block, plate
         lengths = [len(a) for a in self.args if isinstance(a, Tensor) and a.dim()]
         if not all(lengths):
             raise ValueError(f"data of {lengths} rows: numbers above 0 are needed")
@@ -110,7 +107,7 @@ class Blocks:
             indices: the rows, in any order and number; all where None or the guide runs whole.
         """
         cut = None if self.how_guide == "whole" else indices
-        return self._guide_at(values or {}, self.cut(cut))
+        return self.guide_at(values or {}, self.cut(cut))
 
     def model_run(
         self,
@@ -130,25 +127,8 @@ class Blocks:
             indices = None
         if indices is not None and self.how_model == "at indices":
             with SetIndices(self.plate, indices):
-                return self._model_at(values or {}, self.args, until)
-        return self._model_at(values or {}, self.cut(indices), until)
-
-    def _guide_at(self, values: Mapping[str, Tensor], args: tuple[Any, ...]) -> Sites:
-        with SetValues(values):
-            if self._messenger is None:
-                trace = poutine.trace(self.guide).get_trace(*args)
-            else:
-                self.guide(*args)
-                _, trace = self._messenger.get_traces()
-        return read_sites(trace, self.reading.model_sites)
-
-    def _model_at(
-        self, values: Mapping[str, Tensor], args: tuple[Any, ...], until: Sequence[str] = ()
-    ) -> Sites:
-        with SetValues(values):
-            if until:
-                return run_to_last(self.model, args, {}, dict.fromkeys(until))
-            return read_sites(poutine.trace(self.model).get_trace(*args))
+                return self.model_at(values or {}, self.args, until)
+        return self.model_at(values or {}, self.cut(indices), until)
 
     def cut(self, indices: Tensor | slice | None) -> tuple[Any, ...]:
         """The arguments at some rows; all where None."""
@@ -234,12 +214,12 @@ class Blocks:
                 return False
 
         model, guide = self._densities
-        how_guide = "sliced" if agrees(lambda: self._guide_at(values, args), guide) else "whole"
-        if agrees(lambda: self._model_at(values, args), model):
+        how_guide = "sliced" if agrees(lambda: self.guide_at(values, args), guide) else "whole"
+        if agrees(lambda: self.model_at(values, args), model):
             return how_guide, "sliced"
         if len(indices) < size:
             with SetIndices(self.plate, indices):
-                if agrees(lambda: self._model_at(values, self.reading.args), model):
+                if agrees(lambda: self.model_at(values, self.reading.args), model):
                     return how_guide, "at indices"
         return how_guide, "whole"
 
@@ -294,7 +274,3 @@ def _agree(part: Sites, whole: Densities, plate: str, indices: Tensor) -> bool:
 
 def _is_rows(argument: Any, size: int) -> bool:
     return isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == size
-
-
-def _sampled(_: Any) -> dict[str, Any]:
-    return {"enumerate": None}

@@ -24,6 +24,7 @@ __all__ = [
     "global_only",
     "plate_names",
     "reason",
+    "rowless",
 ]
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,8 @@ def _asked(
         reason = f"plate {name!r} holds no latent site of the guide"
     else:
         reason = f"plate {name!r} does not hold all of {list(joint)} in the guide"
+    if global_only(model, guide) and not any(guide[n].dims for n in wanted):
+        raise NoDataPlate(f"{reason}: {_all_global(model, guide)}", guide, _FOR_GLOBALS)
     raise NoDataPlate(reason, guide, "Name another with plate=, or the sites in it with sites=.")
 
 
@@ -154,6 +157,8 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
     reason = "no plate holds a latent site and an observation"
     if joint is not None:
         reason = f"no plate holds all of {list(joint)} and an observation"
+    if global_only(model, guide) and not (joint and guide[joint[0]].dims):
+        return NoDataPlate(f"{reason}: {_all_global(model, guide)}", model, _FOR_GLOBALS)
     loops = dict.fromkeys(
         name for site in [*guide.values(), *model.values()] for name in site.sequential
     )
@@ -176,12 +181,34 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
     return NoDataPlate(reason, model, f"{advice}.")
 
 
+_FOR_GLOBALS = (
+    "Train with BetaVAE(), InfoVAE(alpha=0) or pyro.infer.TraceMeanField_ELBO(); "
+    "ppl_vae.evaluation gives elbo, rate, distortion and nll in total."
+)
+
+
+def _all_global(model: Sites, guide: Sites) -> str:
+    names = [repr(name) for name, site in model.items() if site.role == "latent" and name in guide]
+    are = "is a global latent" if len(names) == 1 else "are global latents"
+    return (
+        f"{', '.join(names)} {are}, the same for all data, so there are no codes by row and no "
+        "aggregate posterior"
+    )
+
+
 def global_only(model: Sites, guide: Sites) -> bool:
     """Whether data stand in plates, and no latent site in any of these: all data share it."""
+    return rowless(model, guide) and any(s.dims for s in model.values() if s.is_observed)
+
+
+def rowless(model: Sites, guide: Sites) -> bool:
+    """Whether no latent site is of one row: none is in a plate of data; in any, if data are in
+    none."""
     data = {name for site in model.values() if site.is_observed for name in site.dims}
     names = [name for name, site in guide.items() if name in model and not site.is_observed]
     latent = [sites[name] for name in names for sites in (model, guide)]
-    return bool(data) and not any(site.sequential or data & site.dims.keys() for site in latent)
+    around = [site.dims.keys() & data if data else site.dims for site in latent]
+    return bool(latent) and not any(around) and not any(site.sequential for site in latent)
 
 
 def check_full(*traces: Trace) -> None:
