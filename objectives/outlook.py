@@ -106,13 +106,19 @@ def read(
         with torch.no_grad(), pyro.validation_enabled(False):
             reading = read_pair(model, guide, args, kwargs, check_shapes=True)
         said = {
-            name: _said(objective, model, guide, args, kwargs) for name, objective in made.items()
+            name: _said(objective, reading, model, guide, args, kwargs)
+            for name, objective in made.items()
         }
     return Outlook(reading, said)
 
 
 def _said(
-    objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    objective: ELBO,
+    reading: Reading,
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> str:
     try:
         loss = objective.loss(model, guide, *args, **kwargs)
@@ -120,6 +126,7 @@ def _said(
         return "refused: " + " ".join(str(error).split())
     words = [f"loss {float(loss):.6g} nats"]
     if isinstance(objective, Objective):
+        words += _rows(objective, reading)
         for part in objective.modules():
             estimator = getattr(part, "estimator", None)
             if isinstance(part, Divergence) and isinstance(estimator, dict):
@@ -131,3 +138,17 @@ def _said(
             if name.split("/")[0] in kinds
         ]
     return "; ".join(words)
+
+
+def _rows(objective: Objective, reading: Reading) -> list[str]:
+    """The rows of the sites that each divergence compares."""
+    joints: dict[Divergence, list[str]] = {}
+    for name, divergence in objective.matched(reading).items():
+        joints.setdefault(divergence, []).append(name)
+    words = []
+    for names in joints.values():
+        joint, rows = reading.rows(getattr(objective, "plate", None), names)
+        sites = [reading.guide_sites[name] for name in joint]
+        width = sum(rows.width(s.value.shape, s.value.dim() - s.event_dim) for s in sites)
+        words.append(f"{len(rows)} rows of {', '.join(joint)}, d = {width}")
+    return words

@@ -7,7 +7,7 @@ from shapes import SHAPES
 from torch import nn
 
 import ppl_vae
-from ppl_vae.objectives import WAE, InfoVAE
+from ppl_vae.objectives import MMD, WAE, InfoVAE
 
 
 def test_sites_plates_and_what_objectives_make_of_them() -> None:
@@ -24,7 +24,7 @@ def test_sites_plates_and_what_objectives_make_of_them() -> None:
         "data plate: 'data', 6 rows of z; of the plates ['features', 'data'], which hold a latent "
         "site and an observation each"
     )
-    assert "encoder noise integrated" in said.objectives["InfoVAE(MMD())"]
+    assert "6 rows of z, d = 2; z: prior in closed form" in said.objectives["InfoVAE(MMD())"]
     assert said.objectives["IWAE(5)"].startswith("refused: latent site 'w' is outside the data")
 
 
@@ -39,6 +39,9 @@ def test_weights_and_a_plate_that_nobody_could_tell() -> None:
     )
     assert "no data plate: several plates could be the data's, ['users', 'items']" in str(said)
     assert said.objectives["ELBO"].startswith("loss ")
+    own = {"each": InfoVAE(sites={"u": (MMD(), 1.0), "v": (MMD(), 1.0)})}
+    said = ppl_vae.read(shape.model, shape.guide, *shape.args, objectives=own)
+    assert "6 rows of u, d = 1; 2 rows of v, d = 1" in said.objectives["each"]
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -1,6 +1,7 @@
 """What an evaluation returns: a number, its errors, and which way it may be wrong."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,6 +114,9 @@ def importance_nll(log_sum: Tensor, log_squares: Tensor, count: int, note: str) 
         log_squares: log-sums of their squares, `(n,)`.
         count: K.
         note: what the weights come from.
+
+    Warns:
+        UserWarning: where no bias is stated.
     """
     n = len(log_sum)
     size = torch.exp(2 * log_sum - log_squares)
@@ -124,11 +128,13 @@ def importance_nll(log_sum: Tensor, log_squares: Tensor, count: int, note: str) 
     if enough.all():
         note += f", bias about {float(variance.mean()) / 2:.1g} nats"
     else:
-        note += (
-            f"; in {n - int(enough.sum())} of {n} rows the weights are too uneven to state a bias "
+        why = (
+            f"in {n - int(enough.sum())} of {n} rows the weights are too uneven to state a bias "
             "(effective below 30 or 5%): the bound may be off by nats and the standard error too "
             "small, so refit the guide or take more draws, and see k-hat"
         )
+        note += f"; {why}"
+        warnings.warn(why, stacklevel=3)
     return Estimate(
         value=float(rows.mean()),
         standard_error=float(variance.sum().sqrt()) / n,
