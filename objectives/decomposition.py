@@ -105,7 +105,7 @@ def decompose(
 def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
     """The scaled, masked cost of an observed site against its distribution's mean, summed."""
     site = reading.model_sites[name]
-    event, mean = site.event_dim, site.fn.mean
+    event, mean = site.event_dim, site.mean()
     x, mean = (
         t.flatten(-event) if event else t[..., None]
         for t in torch.broadcast_tensors(site.value, mean)

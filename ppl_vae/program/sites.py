@@ -10,6 +10,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
+from torch.distributions import Categorical, Cauchy
 
 __all__ = [
     "DRAWS",
@@ -130,6 +131,24 @@ class Site:
         """The log-density by batch entry in nats, masked and unscaled."""
         value: Tensor = self.fn.log_prob(self.value, *self.args, **self.kwargs)
         return value if self.mask is None else scale_and_mask(value, 1.0, self.mask)
+
+    def mean(self) -> Tensor:
+        """The mean of its distribution.
+
+        Raises:
+            ValueError: if it has none, or none in closed form.
+        """
+        # PyTorch gives NaN for distributions that have none.
+        if not isinstance(base_of(self.fn), Categorical | Cauchy):
+            try:
+                mean: Tensor = self.fn.mean
+                return mean
+            except NotImplementedError:
+                pass
+        raise ValueError(
+            f"the {distribution_name(self.fn)} of site {self.name!r} has no mean in closed form: "
+            "a cost and a reconstruction error need one, and generate takes mean=False"
+        )
 
     def scaled(self, values: Tensor) -> Tensor:
         """Values by batch entry, masked and scaled as the site's density is in a loss."""
