@@ -20,6 +20,7 @@ __all__ = [
     "Site",
     "base_of",
     "distribution_name",
+    "has_moments",
     "is_point",
     "missing_half",
     "read_site",
@@ -138,8 +139,7 @@ class Site:
         Raises:
             ValueError: if it has none, or none in closed form.
         """
-        # PyTorch gives NaN for distributions that have none.
-        if not isinstance(base_of(self.fn), Categorical | Cauchy):
+        if has_moments(self.fn):
             try:
                 mean: Tensor = self.fn.mean
                 return mean
@@ -267,6 +267,11 @@ def distribution_name(fn: Any) -> str:
     """The public name of a distribution, inside any `to_event`, `expand` and mask."""
     names = (cls.__name__ for cls in type(base_of(fn)).__mro__)
     return next(name for name in names if not name.startswith("_"))
+
+
+def has_moments(fn: Any) -> bool:
+    """Whether a distribution has a mean and a variance: of others PyTorch gives NaN, no error."""
+    return not isinstance(base_of(fn), Categorical | Cauchy)
 
 
 def is_point(fn: Any) -> bool:
