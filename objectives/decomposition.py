@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from pyro.distributions import Normal
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from ppl_vae.objectives.costs import Cost
@@ -13,7 +12,7 @@ from ppl_vae.objectives.objective import Terms
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, base_of, distribution_name, has_mask_inside
+from ppl_vae.program.sites import base_of, has_mask_inside
 
 __all__ = ["Decomposition", "cost_of", "decompose"]
 
@@ -117,32 +116,12 @@ def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
             "whole event follows: mask after .to_event(), give the elements a plate, or use "
             "InfoVAE, which takes the log-likelihood"
         )
-    event, mean = site.event_dim, _mean(site)
+    event, mean = site.event_dim, site.mean()
     x, mean = (
         t.flatten(-event) if event else t[..., None]
         for t in torch.broadcast_tensors(site.value, mean)
     )
     return reading.expectation(site.scaled(cost(x, mean)), site)
-
-
-def _mean(site: Site) -> Tensor:
-    """The mean of an observed site's distribution.
-
-    Raises:
-        ValueError: if it has none. In validation also if all of it is NaN, as Pyro has it of a
-            Categorical; reading that waits for the device.
-    """
-    try:
-        mean: Tensor | None = site.fn.mean
-    except NotImplementedError:
-        mean = None
-    if mean is None or (is_validation_enabled() and bool(mean.isnan().all())):
-        raise ValueError(
-            f"the {distribution_name(site.fn)} of site {site.name!r} has no mean for a cost: use "
-            "InfoVAE, which takes the log-likelihood, or observe another (OneHotCategorical for "
-            "Categorical)"
-        )
-    return mean
 
 
 def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:

@@ -103,7 +103,9 @@ class IWAE(Objective):
         terms = Terms()
         for run in runs:
             run.add(terms)
-        terms.add_mean("bound", (loss + common) * self.num_particles / runs[0].data)
+        # With every row masked the bound is zero, and stays so.
+        data = torch.where(runs[0].data > 0, runs[0].data, 1)
+        terms.add_mean("bound", (loss + common) * self.num_particles / data)
         # What `_finish` divides by is inside the logarithm here.
         return self._finish((loss + common) * self.num_particles, terms)
 

@@ -155,6 +155,8 @@ def test_shapes_are_held_against_each_other() -> None:
         Dataset(torch.zeros(4, 8, 8), torch.zeros(4, 7, 7))
     with pytest.raises(ValueError, match=r"not \(rows"):
         Dataset(torch.zeros(4))
+    with pytest.raises(ValueError, match="test has no rows: give some, or leave it out"):
+        Dataset(torch.zeros(4, 2), torch.zeros(0, 2))
     with pytest.raises(ValueError, match="not one for each of 4 rows"):
         Dataset(torch.zeros(4, 2), train_labels=torch.zeros(3, dtype=torch.long))
 

@@ -233,3 +233,26 @@ def test_a_prior_that_differs_through_a_chain_is_refused(order: list[float]) -> 
     c = torch.tensor(order)[:, None]
     with pytest.raises(ValueError, match="prior of 'z1' differs between data"):
         ev.full_mmd(model, guide, c)
+
+
+def test_codes_of_a_discrete_latent():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(k.to(x), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(torch.tensor([0.1, 0.2, 0.7]).expand(len(x), 3)))
+
+    torch.manual_seed(0)
+    x, draws = torch.zeros(600), 64
+    codes = ev.posterior_codes(model, guide, x, num_samples=draws)
+    # k is 1.6 on average, of variance 0.44
+    assert codes.mean.mean().item() == pytest.approx(1.6, abs=4.5 * (0.44 / 600 / draws) ** 0.5)
+    # in the prior's third and the guide's shares, of numbers 0, 1, 2
+    levels = torch.repeat_interleave(torch.arange(3.0), torch.tensor([60, 120, 420]))[:, None]
+    direct = ev.mmd(levels, torch.arange(600.0)[:, None] % 3)
+    found = ev.full_mmd(model, guide, x)
+    assert found.u.value > 4.5 * found.u.standard_error
+    assert abs(found.u.value - direct.u.value) < 4.5 * found.u.standard_error

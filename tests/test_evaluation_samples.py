@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from ppl_vae import evaluation as ev
+from ppl_vae.objectives import MMD, WAE
 
 
 def digits():
@@ -51,6 +52,34 @@ def test_globals_are_not_redrawn_from_the_prior(double):
     assert abs(draws.mean() - 50) < 0.1
     with pytest.raises(ValueError, match=r"choose one of the observed sites \['x', 'y'\]"):
         ev.generate(model, guide, x, 100)
+
+
+@pytest.mark.parametrize("without", ["nan", "not implemented"])
+def test_a_likelihood_without_a_mean_is_refused(without):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            if without == "nan":
+                fn = dist.Categorical(logits=z)
+            else:
+                fn = dist.TransformedDistribution(
+                    dist.Normal(z.sum(-1), 1.0), dist.transforms.SigmoidTransform()
+                )
+            pyro.sample("x", fn, obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(3), 0.5).to_event(1))
+
+    x = torch.tensor([0, 1, 2]) if without == "nan" else torch.tensor([0.2, 0.4, 0.8])
+    for call in (
+        lambda: ev.reconstruction_error(model, guide, x),
+        lambda: ev.generate(model, guide, x, 2),
+        lambda: WAE(MMD()).loss(model, guide, x),
+    ):
+        with pytest.raises(ValueError, match=r"site 'x' has no mean in closed form"):
+            call()
+    assert ev.generate(model, guide, x, 2, mean=False).shape == (2,)
 
 
 def test_sharpness_of_noise_and_of_flat_images(double):

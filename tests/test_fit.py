@@ -631,3 +631,24 @@ def test_weights_whose_held_out_loss_is_nan_are_not_kept() -> None:
             validation=torch.randn(4) * 1e18,
         )  # fmt: skip
     assert pyro.param("slope").item() == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((), "data is empty"),
+        ({"x": torch.ones(4)}, "data is a dict"),
+        ("train", "data is a str"),
+        (torch.tensor(1.0), "data is a tensor without rows"),
+        ((torch.ones(4), 2.0), r"data\[1\] is a float: .*functools\.partial"),
+        ((torch.ones(4), torch.tensor(2.0)), r"data\[1\] is a tensor without rows"),
+        ((torch.ones(4), torch.ones(3)), r"data of \[4, 3\] rows"),
+        (torch.ones(0), r"data of \[0\] rows"),
+    ],
+)
+def test_arguments_that_are_no_rows_are_refused(rows: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        fit(model, guide, rows, Trace_ELBO())
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=message.replace("data", "validation")):
+        fit(model, guide, torch.ones(4), Trace_ELBO(), validation=rows)

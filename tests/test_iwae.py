@@ -63,6 +63,10 @@ def test_exact_for_the_exact_guide(way: str, gradient: Any) -> None:
     assert objective.loss(*masked, x) == pytest.approx(float(exact[mask].sum()))
     assert float(objective.terms["bound"]) == pytest.approx(float(exact[mask].mean()))
 
+    nothing = [poutine.mask(f, mask=torch.zeros(6).bool()) for f in (pair.model, pair.guide)]
+    assert objective.loss(*nothing, x) == 0
+    assert set(map(float, objective.terms.values())) == {0.0}
+
     scaled = [poutine.scale(f, scale=0.3) for f in (pair.model, pair.guide)]
     assert objective.loss(*scaled, x) == pytest.approx(0.3 * float(exact.sum()))
     assert float(objective.terms["bound"]) == pytest.approx(float(exact.mean()))

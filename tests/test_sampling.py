@@ -305,6 +305,17 @@ def _guide_without_plate(x: Tensor) -> None:
     pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
 
 
+def _closed() -> None:
+    with pyro.plate("data", len(X)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=torch.zeros(len(X)))
+
+
+def _closed_guide() -> None:
+    with pyro.plate("data", len(X)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
 def _twice(x: Tensor, y: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -338,6 +349,18 @@ X = torch.randn(4, generator=torch.Generator().manual_seed(0))
             "plate 'rows' holds no latent site",
         ),
         (lambda: markov_chain(_twice, _guide_of_two, (X, X), 3), "observes several of the arg"),
+        (
+            lambda: markov_chain(MODEL, GUIDE, X, 3, arguments={"y": 0}),
+            r"arguments=\{'y': 0\}: give an observed site, of \['x'\]",
+        ),
+        (
+            lambda: markov_chain(MODEL, GUIDE, X, 3, arguments={"x": 1}),
+            r"arguments=\{'x': 1\}.*the place of an argument that is a tensor, of \[0\]",
+        ),
+        (
+            lambda: markov_chain(_closed, _closed_guide, (), 3),
+            "make it one if model and guide read x",
+        ),
     ],
 )
 def test_refusals(call: Any, message: str) -> None:

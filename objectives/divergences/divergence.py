@@ -73,7 +73,7 @@ class Divergence(nn.Module, ABC):
 def warn_out_of_reach(divergence: Divergence, name: str) -> None:
     """Warns that codes have left the reach of a divergence's kernel."""
     warnings.warn(
-        f"the codes of {name!r} are all beyond the reach of {type(divergence).__name__}'s kernel: "
+        f"codes of {name!r} are beyond the reach of {type(divergence).__name__}'s kernel: "
         "it is flat there and pulls none of them to the prior. Use a divergence that reaches far, "
         "such as Energy() or a kernel of wide scales in MultiScale(); and standardise the data, "
         "or lower the learning rate",

@@ -32,6 +32,8 @@ _SHIFTS = 16
 
 # Of E k between codes and prior, over that between two codes of the prior.
 _NO_REACH = 1e-6
+# The share of codes so far out at which it is no stray datum.
+_FAR_SHARE = 0.05
 
 _Length = Tensor | float
 PriorTerms = Literal["auto", "sampled", "closed"]
@@ -140,14 +142,15 @@ class MMD(Divergence):
         kernel, length = self._scaled_kernel(q, against.mean, shared, prior is None)
         within = self._within(kernel, length, rows, q, shifts)
         cross_pairs = cross_weights(q.weights, len(against), q.aligned) * shared
-        cross = (normalised(cross_pairs) * expected_kernel(kernel, rows, against, length)).sum()
+        near = normalised(cross_pairs) * expected_kernel(kernel, rows, against, length)
+        cross = near.sum()
         counts = self._counts(q, rows)
         if prior is not None:
             own = expected_kernel(kernel, against, against, length).mean()
         else:
             own, total = self._of_prior(kernel, length, draws, shared, q)
             counts = counts & (total > 0)
-        self._note_reach(q, cross, own, counts)
+        self._note_reach(q, near, own, counts)
         return torch.where(counts, within - 2 * cross + own, 0)
 
     def _counts(self, q: AggregatePosterior, rows: Gaussians) -> Tensor:
@@ -156,12 +159,13 @@ class MMD(Divergence):
         return (q.weights.sum() if alone else pair_total(q.weights, q.groups)) > 0
 
     def _note_reach(
-        self, q: AggregatePosterior, cross: Tensor, own: Tensor, counts: Tensor
+        self, q: AggregatePosterior, near: Tensor, own: Tensor, counts: Tensor
     ) -> None:
-        """Notes whether all codes are so far from the prior that the kernel pulls none."""
+        """Notes whether a share of codes is so far from the prior that the kernel pulls none."""
         if not self.kernel.is_distance:
-            far = cross.detach() <= _NO_REACH * own.detach()
-            self.out_of_reach[q.name] = far & counts
+            share = normalised(q.weights.detach())
+            far = near.detach().sum(1) <= _NO_REACH * own.detach() * share
+            self.out_of_reach[q.name] = ((share * far).sum() > _FAR_SHARE) & counts
 
     def _need_two(self, n: int, integrated: bool = False, of_prior: bool = False) -> None:
         """Refuses a single row, or a single prior draw, where only pairs of two count."""

@@ -198,6 +198,8 @@ def check_finite(x: Tensor, name: str) -> None:
 
 def check_values(x: Tensor, name: str) -> Tensor:
     """`x` as floats, held to be rows of finite values."""
+    if x.ndim and not len(x):
+        raise ValueError(f"{name} has no rows: give some, or leave it out")
     if x.ndim < 2 or not x.numel():
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, not (rows, *shape of one row): reshape it, a "

@@ -8,6 +8,7 @@ from torch import Tensor
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.program.sites import has_moments
 
 __all__ = ["ActiveUnits", "Codes", "active_units", "log_det", "posterior_codes"]
 
@@ -168,6 +169,8 @@ def _moments(terms: Terms) -> Moments | None:
     means, variances, blocks = [], [], []
     for site in (terms.guide[name] for name in terms.pair.codes):
         fn = site.fn
+        if not has_moments(fn):
+            return None
         try:
             mean, variance = fn.mean, fn.variance
         except (NotImplementedError, AttributeError):

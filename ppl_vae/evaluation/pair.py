@@ -321,7 +321,8 @@ class Pair:
 
     def joint(self, sites: Sites, names: Iterable[str] | None = None) -> Tensor:
         """The codes, or other sites of a datum, side by side, `(n, d)`."""
-        return torch.cat([self.flatten(sites[name]) for name in names or self.codes], -1)
+        joint = torch.cat([self.flatten(sites[name]) for name in names or self.codes], -1)
+        return joint if joint.is_floating_point() else joint.to(torch.get_default_dtype())
 
 
 def with_values(sites: Sites, values: Mapping[str, Tensor]) -> dict[str, Site]:

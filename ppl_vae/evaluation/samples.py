@@ -144,11 +144,6 @@ def _variables(pair: Pair) -> list[str]:
 
 
 def _of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
-    try:
-        value = site.fn.mean if mean else site.value
-    except NotImplementedError:
-        raise ValueError(
-            f"the distribution of {site.name!r} has no mean in closed form: use mean=False"
-        ) from None
+    value = site.mean() if mean else site.value
     value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
     return value.movedim(pair.dim_of(site) - site.event_dim, 0)

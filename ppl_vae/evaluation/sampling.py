@@ -118,7 +118,11 @@ def markov_chain(
     with evaluating(model, guide):
         reading = read(model, guide, args)
         (name,) = reading.plates(plate)
-        places = _places(reading.model_sites, name, args) if arguments is None else arguments
+        if arguments is None:
+            places = _places(reading.model_sites, name, args)
+        else:
+            places = dict(arguments)
+            _check_places(places, reading.model_sites, args)
         for step in range(1, steps + 1):
             codes = poutine.trace(guide).get_trace(*args)
             run = Unobserve()(poutine.replay(model, trace=codes))
@@ -207,8 +211,22 @@ def _places(sites: Mapping[str, Site], plate: str, args: tuple[Any, ...]) -> dic
             raise ValueError(
                 f"site {name!r} observes {'several' if match else 'none'} of the arguments as "
                 f"they are: say which with arguments={{{name!r}: 0}}"
+                + ("" if match else ", and make it one if model and guide read x from elsewhere")
             )
         places[name] = (same or match)[0]
     if not places:
         raise ValueError(f"the model observes nothing in plate {plate!r}")
     return places
+
+
+def _check_places(
+    places: Mapping[str, int], sites: Mapping[str, Site], args: tuple[Any, ...]
+) -> None:
+    observed = [name for name, site in sites.items() if site.role == "observed"]
+    tensors = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+    for name, place in places.items():
+        if name not in observed or place not in tensors:
+            raise ValueError(
+                f"arguments={{{name!r}: {place}}}: give an observed site, of {observed}, and the "
+                f"place of an argument that is a tensor, of {tensors}"
+            )

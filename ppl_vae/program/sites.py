@@ -10,6 +10,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
+from torch.distributions import Categorical, Cauchy
 
 __all__ = [
     "DRAWS",
@@ -20,6 +21,7 @@ __all__ = [
     "base_of",
     "distribution_name",
     "has_mask_inside",
+    "has_moments",
     "is_point",
     "missing_half",
     "read_site",
@@ -132,6 +134,23 @@ class Site:
         """The log-density by batch entry in nats, masked and unscaled."""
         value: Tensor = self.fn.log_prob(self.value, *self.args, **self.kwargs)
         return value if self.mask is None else scale_and_mask(value, 1.0, self.mask)
+
+    def mean(self) -> Tensor:
+        """The mean of its distribution.
+
+        Raises:
+            ValueError: if it has none, or none in closed form.
+        """
+        if has_moments(self.fn):
+            try:
+                mean: Tensor = self.fn.mean
+                return mean
+            except NotImplementedError:
+                pass
+        raise ValueError(
+            f"the {distribution_name(self.fn)} of site {self.name!r} has no mean in closed form: "
+            "a cost and a reconstruction error need one, and generate takes mean=False"
+        )
 
     def scaled(self, values: Tensor) -> Tensor:
         """Values by batch entry, masked and scaled as the site's density is in a loss."""
@@ -270,6 +289,11 @@ def support_name(fn: Any) -> str:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return str(support).removesuffix("()")
+
+
+def has_moments(fn: Any) -> bool:
+    """Whether a distribution has a mean and a variance: of others PyTorch gives NaN, no error."""
+    return not isinstance(base_of(fn), Categorical | Cauchy)
 
 
 def is_point(fn: Any) -> bool:

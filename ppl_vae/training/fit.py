@@ -193,17 +193,15 @@ class _Rows:
         validation: Tensor | Sequence[Tensor] | None,
     ) -> None:
         self._data = data if isinstance(data, Dataset) else None
-        held_out = None if validation is None else _tensors(validation)
+        held_out = None if validation is None else _tensors(validation, "validation")
         if isinstance(data, Dataset):
             self.train = data.arguments("train")
             if held_out is None and data.test is not None:
                 # unlabelled, so that a class is what the pair says it is
                 held_out = data.arguments("test", labelled=False)
         else:
-            self.train = _tensors(data)
+            self.train = _tensors(data, "data")
         self.held_out = held_out or ()
-        if not self.train[0].ndim or not len(self.train[0]):
-            raise ValueError("there are no rows to train on")
         for name, parts in (("data", self.train), ("validation", self.held_out)):
             for part in parts:
                 check_finite(part, name)
@@ -217,8 +215,28 @@ class _Rows:
         return self.train if self._data is None else (self._data.epoch(), *self.train[1:])
 
 
-def _tensors(data: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (data,) if isinstance(data, Tensor) else tuple(data)
+def _tensors(data: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
+    """The arguments of a pair, held to be tensors of as many rows each."""
+    if not isinstance(data, Tensor | list | tuple):
+        raise ValueError(f"{name} is a {type(data).__name__}: {_GIVE}")
+    parts = (data,) if isinstance(data, Tensor) else tuple(data)
+    if not parts:
+        raise ValueError(f"{name} is empty: {_GIVE}")
+    for i, part in enumerate(parts):
+        if not isinstance(part, Tensor) or not part.ndim:
+            kind = "tensor without rows" if isinstance(part, Tensor) else type(part).__name__
+            where = name if part is data else f"{name}[{i}]"
+            raise ValueError(f"{where} is a {kind}: {_GIVE}")
+    rows = [len(part) for part in parts]
+    if len(set(rows)) > 1 or not rows[0]:
+        raise ValueError(f"{name} of {rows} rows: equal numbers above 0 are needed")
+    return parts
+
+
+_GIVE = (
+    "fit takes batches of rows, so give it tensors with a row for each datum, and set other "
+    "arguments beforehand, as in functools.partial(model, scale=2.0) and the same of the guide"
+)
 
 
 def set_seed(seed: int) -> None:
