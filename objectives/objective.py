@@ -135,7 +135,7 @@ class Objective(ELBO, nn.Module):
                 store with another shape or without the constraint it is asked for with.
 
         Warns:
-            UserWarning: once a site, when all its codes are beyond the reach of a divergence.
+            UserWarning: once a site, when its codes are beyond the reach of a divergence.
         """
         register(self)
         with Misplaced() as names:

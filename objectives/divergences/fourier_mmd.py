@@ -96,9 +96,7 @@ class FourierMMD(MMD):
         values = within - 2 * cross / torch.where(pairs > 0, pairs, 1) + own
         with torch.no_grad():  # one draw tells: at random frequencies it would drown in noise
             first = against[torch.arange(1, device=total.device)]
-            near = (
-                normalised(q.weights)[:, None] * expected_kernel(kernel, rows, first, length)
-            ).sum()
+            near = normalised(q.weights)[:, None] * expected_kernel(kernel, rows, first, length)
             usual = expected_kernel(kernel, against, first, length).mean()
         self._note_reach(q, near, usual, counts)
         return torch.where(counts, kernel.at_zero * values.mean(), 0)

@@ -395,6 +395,12 @@ def test_far_codes_are_told_where_nothing_pulls_them() -> None:
         divergence = Stein()
         divergence(q)
         assert bool(divergence.out_of_reach["z"]) is expected
+    codes = torch.randn(100, D)
+    for far_out, expected in ((1, False), (50, True)):  # a stray datum, a cluster
+        codes[:far_out] += 1e5
+        for divergence in (MMD(), MMD(noise="sampled", prior="sampled")):
+            divergence(AggregatePosterior.of(codes, standard(D)))
+            assert bool(divergence.out_of_reach["z"]) is expected
     for make in (Energy, SlicedWasserstein):
         divergence = make()
         divergence(spread)
