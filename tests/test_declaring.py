@@ -286,8 +286,11 @@ def test_levels_of_the_pixels_by_a_flag() -> None:
     ("words", "message"),
     [
         (["--prior="], "prior is null, not ConditionalNormal"),
-        (["--prior", "StudentT", "--prior.df", "0"], "StudentT: df must be above 0, got 0"),
-        (["--prior", "Laplace", "--prior.scale", "-1"], "Laplace: scale must be above 0, got -1"),
+        (
+            ["--prior", "StudentT", "--prior.df", "0"],
+            "StudentT: df must be above 0 and finite, got 0",
+        ),
+        (["--prior", "Laplace", "--prior.scale", "-1"], "Laplace: scale must be above 0 and"),
         (["--encoder.initial_scale", "-1"], "MeanFieldNormal: initial_scale must be above 0"),
         (["--encoder.body.hidden", "[0]"], "MLP: layers of [0] units: give 1 or more each"),
         (["--encoder.body", "DCGAN"], "not from (2,) to (4,): use MLP for other data"),

@@ -241,7 +241,7 @@ def test_trace_mmd_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
             ).loss(model, guide, torch.randn(n, 1, generator=generator), sd)
         )
         objective = InfoVAE(
-            MMD(RBF(1.0), prior="sampled", noise="sampled"), alpha=1, scale=1.0, sites=["z"]
+            MMD(RBF(1.0), prior="sampled", noise="sampled"), alpha=1, scale=1.0, plate="data"
         )
         values = []
         for _ in range(repeats):

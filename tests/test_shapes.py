@@ -31,7 +31,7 @@ MAKE: dict[str, Callable[..., Objective]] = {
 }
 
 
-DRAWS = 80
+DRAWS = 40
 
 
 class Seen(Divergence):
