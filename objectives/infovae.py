@@ -47,13 +47,17 @@ class InfoVAE(Objective):
         sites: the latent sites of the joint that D compares; all local ones by default, and those
             left out keep their full KL. A mapping gives each site (or tuple of sites) a
             divergence and a scale of its own.
-        plate: the plate whose entries are rows, or several to pool; found where one is possible.
+        plate: the plate whose entries are rows, or several to pool; by default the one that holds
+            a latent and an observation, of several the one named `data`.
         given: for a prior p(z | c) that is not a location-scale family, a function of the model's
             arguments that returns the covariates c `(n, k)`.
         **elbo: `num_particles`, `vectorize_particles`, `max_plate_nesting`, as in `Objective`.
 
     Raises:
-        ValueError: if alpha + scale < 1, or a divergence is wanted and not given.
+        ValueError: if alpha + scale < 1, or a divergence is wanted and not given; when called,
+            for a pair that it has no meaning for, in one line that names the site.
+        NoDataPlate: when called, if no plate or more than one could be the data's.
+        FloatingPointError: from `loss_and_grads`, for a term that is NaN or infinite.
 
     References:
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.

@@ -47,7 +47,8 @@ class IWAE(Objective):
         vectorize_particles: whether the K draws are made in one run, which is faster and needs
             a model that broadcasts over a dimension on the left.
         gradient: "pathwise" (the plain gradient) or "dreg".
-        plate: the plate or plates whose entries are data, where several are possible.
+        plate: the plate or plates whose entries are data; by default the one that holds a latent
+            and an observation, of several the one named `data`.
         max_plate_nesting: as in `Objective`.
 
     Attributes:
@@ -58,6 +59,7 @@ class IWAE(Objective):
         ValueError: for a latent site outside the data plate, through which the weights of all data
             hang together so that no average by datum exists; for a site that is scaled unlike the
             others of its row, where a row's weight is no ratio of densities.
+        NoDataPlate: when called, if no plate or more than one could be the data's.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,

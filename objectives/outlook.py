@@ -72,12 +72,14 @@ def read(
         model: the model; any Pyro callable.
         guide: the guide.
         *args: a batch, as both are called with.
-        objectives: by name, those to try; a choice of the library's by default.
+        objectives: by name, those to try, with `plate=` or `sites=` where the rule leaves a
+            choice; a selection of the library's by default.
         **kwargs: keyword arguments for both.
 
     Returns:
         What prints as a table of sites (roles, plates, distributions, shapes, supports, weights),
-        the data plate and why it is that, and a line for each objective.
+        the data plate and why it is that, and a line for each objective: its loss in nats, summed
+        over data, its rows, its terms in nats per datum, or why it refuses the pair.
 
     Raises:
         ValueError: for a pair that no objective could read, such as one with a latent site that

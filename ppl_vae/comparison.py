@@ -60,6 +60,7 @@ def compare(
         ValueError: where k-hat calls a model's weights unusable; if a model has latents outside
             the data plate, or a guide without a density; if models observe different values or
             one gives x a density and another a probability; or if there are fewer than 2 data.
+        NoDataPlate: if no plate or more than one could be the data's.
         FileNotFoundError: if a folder holds no run.
 
     References:
@@ -67,6 +68,23 @@ def compare(
         arXiv:1509.00519.
         Vehtari, Gelman and Gabry (2017), Practical Bayesian model evaluation using leave-one-out
         cross-validation and WAIC, arXiv:1507.04544.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> import ppl_vae
+        >>> def pair(noise):
+        ...     def model(x):
+        ...         with pyro.plate("data", len(x)):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...             pyro.sample("x", dist.Normal(z, noise), obs=x)
+        ...     def guide(x):
+        ...         variance = 1 / (1 + noise**-2)
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("z", dist.Normal(variance * x / noise**2, 1.1 * variance**0.5))
+        ...     return model, guide
+        >>> pairs = {"quiet": pair(0.5), "right": pair(1.0)}
+        >>> ppl_vae.compare(pairs, torch.linspace(-3.0, 3.0, 100), draws=500, seed=0).names
+        ('right', 'quiet')
     """
     if not isinstance(models, Mapping):
         if isinstance(models, str | Path | Run):

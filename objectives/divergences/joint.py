@@ -163,7 +163,7 @@ class _Joint:
 
     def _is_leaf(self, name: str) -> bool:
         """Whether nothing else of the comparison is a function of this site's draw: no other
-        picked site's guide or prior, no enumerated site's probability, and not its own prior, as
+        selected site's guide or prior, no enumerated site's probability, and not its own prior, as
         where the guide samples a parent of the model's given its child."""
         others = [other for other in self.names if other != name]
         priors = [*others, name] if name in self.reading.out_of_order else others

@@ -75,7 +75,7 @@ def to_arviz(
       the arguments, under their names in the model's signature.
 
     Leave-one-out cross-validation, `arviz.loo` and `arviz.compare`, asks what the other data say
-    of :math:`x_i`. A latent :math:`z_i` of its own was drawn at :math:`x_i`, so that
+    of :math:`x_i`. A latent :math:`z_i` of its own was sampled at :math:`x_i`, so that
     :math:`\log p(x_i \mid z_i)` is how well :math:`x_i` is fitted, and an auto-encoder without
     regularisation comes out first. Therefore `log_likelihood` integrates it, for each draw s by
 
@@ -113,10 +113,11 @@ def to_arviz(
         `arviz.InferenceData` with ArviZ 0.23, `xarray.DataTree` with ArviZ 1.x.
 
     Raises:
-        ValueError: if the pair has no data plate (or several, or a subsampled one), if a latent
-            differs between model and guide, if `coords`, `dims` or `groups` name what is not
-            there or have the wrong length, or if `groups` names `log_likelihood` where the
-            marginal one is not defined or the guide has no density to integrate by.
+        NoDataPlate: if no plate or more than one could be the data's.
+        ValueError: if the data plate is subsampled, if a latent differs between model and guide,
+            if `coords`, `dims` or `groups` name what is not there or have the wrong length, or if
+            `groups` names `log_likelihood` where the marginal one is not defined or the guide has
+            no density to integrate by.
 
     Warns:
         UserWarning: if k-hat calls the guide no usable proposal for the marginal log-likelihood.

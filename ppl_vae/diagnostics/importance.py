@@ -95,7 +95,7 @@ def pareto_k(
     means to rounding: a range below :math:`64 \epsilon (1 + |\log p| + |\log q|)` with the float
     eps of the model.
 
-    Latents outside the data plate are drawn once from the guide and held, and observations
+    Latents outside the data plate are sampled once from the guide and held, and observations
     outside it belong to no row. What the guide observes (`obs=`, `pyro.factor`) belongs to
     :math:`\log q`. Where no latent is in a plate with an observation all data are one row, and k
     that of their joint weights.
@@ -239,7 +239,7 @@ def khat(log_weights: Tensor) -> float:
     cut = float(x[-math.ceil(min(count / 5, 3 * math.sqrt(count))) - 1])
     # Below this the weight is 0 in double precision.
     cut = max(cut, math.log(torch.finfo(torch.double).tiny))
-    # Equal to rounding, as from the exact guide: the few that stand above the others are noise.
+    # Equal to rounding, as from the exact guide: those that stand above the others are noise.
     rounding = 64 * torch.finfo(torch.float).eps * (1 + float(log_weights.max().abs()))
     if cut == 0.0 or float(x[0]) >= -rounding:
         return 0.0

@@ -23,7 +23,7 @@ __all__ = ["Layout", "draw_count"]
 
 @dataclass(frozen=True)
 class Layout:
-    """What is known of a site after one plain run.
+    """What one plain run shows of a site.
 
     Attributes:
         name: the site's name.

@@ -197,7 +197,7 @@ def refitted(
         x: rows of data, or the tuple of the programs' positional arguments.
         steps: of Adam.
         learning_rate: of Adam.
-        batch: rows per step, drawn at random; all where the pair runs whole.
+        batch: rows per step, selected at random; all where the pair runs whole.
         plate: the data plate's name, where the pair leaves a choice.
 
     Yields:

@@ -92,11 +92,11 @@ class Terms:
 
 
 class Pair:
-    """A model and guide, the sites of a datum told apart, and their runs over all data.
+    """A model and guide, which of their sites belong to a datum, and their runs over all data.
 
-    A datum is an entry of the data plate, which `ppl_vae.program.plates` finds. Its latents are
+    A datum is an entry of the data plate, see `ppl_vae.program.plates`. Its latents are
     the guide's sites there that the model samples too; those that are not missing data are its
-    codes. Latents outside the plate (globals) are drawn from the guide once and held.
+    codes. Latents outside the plate (globals) are sampled from the guide once and held.
 
     Args:
         model: the model.
@@ -253,7 +253,7 @@ class Pair:
 
         Args:
             rows: the data, which may repeat.
-            values: of local latents that are not drawn.
+            values: of local latents that are not sampled.
         """
         rows = rows if self.sliced else None
         sites = self.blocks.guide_run({**self.held, **(values or {})}, rows)

@@ -117,7 +117,7 @@ def total_terms(
     Args:
         runs: the pair.
         num_samples: how many draws.
-        held: values of latents that are not drawn.
+        held: values of latents that are not sampled.
     """
     held, reading = held or {}, runs.reading
     shared = [name for name in reading.latent if name not in held]

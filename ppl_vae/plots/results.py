@@ -57,7 +57,7 @@ class Intervals(Protocol):
 
 
 class Replicates(Protocol):
-    """Statistics of data and of drawn data sets, as `predictive_check` finds them."""
+    """Statistics of data and of replicated data sets, as `predictive_check` computes them."""
 
     @property
     def site(self) -> str: ...

@@ -1,4 +1,4 @@
-"""What is known of a model and a guide: their sites, plates and rows of data, read by one rule."""
+"""A model and a guide as they are read: their sites, plates and rows of data, by one rule."""
 
 from ppl_vae.program.plates import NoDataPlate
 from ppl_vae.program.reading import Reading

@@ -204,7 +204,7 @@ class Leaves(Messenger):
     """Cuts the graph at each site of a guide, and keeps both ends.
 
     What runs after a draw sees a leaf in its place, so that densities can be differentiated by
-    the draws alone; the graph from the guide's parameters to the draw is kept beside it.
+    the draws alone; the graph from the guide's parameters to the draw is kept with it.
     """
 
     def __init__(self) -> None:

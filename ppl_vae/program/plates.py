@@ -36,7 +36,7 @@ _said: set[tuple[str, ...]] = set()
 
 
 class NoDataPlate(ValueError):
-    """No plate, or more than one, could be the data's.
+    """No plate, or more than one, could be the data's; the message says what to type.
 
     Args:
         reason: what is the matter.
@@ -68,7 +68,7 @@ def candidates(model: Sites, guide: Sites, joint: Sequence[str] | None = None) -
     """
     observed = [site for site in model.values() if site.role == "observed"]
     if not observed:
-        # A likelihood written as a factor; beside a distribution's, a factor is a penalty.
+        # A likelihood written as a factor; next to a distribution's, a factor is a penalty.
         observed = [site for site in model.values() if site.role == "factor"]
     holding = {name: None for site in observed for name in site.dims}
     latent = [n for n, site in model.items() if site.role == "latent" and n in guide]

@@ -62,7 +62,7 @@ def check_compatible(
 def check_held_out(
     model: Program, guide: Program, objective: ELBO, rows: Sequence[Any], batch_size: int
 ) -> None:
-    """Refuses held-out rows that are too few for the loss: pairs cannot be made of a single row.
+    """Refuses held-out rows whose smallest batch the loss refuses, as a single one where it pairs.
 
     Args:
         model: the model.
