@@ -19,6 +19,7 @@ from ppl_vae.objectives.tcvae import TCVAE
 from ppl_vae.objectives.wae import WAE
 from ppl_vae.program.describe import describe
 from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.program.plates import NoDataPlate
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read as read_pair
 
@@ -125,6 +126,8 @@ def _said(
     try:
         loss = objective.loss(model, guide, *args, **kwargs)
     except (ValueError, NotImplementedError, FloatingPointError) as error:
+        if str(error) == _no_plate(reading):
+            return "refused: no data plate, as above"
         return "refused: " + " ".join(str(error).split())
     words = [f"loss {float(loss):.6g} nats"]
     if isinstance(objective, Objective):
@@ -140,6 +143,15 @@ def _said(
             if name.split("/")[0] in kinds
         ]
     return "; ".join(words)
+
+
+def _no_plate(reading: Reading) -> str | None:
+    """What the table of sites says already where there is no data plate."""
+    try:
+        reading.plates()
+    except NoDataPlate as error:
+        return str(error)
+    return None
 
 
 def _rows(objective: Objective, reading: Reading) -> list[str]:

@@ -39,6 +39,9 @@ def test_weights_and_a_plate_that_nobody_could_tell() -> None:
     )
     assert "no data plate: several plates could be the data's, ['users', 'items']" in str(said)
     assert said.objectives["ELBO"].startswith("loss ")
+    assert ppl_vae.read(shape.model, shape.guide, *shape.args).objectives["InfoVAE(MMD())"] == (
+        "refused: no data plate, as above"
+    )
     own = {"each": InfoVAE(sites={"u": (MMD(), 1.0), "v": (MMD(), 1.0)})}
     said = ppl_vae.read(shape.model, shape.guide, *shape.args, objectives=own)
     assert "6 rows of u, d = 1; 2 rows of v, d = 1" in said.objectives["each"]
