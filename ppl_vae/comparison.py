@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ppl_vae.diagnostics.compare import Comparison, compare_pairs
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.programs import Data, Program, arguments_of
 from ppl_vae.experiment import load
 from ppl_vae.training.run import Run
 
@@ -90,7 +90,7 @@ def compare(
         if isinstance(models, str | Path | Run):
             raise ValueError(f"models is {models!r}: give a list of runs, or models by name")
         models = {str(m.path if isinstance(m, Run) else m): m for m in models}
-    first = x[0] if isinstance(x, tuple) else x
+    first = arguments_of(x)[0]
     device = str(first.device) if isinstance(first, torch.Tensor) else "cpu"
     pairs = {name: _pair(name, model, trust, device) for name, model in models.items()}
     return compare_pairs(pairs, x, draws=draws, refit=refit, seed=seed, plate=plate, block=block)

@@ -428,3 +428,18 @@ def test_num_data_of_a_pair_that_runs_whole() -> None:
     shape: Shape = SHAPES["number"]()
     with pytest.raises(ValueError, match="3 of 6 data are asked for"):
         ev.mutual_information(shape.model, shape.guide, shape.args, num_data=3)
+
+
+def test_a_list_of_arguments_is_a_tuple_of_them() -> None:
+    def model(x, shift):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(shift, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, shift):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    both = [torch.randn(9), torch.tensor(0.5)]
+    for call in (ev.rate, lambda *pair: ev.posterior_codes(*pair).mean.shape):
+        assert str(call(model, guide, both)) == str(call(model, guide, tuple(both)))

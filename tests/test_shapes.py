@@ -191,3 +191,10 @@ def test_latents_named_by_plate_need_no_observation_there() -> None:
     probe = Seen()
     InfoVAE(probe, scale=10.0, plate="points").loss_and_grads(*pair, *shape.args)
     assert len(probe.seen[0]) == 6
+
+
+def test_data_without_rows_are_refused_in_one_line() -> None:
+    shape = SHAPES["flat"]()
+    for name in MAKE:
+        with pytest.raises(ValueError, match="a plate has no entries: give data of one row"):
+            MAKE[name]().loss(shape.model, shape.guide, torch.zeros(0, 2))

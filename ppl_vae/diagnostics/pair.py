@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae.diagnostics.draws import Draws, same_densities
 from ppl_vae.diagnostics.runs import Runs
 from ppl_vae.diagnostics.sites import Layout
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.programs import Data, Program, arguments_of
 from ppl_vae.program import Reading, read
 from ppl_vae.program.plates import PlateName, check_full, global_only
 from ppl_vae.program.sites import is_point
@@ -40,7 +40,7 @@ class Pair(Runs):
     def __init__(
         self, model: Program, guide: Program, x: Data, plate: PlateName | None = None
     ) -> None:
-        super().__init__(model, guide, x if isinstance(x, tuple) else (x,))
+        super().__init__(model, guide, arguments_of(x))
         with self.still(), torch.random.fork_rng():
             reading = read(model, self.guide, self.args, check_shapes=True)
         check_full(reading.guide_trace, reading.model_trace)

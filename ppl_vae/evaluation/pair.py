@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import distributions  # noqa: F401  closed forms enter PyTorch's registry
-from ppl_vae.evaluation.programs import Data, Program, evaluating
+from ppl_vae.evaluation.programs import Data, Program, arguments_of, evaluating
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.blocks import Blocks, at_rows
 from ppl_vae.program.density import closed_kl, log_density
@@ -128,7 +128,7 @@ class Pair:
         plate: str | None = None,
         block: int | None = 1024,
     ) -> None:
-        args = x if isinstance(x, tuple) else (x,)
+        args = arguments_of(x)
         self.blocks, self.block = Blocks(model, guide, args, plate, block), block
         self.plate, self.sliced = self.blocks.plate, self.blocks.sliced
         self.index = torch.arange(len(self.blocks))

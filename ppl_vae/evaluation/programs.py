@@ -11,10 +11,15 @@ from torch import Tensor
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program, modules_of
 
-__all__ = ["Data", "Program", "check_positive", "evaluating"]
+__all__ = ["Data", "Program", "arguments_of", "check_positive", "evaluating"]
 
-Data = Tensor | tuple[Any, ...]
-"""Rows of data: one tensor, or the tuple of a model's positional arguments."""
+Data = Tensor | tuple[Any, ...] | list[Any]
+"""Rows of data: one tensor, or the tuple (or list) of a model's positional arguments."""
+
+
+def arguments_of(x: Data) -> tuple[Any, ...]:
+    """The positional arguments that data stand for."""
+    return tuple(x) if isinstance(x, tuple | list) else (x,)
 
 
 @contextmanager

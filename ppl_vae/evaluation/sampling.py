@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.evaluation.programs import evaluating
+from ppl_vae.evaluation.programs import arguments_of, evaluating
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import data_plates
@@ -113,7 +113,7 @@ def markov_chain(
     """
     if steps < 1 or not 1 <= every <= steps:
         raise ValueError(f"steps={steps}, every={every}: one step or more, and at most steps")
-    args = x if isinstance(x, tuple) else (x,)
+    args = arguments_of(x)
     kept: list[dict[str, Tensor]] = []
     with evaluating(model, guide):
         reading = read(model, guide, args)

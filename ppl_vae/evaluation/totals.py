@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.evaluation.programs import Data, Program, evaluating
+from ppl_vae.evaluation.programs import Data, Program, arguments_of, evaluating
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.density import closed_kl, log_density
 from ppl_vae.program.plates import NoDataPlate, check_full, rowless
@@ -72,7 +72,7 @@ def pair_or_total(
     try:
         return Pair(model, guide, x, plate, block)
     except NoDataPlate:
-        total = Total(model, guide, x if isinstance(x, tuple) else (x,))
+        total = Total(model, guide, arguments_of(x))
         with evaluating(model, guide):
             sites = total.reading.model_sites, total.reading.guide_sites
         if plate is not None or not rowless(*sites):

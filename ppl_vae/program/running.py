@@ -80,7 +80,12 @@ def _run(
 ) -> tuple[Trace, Trace]:
     if max_plate_nesting < float("inf"):
         guide = EnumMessenger(first_available_dim=-1 - int(max_plate_nesting))(guide)
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    try:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    except ZeroDivisionError as error:
+        if "size cannot be zero" not in str(error):
+            raise
+        raise ValueError("a plate has no entries: give data of one row or more") from error
     # What the guide observes is its own: the model's site of that name is not its replay.
     sampled = guide_trace.copy()
     for name, node in guide_trace.nodes.items():
