@@ -353,3 +353,25 @@ def test_errors_against_the_spread_over_repeats():
         values, errors = torch.tensor(values), torch.tensor(errors)
         ratio = float(errors.square().mean().sqrt() / values.std())
         assert abs(ratio - 1) < 4.5 / math.sqrt(2 * runs), fresh
+
+
+def test_the_covariance_of_two_draws_divides_by_one():
+    """Of a chain's joint, which no site's moments tell: unbiased at the fewest draws there are."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 1.0))
+            pyro.sample("b", dist.Normal(a, 1.0))
+
+    n = 2000
+    codes = ev.posterior_codes(model, guide, torch.zeros(n), num_samples=2)
+    truth = torch.tensor([[1.0, 1.0], [1.0, 2.0]])
+    # Of one difference of draws a row: the fourth moments of a normal.
+    error = ((truth.diag().outer(truth.diag()) + truth.square()) / n).sqrt()
+    assert ((codes.covariance - truth).abs() < 4.5 * error).all()
