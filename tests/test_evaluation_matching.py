@@ -211,8 +211,9 @@ def test_memory_does_not_grow_with_the_pairs():
 
 
 @pytest.mark.slow
-def test_sixty_thousand_against_sixty_thousand_within_one_gib():
-    assert extra_memory(60_000) < 1024
+def test_thirty_thousand_against_thirty_thousand_within_half_a_gib():
+    """All pairs at once would take 3.4 GiB; `benchmarks/full_mmd.py` has twice the rows."""
+    assert extra_memory(30_000) < 512
 
 
 @pytest.mark.parametrize("order", [[-1.0, 1.0] * 50, [-1.0] * 50 + [1.0] * 50])

@@ -89,7 +89,7 @@ MASKS = r"of one joint differ in mask: .* with sites=\[\.\.\.\]"
 INSIDE = "has a mask inside to_event, .* use `with poutine.mask"
 COST = "has a mask inside to_event, .* use InfoVAE"
 SCORE = r"the prior of site .* is on .* such as MMD\(\)"
-NO_MEAN = "has no mean for a cost: use InfoVAE"
+NO_MEAN = "has no mean in closed form, which a cost and a reconstruction error need: use InfoVAE"
 CONSTANT = "the mean of 'y' depends on no latent site: use InfoVAE"
 COUPLED = r"is outside plate .* use InfoVAE\(alpha=0\)"
 UNOBSERVED = "the model observes nothing in plate .* use InfoVAE or BetaVAE"
@@ -103,7 +103,7 @@ REASONS = {
     INSIDE: "a mask inside `to_event` names no rows: use `poutine.mask`, as in `dmm_masked`",
     COST: "no cost follows a mask inside `to_event` either: use `poutine.mask`",
     SCORE: "the prior is discrete, on a simplex or bounded, and lacks a score there: use `MMD`",
-    NO_MEAN: "a `Categorical` has no mean for a cost: use `InfoVAE`, or a `OneHotCategorical`",
+    NO_MEAN: "a `Categorical` has no mean for a cost: use `InfoVAE`",
     CONSTANT: "the marginal's mean is 0 whatever z is: use `InfoVAE`",
     COUPLED: "all data share one density: use `InfoVAE(alpha=0)`",
     UNOBSERVED: "no x belongs to a row: use `InfoVAE` or `BetaVAE`",

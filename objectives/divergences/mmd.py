@@ -33,7 +33,7 @@ _SHIFTS = 16
 # Of E k between codes and prior, over that between two codes of the prior.
 _NO_REACH = 1e-6
 # The share of codes so far out at which it is no stray datum.
-_FAR_SHARE = 0.05
+_FAR_SHARE = 0.1
 
 _Length = Tensor | float
 PriorTerms = Literal["auto", "sampled", "closed"]

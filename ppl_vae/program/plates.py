@@ -158,7 +158,9 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
     if joint is not None:
         reason = f"no plate holds all of {list(joint)} and an observation"
     if global_only(model, guide) and not (joint and guide[joint[0]].dims):
-        return NoDataPlate(f"{reason}: {_all_global(model, guide)}", model, _FOR_GLOBALS)
+        own = _own_plates(model, guide)
+        advice = f" If the entries of a plate are the rows, pass plate={own[0]!r}." if own else ""
+        return NoDataPlate(f"{reason}: {_all_global(model, guide)}", model, _FOR_GLOBALS + advice)
     loops = dict.fromkeys(
         name for site in [*guide.values(), *model.values()] for name in site.sequential
     )
@@ -169,9 +171,7 @@ def _none(model: Sites, guide: Sites, joint: Sequence[str] | None) -> NoDataPlat
         "guide"
     )
     if joint is None:
-        # A Gaussian process' latent variables have a plate, and all data one density.
-        latent = [site for name, site in guide.items() if site.role == "latent" and name in model]
-        shared = [name for site in latent for name in site.dims]
+        shared = _own_plates(model, guide)
     else:
         shared = [p for p in guide[joint[0]].dims if _in_all(p, guide, joint)]
     if shared:
@@ -185,6 +185,12 @@ _FOR_GLOBALS = (
     "Train with BetaVAE(), InfoVAE(alpha=0) or pyro.infer.TraceMeanField_ELBO(); "
     "ppl_vae.evaluation gives elbo, rate, distortion and nll in total."
 )
+
+
+def _own_plates(model: Sites, guide: Sites) -> list[str]:
+    """The plates of latent sites: a Gaussian process' have one, where all data share a density."""
+    latent = [site for name, site in guide.items() if site.role == "latent" and name in model]
+    return [name for site in latent for name in site.dims]
 
 
 def _all_global(model: Sites, guide: Sites) -> str:

@@ -148,8 +148,9 @@ class Site:
             except NotImplementedError:
                 pass
         raise ValueError(
-            f"the {distribution_name(self.fn)} of site {self.name!r} has no mean in closed form: "
-            "a cost and a reconstruction error need one, and generate takes mean=False"
+            f"the {distribution_name(self.fn)} of site {self.name!r} has no mean in closed form, "
+            "which a cost and a reconstruction error need: use InfoVAE, which takes the "
+            "log-likelihood, or generate(mean=False)"
         )
 
     def scaled(self, values: Tensor) -> Tensor:
