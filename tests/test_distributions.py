@@ -691,3 +691,15 @@ def test_kl_of_von_mises_fisher(d, kappa, other):
     p, q = (VonMisesFisher(*a) for a in zip(directions, concentrations, strict=True))
     _against_draws(p, q)
     assert abs(kl_divergence(p, p)) < 1e-12
+
+
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_kl_of_two_von_mises_fishers_is_the_mean_log_ratio(d):
+    torch.manual_seed(d)
+    loc = torch.nn.functional.normalize(torch.randn(2, d).double(), dim=-1)
+    p = VonMisesFisher(loc[0], torch.tensor(4.0).double())
+    q = VonMisesFisher(loc[1], torch.tensor(2.5).double())
+    draws = p.sample((20_000,))
+    ratio = p.log_prob(draws) - q.log_prob(draws)
+    error = ratio.std() / len(ratio) ** 0.5
+    assert (torch.distributions.kl_divergence(p, q) - ratio.mean()).abs() < 4.5 * error

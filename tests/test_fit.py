@@ -559,16 +559,6 @@ def test_a_pair_left_in_evaluation_mode_is_trained_in_training_mode(left: bool) 
     assert net[1].num_batches_tracked == 3
 
 
-def test_a_schedule_may_be_the_step_itself() -> None:
-    objective = BetaVAE(beta=lambda step: step)
-    weight = objective.at_step(lambda step: step)
-    loss = objective.loss_and_grads(model, guide, torch.arange(4.0))
-    # the loss is at step 0, without the KL, and the step has moved on since
-    assert objective.step == 1
-    assert weight == 0
-    assert loss == pytest.approx(4 * objective.terms["reconstruction/x"].item())
-
-
 def two_codes(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))

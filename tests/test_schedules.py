@@ -300,3 +300,14 @@ def test_fit_plans(build: Callable[[], Objective], warned: int) -> None:
     assert [schedule.total for schedule in schedules_of(objective)] == [4] * (2 - warned)
     assert sum("the run ends after 4" in str(w.message) for w in record) == warned
     assert int(objective.step) == 4
+
+
+def test_a_schedule_may_be_the_step_itself() -> None:
+    """The step moves on in place; the weight that a loss was taken at does not."""
+    objective = BetaVAE(beta=lambda step: step)
+    pair = PAIRS["one_latent"]()
+    weight = objective.at_step(lambda step: step)
+    loss = objective.loss_and_grads(pair.model, pair.guide, *pair.args)
+    assert objective.step == 1
+    assert weight == 0
+    assert loss == pytest.approx(7 * objective.terms["reconstruction/x"].item(), rel=1e-5)

@@ -395,6 +395,9 @@ def test_far_codes_are_told_where_nothing_pulls_them() -> None:
         divergence = Stein()
         divergence(q)
         assert bool(divergence.out_of_reach["z"]) is expected
+    for masked in (MMD(), Stein()):
+        masked(AggregatePosterior.of(1e4 * torch.randn(8, D), standard(D), torch.zeros(8)))
+        assert not masked.out_of_reach["z"]
     codes = torch.randn(100, D)
     for far_out, expected in ((1, False), (50, True)):  # a stray datum, a cluster
         codes[:far_out] += 1e5
