@@ -703,3 +703,10 @@ def test_kl_of_two_von_mises_fishers_is_the_mean_log_ratio(d):
     ratio = p.log_prob(draws) - q.log_prob(draws)
     error = ratio.std() / len(ratio) ** 0.5
     assert (torch.distributions.kl_divergence(p, q) - ratio.mean()).abs() < 4.5 * error
+
+
+def test_a_relaxed_sample_passes_no_gradient():
+    logits = torch.zeros(3, requires_grad=True)
+    fn = RelaxedOneHotCategorical(torch.tensor(0.5), logits=logits)
+    assert fn.rsample().requires_grad
+    assert not fn.sample().requires_grad

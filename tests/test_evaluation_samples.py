@@ -227,3 +227,13 @@ def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(ImportError, match=r"ppl-vae\[metrics\]"):
         ev.fid(torch.randn(5, 2), torch.randn(5, 2), lambda x: x)
+
+
+def test_a_classifier_is_kept_by_all_that_it_was_made_of():
+    from ppl_vae.evaluation.classifier import _name
+
+    x, labels, settings = torch.rand(4, 2), torch.arange(4), {"steps": 3}
+    made = {_name(x, labels, x, settings), _name(x + 1, labels, x, settings)}
+    made |= {_name(x, labels, x + 1, settings), _name(x, labels + 1, x, settings)}
+    made |= {_name(x, labels, x, {"steps": 4})}
+    assert len(made) == 5
