@@ -257,3 +257,18 @@ def test_codes_of_a_discrete_latent():
     found = ev.full_mmd(model, guide, x)
     assert found.u.value > 4.5 * found.u.standard_error
     assert abs(found.u.value - direct.u.value) < 4.5 * found.u.standard_error
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_sums_over_pairs_are_those_of_the_kernel_matrix(same):
+    from ppl_vae.evaluation.ustatistic import pair_sums
+
+    left = torch.randn(3, 2).double()
+    right = left if same else torch.randn(4, 2).double()
+    found = pair_sums(torch.exp, left, right, block=2, same=same)
+    kept = ~torch.eye(3, dtype=torch.bool) if same else torch.ones(3, 4, dtype=torch.bool)
+    kernel = (left @ right.T).exp() * kept
+    torch.testing.assert_close(found.rows, kernel.sum(1) / kept.sum(1))
+    torch.testing.assert_close(found.columns, kernel.sum(0) / kept.sum(0))
+    assert found.mean == pytest.approx(float(kernel[kept].mean()))
+    assert found.square == pytest.approx(float(kernel[kept].square().mean()))
