@@ -154,10 +154,12 @@ class InfoVAE(Objective):
 
     def _particle(self, reading: Reading, terms: Terms) -> Tensor | float:
         alpha = self.at_step(self.alpha)
-        # At alpha = 0 every KL has weight 1, and no plate is asked for.
-        selected = set() if _is_zero(alpha) else self._selected(reading)
-        if self.plate is not None or any(names for names, *_ in self.joints):
-            self._selected(reading)  # refuses what no site and no plate is named
+        is_elbo = _is_zero(alpha)
+        selected: set[str] = set()
+        if not is_elbo or self.plate is not None or any(names for names, *_ in self.joints):
+            selected = self._selected(reading)  # refuses what no site and no plate is named
+        if is_elbo:  # every KL has weight 1, and no plate is asked for
+            selected = set()
         weight = 1 - alpha
         weighs = not _is_zero(weight)
         run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs)

@@ -66,11 +66,7 @@ class FourierMMD(MMD):
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
     ) -> Tensor:
-        if prior is None:
-            draws, shared = q.weighted_prior_draws(self.draws)
-            against = Gaussians(draws)
-        else:
-            against, shared = prior, q.weights.new_ones(1)
+        against, shared = self._against(q, prior)
         kernel, length = self._scaled_kernel(q, against.mean, shared, prior is None)
         omega = self._frequencies(kernel, length, q.codes)
         ours, theirs = _waves(rows, omega), _waves(against, omega)

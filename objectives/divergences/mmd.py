@@ -134,11 +134,7 @@ class MMD(Divergence):
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
     ) -> Tensor:
-        if prior is None:
-            draws, shared = q.weighted_prior_draws(self.draws)
-            against = Gaussians(draws)
-        else:
-            against, shared = prior, q.weights.new_ones(1)
+        against, shared = self._against(q, prior)
         kernel, length = self._scaled_kernel(q, against.mean, shared, prior is None)
         within = self._within(kernel, length, rows, q, shifts)
         cross_pairs = cross_weights(q.weights, len(against), q.aligned) * shared
@@ -148,10 +144,17 @@ class MMD(Divergence):
         if prior is not None:
             own = expected_kernel(kernel, against, against, length).mean()
         else:
-            own, total = self._of_prior(kernel, length, draws, shared, q)
+            own, total = self._of_prior(kernel, length, against.mean, shared, q)
             counts = counts & (total > 0)
         self._note_reach(q, near, own, counts)
         return torch.where(counts, within - 2 * cross + own, 0)
+
+    def _against(self, q: AggregatePosterior, prior: Gaussians | None) -> tuple[Gaussians, Tensor]:
+        """What stands for the prior, its draws or itself in closed form, and the weights."""
+        if prior is not None:
+            return prior, q.weights.new_ones(1)
+        draws, weights = q.weighted_prior_draws(self.draws)
+        return Gaussians(draws), weights
 
     def _counts(self, q: AggregatePosterior, rows: Gaussians) -> Tensor:
         """Whether there is a pair: with one row unmasked nothing repels, and there is no D."""

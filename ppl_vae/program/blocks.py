@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppl_vae.program.density import log_density
 from ppl_vae.program.handlers import SetIndices
-from ppl_vae.program.modules import evaluating, modules_of
+from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site
@@ -25,7 +25,6 @@ from ppl_vae.program.whole import Whole
 
 __all__ = ["Blocks", "at_rows"]
 
-Program = Callable[..., Any]
 Sites = dict[str, Site]
 Densities = dict[str, tuple[Site, Tensor | None]]
 

@@ -15,6 +15,7 @@ from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
 from ppl_vae.program.handlers import run_to_last
+from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import (
     NoDataPlate,
     PlateName,
@@ -26,8 +27,6 @@ from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site, has_mask_inside, read_sites
 
 __all__ = ["Reading"]
-
-Program = Callable[..., Any]
 
 
 class Reading:
@@ -64,7 +63,6 @@ class Reading:
         self.enumeration = Enumeration(self.guide_sites)
         self._plates: dict[Any, tuple[str, ...]] = {}
         self._rows: dict[Any, Rows] = {}
-        self._out_of_order: set[str] | None = None
 
     def check(self, complete: bool = True) -> None:
         """Refuses sites that model and guide do not share as they should; see `read`."""
@@ -278,20 +276,18 @@ class Reading:
         """The sum of a site's values by entry, weighted where they depend on enumerated sites."""
         return self.enumeration.expectation(values, site)
 
-    @property
+    @cached_property
     def out_of_order(self) -> set[str]:
         """Latent sites that some other site precedes in one of model and guide only."""
-        if self._out_of_order is None:
-            names = self.latent
-            rank = {name: i for i, name in enumerate(self.guide_sites)}
-            self._out_of_order = {
-                name
-                for i, first in enumerate(names)
-                for second in names[i + 1 :]
-                if rank[first] > rank[second]
-                for name in (first, second)
-            }
-        return self._out_of_order
+        names = self.latent
+        rank = {name: i for i, name in enumerate(self.guide_sites)}
+        return {
+            name
+            for i, first in enumerate(names)
+            for second in names[i + 1 :]
+            if rank[first] > rank[second]
+            for name in (first, second)
+        }
 
     def standing_on(self, name: str) -> set[str]:
         """Latent sites whose value in the guide is a function of an auxiliary site's.

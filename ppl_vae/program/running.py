@@ -1,6 +1,6 @@
 """Running a guide, and the model replayed against it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro import poutine
@@ -12,12 +12,11 @@ from pyro.util import check_model_guide_match
 
 from ppl_vae.program.agreement import SameRows
 from ppl_vae.program.handlers import SameShapes, ShapeMismatch
+from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import DRAWS, missing_half, read_sites
 
 __all__ = ["read"]
-
-Program = Callable[..., Any]
 
 
 def read(

@@ -1,6 +1,6 @@
 """A pair run on all of its arguments, at values that are set."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,13 +9,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.program.handlers import SetValues, run_to_last
+from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, read_sites
 
 __all__ = ["Whole"]
 
-Program = Callable[..., Any]
 Sites = dict[str, Site]
 
 
