@@ -10,7 +10,8 @@ import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
 
-from ppl_vae.objectives.divergences.divergence import Counted, Divergence, warn_out_of_reach
+from ppl_vae.objectives.divergences.divergence import Counted, Divergence
+from ppl_vae.objectives.divergences.reach import warn_out_of_reach
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
 from ppl_vae.program.modules import rehearse

@@ -1,6 +1,5 @@
 """The interface every divergence of the aggregate posterior implements."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 
-__all__ = ["Counted", "Divergence", "Reads", "warn_out_of_reach"]
+__all__ = ["Counted", "Divergence", "Reads"]
 
 Reads = Literal["draws", "density", "score"]
 """What is read of a prior."""
@@ -68,14 +67,3 @@ class Divergence(nn.Module, ABC):
         The objective calls it once a training step, after the loss, so that all particles of a
         step meet the same queue.
         """
-
-
-def warn_out_of_reach(divergence: Divergence, name: str) -> None:
-    """Warns that codes have left the reach of a divergence's kernel."""
-    warnings.warn(
-        f"codes of {name!r} are beyond the reach of {type(divergence).__name__}'s kernel: "
-        "it is flat there and pulls none of them to the prior. Use a divergence that reaches far, "
-        "such as Energy() or a kernel of wide scales in MultiScale(); and standardise the data, "
-        "or lower the learning rate",
-        stacklevel=4,
-    )

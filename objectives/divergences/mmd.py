@@ -11,6 +11,7 @@ from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.expectation import expected_kernel, pairwise_kernel
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
+from ppl_vae.objectives.divergences.reach import is_out_of_reach
 from ppl_vae.objectives.divergences.weighting import (
     cross_weights,
     cyclic_shifts,
@@ -29,11 +30,6 @@ logger = logging.getLogger(__name__)
 # than a small encoder's own step.
 _ALL_PAIRS = 200_000
 _SHIFTS = 16
-
-# Of E k between codes and prior, over that between two codes of the prior.
-_NO_REACH = 1e-6
-# The share of codes so far out at which it is no stray datum.
-_FAR_SHARE = 0.1
 
 _Length = Tensor | float
 PriorTerms = Literal["auto", "sampled", "closed"]
@@ -166,9 +162,7 @@ class MMD(Divergence):
     ) -> None:
         """Notes whether a share of codes is so far from the prior that the kernel pulls none."""
         if not self.kernel.is_distance:
-            share = normalised(q.weights.detach())
-            far = near.detach().sum(1) <= _NO_REACH * own.detach() * share
-            self.out_of_reach[q.name] = ((share * far).sum() > _FAR_SHARE) & counts
+            self.out_of_reach[q.name] = is_out_of_reach(near, own, q.weights) & counts
 
     def _need_two(self, n: int, integrated: bool = False, of_prior: bool = False) -> None:
         """Refuses a single row, or a single prior draw, where only pairs of two count."""

@@ -9,14 +9,12 @@ from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterio
 from ppl_vae.objectives.divergences.divergence import Divergence, Reads
 from ppl_vae.objectives.divergences.expectation import squared_distances
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel, Laplacian, MultiScale
+from ppl_vae.objectives.divergences.reach import NO_REACH
 from ppl_vae.objectives.divergences.weighting import pair_weights
 
 __all__ = ["Stein"]
 
 Statistic = Literal["U", "V"]
-
-# Of the mean kernel between two codes, over that of a code and itself.
-_NO_REACH = 1e-6
 
 
 class Stein(Divergence):
@@ -106,7 +104,7 @@ class Stein(Divergence):
             q.dim, codes, weights=q.weights.detach(), groups=q.groups
         )
         direction, discrepancy, near = _stein(self.kernel, length, codes, scores, pairs)
-        self.out_of_reach[q.name] = (near <= _NO_REACH * self.kernel.at_zero) & (total > 0)
+        self.out_of_reach[q.name] = (near <= NO_REACH * self.kernel.at_zero) & (total > 0)
         # Weights that pass a gradient, of enumerated rows, follow the discrepancy.
         surrogate = -(q.codes * direction.detach()).sum()
         return discrepancy + surrogate - surrogate.detach()
