@@ -3,17 +3,21 @@ r"""From the traces of a pair to the aggregate posterior of a joint of latent si
 Codes are compared in the prior's own units: where a site's prior is a location-scale family
 (Normal, Laplace, Uniform), its code is the noise $\epsilon = (z - \mu) / \sigma$ under the prior
 given its parents and covariates (for Uniform the middle and half the width). For a standard normal
-prior that is z itself. The map from a joint to its noise is one to one, so the divergence is zero
-exactly when the joint's is; and where the prior varies along the plate, p(z | c), it does not mix
-rows whose priors differ. Other priors are compared as they are, against ancestral draws.
+prior that is z itself. A family made of one of these by one to one maps of its entries, such as
+LogNormal, is undone first, where the guide keeps to its support. The map from a joint to its noise
+is one to one, so the divergence is zero exactly when the joint's is; and where the prior varies
+along the plate, p(z | c), it does not mix rows whose priors differ. Other priors are compared as
+they are, against ancestral draws.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
+from torch.distributions import Normal
 
 from ppl_vae.objectives.divergences.aggregate_posterior import (
     AggregatePosterior,
@@ -21,12 +25,17 @@ from ppl_vae.objectives.divergences.aggregate_posterior import (
     Prior,
 )
 from ppl_vae.objectives.divergences.gaussians import Gaussians, moments
-from ppl_vae.objectives.divergences.location_scale import location_scale
+from ppl_vae.objectives.divergences.location_scale import (
+    LocationScale,
+    elementwise,
+    location_scale,
+)
+from ppl_vae.program.density import is_real
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site
+from ppl_vae.program.sites import Site, is_point
 
 __all__ = ["aggregate_posteriors"]
 
@@ -106,9 +115,10 @@ class _Joint:
         blocks = []
         for name in self.names:
             value, fn = values[name].value, priors[name].fn
-            standard = location_scale(fn)
+            standard = self.standard(name, fn)
             if standard is not None:
-                value = (value - standard.loc) / standard.scale
+                value = standard.to_noise(value)
+                self._check_support(name, value, standard)
             if not value.is_floating_point():
                 value = value.to(torch.get_default_dtype())  # the values of an enumerated site
             blocks.append(rows.cut(value, value.dim() - len(fn.event_shape)))
@@ -121,6 +131,23 @@ class _Joint:
                 )
             blocks.append(covariates.to(blocks[0]).expand(rows.particles, -1, -1))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
+
+    def standard(self, name: str, fn: TorchDistributionMixin) -> LocationScale | None:
+        """A prior's location, scale and transforms, unless a guide on all real numbers would
+        leave its support."""
+        found = location_scale(fn)
+        if found is None or not found.transforms:
+            return found
+        guide = self.reading.guide_sites[name].fn
+        strays = is_real(guide) and not is_real(fn) and not is_point(guide)
+        return None if strays else found
+
+    def _check_support(self, name: str, noise: Tensor, standard: LocationScale) -> None:
+        if standard.transforms and is_validation_enabled() and not noise.isfinite().all():
+            raise ValueError(
+                f"the guide's value of site {name!r} is outside the support of its prior: map it "
+                "there, as pyro.distributions.transforms.biject_to(prior.support) does"
+            )
 
     def conditionals(self, codes: Tensor) -> list[Gaussians | None]:
         """q(z_i | x_i) by particle: leaves integrated, what others depend on as points."""
@@ -143,7 +170,8 @@ class _Joint:
     def _conditional(self, name: str, codes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and covariance of one site by row, `(particles, n, w)`; None for points."""
         site = self.reading.guide_sites[name]
-        found = moments(site.fn) if self._is_leaf(name) else None
+        standard = self.standard(name, self.reading.model_sites[name].fn)
+        found = self._moments(site, standard) if self._is_leaf(name) else None
         if found is None or found[1] is None:
             return codes, None
         loc, covariance = found[0], found[1]
@@ -151,7 +179,6 @@ class _Joint:
         is_full = covariance.dim() > loc.dim()
         if is_full and codes.shape[-1] != loc.shape[-1]:
             return codes, None  # several covariances a row, one for each entry of another plate
-        standard = location_scale(self.reading.model_sites[name].fn)
         if standard is not None:
             loc = (loc - standard.loc) / standard.scale
             scale = standard.scale.expand(loc.shape)
@@ -160,6 +187,31 @@ class _Joint:
         mean = self.rows.cut(loc, loc.dim() - event)
         rows = self.rows.cut(covariance, covariance.dim() - event - is_full)
         return mean, rows.unflatten(-1, mean.shape[-1:] * 2) if is_full else rows
+
+    def _moments(
+        self, site: Site, standard: LocationScale | None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Mean and covariance of a guide site's noise before the prior's transforms."""
+        fn, transforms = elementwise(site.fn)
+        if transforms != (() if standard is None else standard.transforms):
+            return None
+        source = self._source(site)
+        if source is None:
+            return moments(fn if transforms else site.fn)
+        normal, _ = elementwise(source.fn)
+        loc, scale = (t.expand(source.shape).contiguous() for t in (normal.loc, normal.scale))
+        return _like(site.value, source.value, loc), _like(site.value, source.value, scale) ** 2
+
+    def _source(self, site: Site) -> Site | None:
+        """The auxiliary normal that a point is entries of, as an AutoNormal's and EasyGuide's."""
+        if not is_point(site.fn):
+            return None
+        for name in self.reading.auxiliary:
+            source = self.reading.guide_sites[name]
+            shared = _storage(source.value) == _storage(site.value)
+            if shared and isinstance(elementwise(source.fn)[0], Normal):
+                return source if source.value.is_contiguous() else None
+        return None
 
     def _is_leaf(self, name: str) -> bool:
         """Whether nothing else of the comparison is a function of this site's draw: no other
@@ -172,12 +224,14 @@ class _Joint:
         chances = [self.rows.probability] if below and self.rows.probability is not None else []
         if not priors and not chances:
             return True
-        value = self.reading.guide_sites[name].value
+        site = self.reading.guide_sites[name]
+        value = (self._source(site) or site).value
         if not value.requires_grad:
             return False
-        reached = chances + [self.reading.guide_sites[other].value for other in others]
+        values = [self.reading.guide_sites[other].value for other in others]
+        reached = chances + [v for v in values if not _apart(v, site.value, value)]
         for other in priors:
-            standard = location_scale(self.reading.model_sites[other].fn)
+            standard = self.standard(other, self.reading.model_sites[other].fn)
             if standard is not None:
                 reached += [standard.loc, standard.scale]
         return not depends(reached, value)
@@ -188,20 +242,20 @@ class _Joint:
         dim = self.rows.particle_dim
         if dim is None or len(self.names) > 1 or self.given is not None:
             return False
-        fn = self.reading.guide_sites[self.names[0]].fn
-        standard = location_scale(self.reading.model_sites[self.names[0]].fn)
-        found = moments(fn)
+        site = self.reading.guide_sites[self.names[0]]
+        standard = self.standard(site.name, self.reading.model_sites[site.name].fn)
+        found = self._moments(site, standard)
         if found is None or standard is None:
             return False
         tensors = [t for t in (found[0], standard.loc, standard.scale) if t is not None]
-        return all(_is_broadcast(t, dim - len(fn.event_shape)) for t in tensors)
+        return all(_is_broadcast(t, dim - site.event_dim) for t in tensors)
 
     def _width(self, name: str) -> int:
         site = self.reading.guide_sites[name]
         return self.rows.width(site.value.shape, site.value.dim() - site.event_dim)
 
     def prior(self, particle: int) -> Prior:
-        families = [location_scale(self.reading.model_sites[n].fn) for n in self.names]
+        families = [self.standard(n, self.reading.model_sites[n].fn) for n in self.names]
         kinds = {None if f is None else f.kind for f in families}
         if self.given is None and len(kinds) == 1 and None not in kinds:
             like = self.reading.guide_sites[self.names[0]].value
@@ -228,7 +282,8 @@ class _Joint:
         if self.checked or self.given is not None or not is_validation_enabled():
             return
         self.checked = True
-        free = [n for n in self.names if location_scale(self.reading.model_sites[n].fn) is None]
+        fns = {n: self.reading.model_sites[n].fn for n in self.names}
+        free = [n for n, fn in fns.items() if self.standard(n, fn) is None]
         rows = self.rows.data
         varies: list[str] = []
 
@@ -295,13 +350,13 @@ class _AncestralPrior(Prior):
             block = codes[:, start : start + width].expand(rows.particles, -1, -1)
             start += width
             value = rows.uncut(block, shape, batch)
-            standard = location_scale(fn)
+            standard = self.joint.standard(site.name, fn)
             if standard is None:
                 total.append(rows.cut(fn.log_prob(value), batch)[self.particle].sum(-1))
                 return value
             noise = standard.noise(block, width)
             total.append(noise.log_prob(block[self.particle]))
-            return value * standard.scale + standard.loc
+            return standard.from_noise(value)
 
         joint.reading.at(joint.redrawn, {name: setter for name in joint.names})
         return torch.stack(total).sum(0)
@@ -319,6 +374,25 @@ def _block_diagonal(blocks: list[tuple[Tensor, Tensor | None]]) -> Tensor:
         whole[..., start:end, start:end] = torch.diag_embed(c) if c.shape == m.shape else c
         start = end
     return whole
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _like(view: Tensor, source: Tensor, other: Tensor) -> Tensor:
+    """The entries of a tensor of the source's shape that a view of the source has."""
+    offset = view.storage_offset() - source.storage_offset()
+    return other.as_strided(view.shape, view.stride(), offset)
+
+
+def _apart(a: Tensor, b: Tensor, source: Tensor) -> bool:
+    """Whether both are views of the source, of no common entry."""
+    if not _storage(a) == _storage(b) == _storage(source):
+        return False
+    seen = torch.zeros(source.shape)  # on the host, as only shapes matter
+    _like(a, source, seen).fill_(1)
+    return not _like(b, source, seen).any()
 
 
 def _is_broadcast(tensor: Tensor, dim: int) -> bool:
