@@ -8,7 +8,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-__all__ = ["LocationScale", "elementwise", "location_scale"]
+from ppl_vae.program.density import is_real
+from ppl_vae.program.sites import is_point
+
+__all__ = ["LocationScale", "elementwise", "location_scale", "units"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,13 @@ def elementwise(
         return base, ()
     inner, before = elementwise(base.base_dist)
     return inner, before + transforms
+
+
+def units(prior: TorchDistributionMixin, guide: TorchDistributionMixin) -> LocationScale | None:
+    """What a prior's codes are compared in; None where as they are, as a guide on all real
+    numbers would leave the support of a transformed prior."""
+    found = location_scale(prior)
+    if found is None or not found.transforms:
+        return found
+    strays = is_real(guide) and not is_real(prior) and not is_point(guide)
+    return None if strays else found
