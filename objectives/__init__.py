@@ -32,7 +32,7 @@ from ppl_vae.objectives.infovae import Autoencoder, BetaVAE, InfoVAE
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.objective import Objective
-from ppl_vae.objectives.schedules import Cyclical, HighThenLow, Linear, Piecewise, Schedule
+from ppl_vae.objectives.schedules import Cosine, Cyclical, HighThenLow, Linear, Piecewise, Schedule
 from ppl_vae.objectives.tcvae import TCVAE
 from ppl_vae.objectives.wae import WAE
 
@@ -53,6 +53,7 @@ __all__ = [
     "Bound",
     "CapacityVAE",
     "Constraint",
+    "Cosine",
     "CramerWold",
     "Cyclical",
     "Divergence",

@@ -1,37 +1,40 @@
 """Training of a model and a guide by Pyro's SVI."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.optim import PyroOptim
-from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from ppl_vae.data.dataset import Dataset, check_finite
 from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Objective
 from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.training.adapters import AnyOptimizer, as_pyro, end_epoch
+from ppl_vae.training.alone import alone
 from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
+from ppl_vae.training.optim import Adam, Scheduled
+from ppl_vae.training.progress import board, showing
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.spread import spreads, warn_of_collapse
+from ppl_vae.training.stopping import Callback, Keep, Watch, asks_to_stop
 from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
 
 
+@alone
 def fit(
     model: Program,
     guide: Program,
     data: Dataset | Tensor | Sequence[Tensor],
     objective: ELBO,
-    optimizer: PyroOptim | None = None,
+    optimizer: AnyOptimizer | None = None,
     *,
     epochs: int = 10,
     batch_size: int = 128,
@@ -39,17 +42,22 @@ def fit(
     device: str | torch.device = "auto",
     validation: Tensor | Sequence[Tensor] | None = None,
     critic_steps: int = 0,
+    callbacks: Sequence[Callback] = (),
+    patience: int | None = None,
+    keep: Keep = "last",
+    monitor: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] | None = None,
     tensorboard: bool = True,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> History:
     r"""Trains a pair, with any objective that is a `pyro.infer.ELBO`, by `pyro.infer.SVI`.
 
     Each epoch goes once through the training rows in a new order. A learning-rate scheduler of
-    `pyro.optim` is stepped once an epoch (`ReduceLROnPlateau` with the validation loss, or the
-    training loss where there is none). On the CPU the same seed gives the same run bit for bit.
+    `pyro.optim` or torch's is stepped once an epoch (`ReduceLROnPlateau` with the validation loss,
+    or the training loss where there is none). On the CPU the same seed gives the same run bit for
+    bit. Pyro's parameters and handlers are the process's, so one thread trains at a time.
 
     A module that a plain function reaches through a variable, and hands to `pyro.module`, is
     trained and its parameters are saved; its buffers (those of batch normalisation) are not, as
@@ -66,7 +74,9 @@ def fit(
         data: a data set, which hands its rows and what its `handing` has put beside them; or a
             tensor `(n, *size)`; or several of n rows each that are handed side by side.
         objective: the loss. Its `terms`, if it has any, are logged.
-        optimizer: of `pyro.optim`; `Adam` at a learning rate of 1e-3 by default.
+        optimizer: of `pyro.optim`, or of `torch.optim` an instance that was made with all that is
+            trained, a class, or a `functools.partial` of one; `Adam` at a learning rate of 1e-3 by
+            default.
         epochs: number of passes.
         batch_size: rows to a step.
         seed: of every generator, set at the start; None leaves them as they are.
@@ -76,11 +86,23 @@ def fit(
             with the same noise each time; a data set's own by default.
         critic_steps: further steps before each step, on its batch, that move the objective's own
             parameters (a critic, an auxiliary r) alone.
+        callbacks: functions that are called with each epoch's row, once it is logged and saved; a
+            training ends after an epoch at which one of them returns True.
+        patience: end the training after so many epochs in a row without a lower `monitor`.
+        keep: the weights that pair and run folder end with: of the last epoch, or of the one with
+            the lowest `monitor`.
+        monitor: the number of the rows that `patience` and `keep` follow. By default the held-out
+            loss (the training loss without held-out rows), which is what is minimised: at alpha=1
+            it is the reconstruction with the weighed divergence, where the reconstruction alone
+            is lowest with codes that no longer match the prior, and the ELBO charges for what
+            alpha=1 sets free. There is none by default where a critic, a constraint or a schedule
+            makes the losses of two epochs different quantities.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
         tensorboard: log to the folder for TensorBoard too, where that is installed.
-        progress: show a bar with the terms in nats per datum; None does on a terminal.
+        progress: show the terms in nats per datum: by a bar on a terminal or in a notebook, and by
+            a line an epoch elsewhere.
 
     Returns:
         The losses and terms of each epoch. A loss is divided by the rows of its batch.
@@ -89,6 +111,8 @@ def fit(
         NotFinite: if a loss, a term or a gradient is NaN or infinite: the optimiser has not acted
             on it, and pair and run folder hold the weights at which all was last finite.
         ValueError: for data that the pair cannot score, before anything is written.
+        TypeError: for an optimiser that is none.
+        RuntimeError: if another thread is training.
         FileExistsError: if there is a run in `out` already.
 
     Example:
@@ -115,7 +139,6 @@ def fit(
             f"critic_steps={critic_steps} asked for, but {type(objective).__name__} has no "
             "parameters of its own to train"
         )
-    optimizer = pyro.optim.Adam({"lr": 1e-3}) if optimizer is None else optimizer
     rows = _Rows(data, validation)
     here = rows.train[0].device
     # what plain functions create cannot be moved: they stay where the data lies
@@ -129,6 +152,8 @@ def fit(
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn)
     params = stored((model, guide), *first)
+    moved = params | {f"objective.{i}": p for i, p in enumerate(own)}
+    optim = as_pyro(Adam() if optimizer is None else optimizer, moved)
     check_support(model, guide, first, drawn[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
@@ -138,6 +163,10 @@ def fit(
     check_compatible(model, guide, objective, first)
     if rows.held_out:
         check_held_out(model, guide, objective, rows.held_out, batch_size)
+    terms = getattr(objective, "terms", {})
+    watch = Watch(objective, patience, keep, monitor, bool(rows.held_out), terms)
+    if isinstance(optim, Scheduled):
+        optim.plan(epochs * steps)
     weights = Weights(model, guide, objective, params)
     run = None
     if out is not None:
@@ -147,19 +176,25 @@ def fit(
                 "batch_size": batch_size,
                 "seed": seed,
                 "critic_steps": critic_steps,
+                "patience": patience,
+                "keep": keep,
+                "monitor": watch.monitor if watch.is_used else None,
             }
         run = Run.create(out, config, overwrite)
         run.save_weights(weights.state())
-    training = Training(model, guide, objective, optimizer, weights, critic_steps, own)
+    training = Training(model, guide, objective, optim, weights, critic_steps, own)
 
     history = History()
-    with _bar(epochs * steps, progress) as bar, _board(run, tensorboard) as board:
+    best = weights.snapshot() if keep == "best" else None
+    with showing(epochs * steps, epochs, progress) as shown, board(run, tensorboard) as writer:
         for epoch in range(1, epochs + 1):
             try:
-                row = training.epoch(rows.epoch(), batch_size, bar)
+                row = training.epoch(rows.epoch(), batch_size, shown.bar)
                 # without held-out rows, a batch shows whether the last step left sound weights
                 held_out = training.validate(rows.held_out or first, batch_size, seed or 0)
             except (NotFinite, KeyboardInterrupt):
+                if best is not None and history.rows:
+                    best.restore()
                 if run is not None:
                     run.save_weights(weights.state())
                 raise
@@ -168,15 +203,25 @@ def fit(
                 row |= held_out
             row |= spreads(model, guide, rows.held_out or rows.train, batch_size)
             history.rows.append(row)
-            if isinstance(optimizer, PyroLRScheduler):
-                _step_schedule(optimizer, row.get("validation/loss", row["loss"]))
+            end_epoch(optim, row.get("validation/loss", row["loss"]))
+            is_best = watch.is_best(row)
+            if best is not None and is_best:
+                best.take()
             if run is not None:
                 run.log(row)
-                run.save_weights(weights.state())
+                if best is None or is_best:
+                    run.save_weights(weights.state())
             for name, value in row.items():
-                if board is not None and name not in ("epoch", "step"):
-                    board.add_scalar(name, value, training.step)
+                if writer is not None and name not in ("epoch", "step"):
+                    writer.add_scalar(name, value, training.step)
             warn_of_collapse(history)
+            shown.epoch(row)
+            if asks_to_stop(callbacks, row) or watch.is_over:
+                break
+        if watch.is_used:
+            shown.say(str(watch))
+    if best is not None:
+        best.restore()
     return history
 
 
@@ -260,34 +305,3 @@ def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {str(wanted)!r} is not to be had: use cpu or auto") from error
     return device
-
-
-def _step_schedule(optimizer: PyroLRScheduler, loss: float) -> None:
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
-    if optimizer.pt_scheduler_constructor is plateau:
-        optimizer.step(loss)
-    else:
-        optimizer.step()
-
-
-@contextmanager
-def _bar(total: int, progress: bool | None) -> Iterator[Any]:
-    from tqdm.auto import tqdm
-
-    disable = None if progress is None else not progress
-    with tqdm(total=total, unit="step", disable=disable) as bar:
-        yield bar
-
-
-@contextmanager
-def _board(run: Run | None, wanted: bool) -> Iterator[Any]:
-    if run is None or not wanted:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        yield None
-        return
-    with SummaryWriter(str(run.path / "tensorboard")) as writer:
-        yield writer
