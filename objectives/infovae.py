@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import instance
 from ppl_vae.objectives.decomposition import decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
@@ -225,6 +226,14 @@ class InfoVAE(Objective):
     def _check(
         self, joint: tuple[str, ...] | None, divergence: Divergence | None, scale: Weight
     ) -> None:
+        if divergence is not None:
+            instance("divergence", divergence, Divergence, "MMD()")
+        for name, weight in (("alpha", self.alpha), ("scale", scale)):
+            if isinstance(weight, Divergence | str | type):
+                raise TypeError(
+                    f"{type(self).__name__}: {name} is {weight!r}: give a number, or a schedule "
+                    "such as Linear(0.0, 1.0)"
+                )
         if callable(self.alpha) or callable(scale):
             if divergence is None and not isinstance(self, BetaVAE):
                 raise ValueError("a scheduled alpha or scale needs a divergence, such as MMD()")

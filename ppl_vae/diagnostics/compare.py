@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.likelihood import refitted
 from ppl_vae.evaluation.programs import Data, Program, check_positive
+from ppl_vae.records import table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Comparison", "compare_pairs"]
 
@@ -52,6 +57,12 @@ class Comparison:
     monte_carlo: np.ndarray
     bias: np.ndarray
     unseen: np.ndarray
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each model, the best first."""
+        names = ("mean", "error", "difference", "difference_error", "monte_carlo", "bias")
+        columns = {name: getattr(self, name) for name in (*names, "unseen")}
+        return table(columns, [*self.names], "model")
 
     def __repr__(self) -> str:
         first = self.weights[self.names[0]]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,10 @@ from ppl_vae.diagnostics.densities import check_density
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.records import Record, table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "UNSEEN",
@@ -31,8 +36,8 @@ UNSEEN = 0.1
 """The largest `unseen` at which estimates made with the weights of a data set are usable."""
 
 
-@dataclass(frozen=True)
-class ParetoK:
+@dataclass(frozen=True, repr=False)
+class ParetoK(Record):
     r"""Pareto :math:`\hat k` of each datum's importance weights.
 
     Attributes:
@@ -53,6 +58,11 @@ class ParetoK:
     log_evidence: np.ndarray
     draws: int
     threshold: float
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each datum."""
+        columns = {"k": self.k, "exact": self.exact, "ess": self.ess}
+        return table(columns | {"log_evidence": self.log_evidence}, name="datum")
 
     @property
     def usable(self) -> float:

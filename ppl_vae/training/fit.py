@@ -9,10 +9,11 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from ppl_vae.arguments import instance
 from ppl_vae.data.dataset import Dataset, check_finite
 from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Objective
-from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.program.modules import Program, modules_of, release
 from ppl_vae.training.adapters import AnyOptimizer, as_pyro, end_epoch
 from ppl_vae.training.alone import alone
 from ppl_vae.training.compatibility import check_compatible, check_held_out
@@ -126,6 +127,7 @@ def fit(
         >>> vae = VAE(StandardNormal(2), Bernoulli(2, data.size), MeanFieldNormal(data.size, 2))
         >>> history = fit(vae.model, vae.guide, data, InfoVAE(MMD(), scale=64.0), epochs=2)
     """
+    instance("objective", objective, ELBO, "BetaVAE()")
     for name, number, least in (
         ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("critic_steps", critic_steps, 0)
     ):  # fmt: skip
@@ -222,6 +224,7 @@ def fit(
             shown.say(str(watch))
     if best is not None:
         best.restore()
+    release(*params.values(), *own)
     return history
 
 

@@ -14,7 +14,8 @@ from ppl_vae.data.loaders import batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
 from ppl_vae.training.optim import Scheduled
-from ppl_vae.training.progress import KINDS, brief
+from ppl_vae.training.progress import brief
+from ppl_vae.training.run import KINDS
 from ppl_vae.training.weights import Snapshot, state
 
 __all__ = ["Mean", "Training", "Weights"]

@@ -5,12 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ppl_vae.training.run import Run
+from ppl_vae.training.run import KINDS, Run
 
 __all__ = ["Progress", "board", "brief", "showing"]
-
-KINDS = ("reconstruction", "rate", "divergence", "global")
-"""The kinds of terms an objective leaves, as `kind/site`."""
 
 
 class Progress:

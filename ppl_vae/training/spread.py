@@ -100,7 +100,7 @@ def warn_of_collapse(history: History) -> None:
             f"posterior collapse: {reason} nats, so the codes say nothing of the data; weaken the "
             "penalty, start the encoder narrower, standardise its means, or integrate its noise, "
             "which hides the pull of the data",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
