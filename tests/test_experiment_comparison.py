@@ -22,7 +22,7 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(comparison, "Digits", digits)
     monkeypatch.setattr(comparison, "objectives", lambda: betas)
-    table = comparison.run(tmp_path, epochs=2, rows=20, draws=100, refit=100)
+    table = comparison.run(tmp_path, epochs=2, rows=20, draws=100)
     first, second = table["rows"]
     assert {first[0], second[0]} == set(betas)
     for row in (first, second):

@@ -98,8 +98,7 @@ def test_means_that_do_not_spread_are_a_collapse(
         row |= {f"sd/z[{j}]": sd, f"spread/z[{j}]": spread}
     if warns:
         with pytest.warns(UserWarning, match="posterior collapse"):
-            for epochs in (2, 3):
-                warn_of_collapse(History([row] * epochs))
+            [warn_of_collapse(History([row] * epochs)) for epochs in (2, 3)]
     else:
         warn_of_collapse(History([row] * 3))
 

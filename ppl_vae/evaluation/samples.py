@@ -56,7 +56,7 @@ def draws(
     for start in range(0, num_samples, size):
         count = min(size, num_samples - start)
         rows = pair.index[(torch.arange(count) + start) % len(pair)] if sliced else None
-        with Unobserve(_variables(pair)):
+        with Unobserve(observed_variables(pair)):
             sites = pair.blocks.model_run(pair.held, rows)
         yield _of_rows(pair, sites[name], mean)[:count]
 
@@ -124,13 +124,7 @@ def sharpness(images: Tensor, block: int = 1024) -> Estimate:
 
 
 def _observed_site(pair: Pair, asked: str | None) -> str:
-    pair.require_observed()
-    names = _variables(pair)
-    if not names:
-        raise ValueError(
-            f"the model observes no variable in plate {pair.plate!r}: its likelihood is a "
-            "pyro.factor, which cannot be sampled"
-        )
+    names = observed_variables(pair)
     if asked is None and len(names) == 1:
         return names[0]
     if asked is not None and asked in names:
@@ -138,9 +132,21 @@ def _observed_site(pair: Pair, asked: str | None) -> str:
     raise ValueError(f"site is {asked!r}: choose one of the observed sites {names}")
 
 
-def _variables(pair: Pair) -> list[str]:
+def observed_variables(pair: Pair) -> list[str]:
+    """The sites of data that the model can sample.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    pair.require_observed()
     sites = pair.blocks.reading.model_sites
-    return [name for name in pair.observed if sites[name].role == "observed"]
+    names = [name for name in pair.observed if sites[name].role == "observed"]
+    if not names:
+        raise ValueError(
+            f"the model observes no variable in plate {pair.plate!r}: its likelihood is a "
+            "pyro.factor, which cannot be sampled"
+        )
+    return names
 
 
 def _of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
