@@ -136,6 +136,7 @@ def _said(
             estimator = getattr(part, "estimator", None)
             if isinstance(part, Divergence) and isinstance(estimator, dict):
                 words += [f"{names}: {how}" for names, how in estimator.items()]
+        words += [f"lambda of {n} {v:.4g}" for n, v in getattr(objective, "scales", {}).items()]
         kinds = ("rate", "divergence", "bound")
         words += [
             f"{name} {float(value):.4g}"

@@ -11,7 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "data": "Digits",
     "objective": {
         "class_path": "InfoVAE",
-        "init_args": {"divergence": "MMD", "scale": 64.0},
+        "init_args": {"divergence": "MMD", "scale": "auto"},
     },
     "pair": "VAE",
     "prior": "StandardNormal",

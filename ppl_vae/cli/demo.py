@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 __all__ = ["demo"]
 
@@ -22,7 +23,7 @@ def demo(
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 60,
     dim: int = 10,
-    scale: float = 64.0,
+    scale: float | Literal["auto"] = "auto",
     overwrite: bool = True,
 ) -> None:
     """Trains an MMD-VAE on scikit-learn's digits from several seeds and prints a table.
@@ -35,7 +36,7 @@ def demo(
         seeds: of the split, the weights and the training.
         epochs: passes through the 1,437 training digits.
         dim: dimension of the code.
-        scale: weight on the divergence, in nats per datum.
+        scale: weight on the divergence, in nats per datum; "auto" for the number of pixels.
         overwrite: replace runs of an earlier demonstration in that folder.
     """
     import torch

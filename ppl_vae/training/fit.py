@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ppl_vae.data.dataset import Dataset, check_finite
 from ppl_vae.data.loaders import splits
-from ppl_vae.objectives import Objective
+from ppl_vae.objectives import InfoVAE, Objective
+from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.guard import NotFinite, check_support
@@ -148,7 +149,7 @@ def fit(
                 "seed": seed,
                 "critic_steps": critic_steps,
             }
-        run = Run.create(out, config, overwrite)
+        run = Run.create(out, _written_out(config, objective), overwrite)
         run.save_weights(weights.state())
     training = Training(model, guide, objective, optimizer, weights, critic_steps, own)
 
@@ -268,6 +269,16 @@ def _step_schedule(optimizer: PyroLRScheduler, loss: float) -> None:
         optimizer.step(loss)
     else:
         optimizer.step()
+
+
+def _written_out(config: Mapping[str, Any], objective: ELBO) -> dict[str, Any]:
+    """The configuration with the numbers that an objective has put in place of "auto"."""
+    scales = objective.scales if isinstance(objective, InfoVAE) else {}
+    part = config.get("objective")
+    if scales and isinstance(part, Mapping):
+        settings = with_scales(part.get("init_args", {}), scales)
+        return {**config, "objective": {**part, "init_args": settings}}
+    return {**config, "scale": dict(scales)} if scales else dict(config)
 
 
 @contextmanager

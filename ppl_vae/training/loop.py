@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.data.loaders import batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
 
 __all__ = ["Mean", "Training", "Weights"]
@@ -85,6 +86,7 @@ class Training:
         self.model, self.guide, self.objective, self.weights = model, guide, objective, weights
         self.modules = list(modules_of(model, guide, objective).values())
         self.critic_steps = critic_steps
+        self.watch = NoiseWatch(model, guide, objective)
         self.step = 0
 
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
@@ -106,6 +108,7 @@ class Training:
                 self._run(self.critic.step, batch)
             loss = self._run(self.main.step, batch)
             mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+            self.watch.after(self.step, batch)
             if bar.update():  # it was drawn: read the terms for the next time
                 bar.set_postfix_str(_brief(mean.read()), refresh=False)
         row = mean.read()
