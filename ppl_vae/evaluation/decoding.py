@@ -8,9 +8,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.evaluation.codes import Codes, posterior_codes
+from ppl_vae.evaluation.programs import evaluating
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.program.handlers import AtMean
-from ppl_vae.program.modules import evaluating
 
 __all__ = ["decode", "draw", "drawn_as", "latents"]
 
@@ -28,7 +28,7 @@ def latents(pair: Pair, args: tuple[Tensor, ...], codes: Codes | None = None) ->
     """
     codes = posterior_codes(pair.model, pair.guide, args) if codes is None else codes
     found = {name: codes.mean[: len(args[0]), k] for name, k in codes.slices.items()}
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+    with torch.random.fork_rng(), evaluating(pair):
         trace = poutine.trace(pair.guide).get_trace(*args)
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and name.endswith("_unobserved"):
@@ -48,7 +48,7 @@ def decode(pair: Pair, values: Mapping[str, Tensor], args: tuple[Tensor, ...]) -
     Returns:
         Tensor `(n, *size)`.
     """
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+    with torch.random.fork_rng(), evaluating(pair):
         with AtMean(), poutine.trace() as tracer, poutine.condition(data=dict(values)):
             pair.model(*args)
         return _picture(tracer.trace.nodes["x"]["fn"])
@@ -66,7 +66,7 @@ def draw(pair: Pair, args: tuple[Tensor, ...], n: int, seed: int = 0) -> Tensor:
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
     turn = torch.arange(n, device=args[0].device) % len(args[0])
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+    with torch.random.fork_rng(), evaluating(pair):
         torch.manual_seed(seed)
         trace = poutine.trace(pair.model).get_trace(*(part[turn] for part in args))
         return _picture(trace.nodes["x"]["fn"])
@@ -74,7 +74,7 @@ def draw(pair: Pair, args: tuple[Tensor, ...], n: int, seed: int = 0) -> Tensor:
 
 def drawn_as(pair: Pair, args: tuple[Tensor, ...]) -> str:
     """What `draw` gives, in words."""
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(pair):
+    with torch.random.fork_rng(), evaluating(pair):
         trace = poutine.trace(pair.model).get_trace(*(part[:1] for part in args))
     try:
         _ = trace.nodes["x"]["fn"].mean

@@ -40,7 +40,7 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
     with (
         torch.random.fork_rng(),
         torch.no_grad(),
-        evaluating(*modules_of(model, guide).values()),
+        evaluating(model, guide),
         pyro.validation_enabled(False),
     ):
         reading = read(model, guide, batch, check_shapes=True, complete=False)
