@@ -1,7 +1,8 @@
 """The words of a command as settings: defaults, files and options, in this order."""
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,44 @@ def configured(
     return schema, schema.parse(settings), switches, out
 
 
-def parse(function: Callable[..., Any], words: list[str], many: str = "") -> dict[str, Any]:
-    """Options of plain types, read off a function's signature; `data` is read elsewhere.
+def parse(
+    function: Callable[..., Any],
+    words: list[str],
+    many: str = "",
+    first: str = "",
+    skip: Collection[str] = ("data",),
+) -> dict[str, Any]:
+    """Options of plain types, read off a function's signature.
 
-    The argument called `many` takes all words that belong to no option.
+    Args:
+        function: what the options are of; arguments without a default stand by themselves.
+        words: of the command line.
+        many: the argument that takes all words that belong to no option.
+        first: the argument that stands by itself, while all others are options.
+        skip: arguments that are read elsewhere.
     """
     from argparse import ArgumentError
 
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
-        prog=f"ppl-vae {function.__name__.removesuffix('_run')}",
+        prog=f"ppl-vae {function.__name__.replace('_', '-')}",
         description=(function.__doc__ or "").split("\n\n    Args:")[0],
         exit_on_error=False,
     )
     if many:
         parser.add_argument(many, nargs="+", help="folders of runs")
-    parser.add_function_arguments(function, as_positional=True, skip={"data", many})
-    words = [f"{w}=true" if w in ("--trust", "--overwrite", "--quick") else w for w in words]
+    if first:
+        parser.add_argument(first, help="the run's folder")
+    left_out: set[str | int] = {*skip, many, first}
+    parser.add_function_arguments(function, as_positional=not first, skip=left_out)
+    arguments = inspect.signature(function).parameters.values()
+    switches = {f"--{arg.name}" for arg in arguments if arg.annotation in (bool, "bool")}
+    following = [*words[1:], ""]
+    words = [
+        f"{word}=true" if word in switches and after not in ("true", "false") else word
+        for word, after in zip(words, following, strict=True)
+    ]
     try:
         return dict(parser.parse_args(words).as_dict())
     except (ArgumentError, TypeError) as error:

@@ -319,6 +319,15 @@ class Pair:
         value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
         return Rows.of(site, [self.plate]).cut(value, value.dim() - site.event_dim)[0]
 
+    def shaped(self, name: str, rows: Tensor) -> Tensor:
+        """The inverse of `flatten` for a latent: its value, from any number of rows."""
+        site = self.blocks.reading.guide_sites[name]
+        shape = list(site.shape)
+        shape[self.dim_of(site) - site.event_dim] = len(rows)
+        layout = replace(Rows.of(site, [self.plate]), sizes=(len(rows),))
+        value = layout.uncut(rows[None], torch.Size(shape), len(shape) - site.event_dim)
+        return value.to(site.value.dtype)
+
     def joint(self, sites: Sites, names: Iterable[str] | None = None) -> Tensor:
         """The codes, or other sites of a datum, side by side, `(n, d)`."""
         joint = torch.cat([self.flatten(sites[name]) for name in names or self.codes], -1)

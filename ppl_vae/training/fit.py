@@ -16,6 +16,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from ppl_vae.data.dataset import Dataset, check_finite
+from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Objective
 from ppl_vae.program.modules import Program, modules_of
@@ -154,6 +155,7 @@ def fit(
                 "critic_steps": critic_steps,
             }
         run = Run.create(out, config, overwrite)
+        run.save_data(Known.of(rows.data, rows.train).plain)
         run.save_weights(weights.state())
     training = Training(model, guide, objective, optimizer, weights, critic_steps, own)
 
@@ -192,7 +194,7 @@ class _Rows:
         data: Dataset | Tensor | Sequence[Tensor],
         validation: Tensor | Sequence[Tensor] | None,
     ) -> None:
-        self._data = data if isinstance(data, Dataset) else None
+        self.data = data if isinstance(data, Dataset) else None
         held_out = None if validation is None else _tensors(validation, "validation")
         if isinstance(data, Dataset):
             self.train = data.arguments("train")
@@ -207,12 +209,12 @@ class _Rows:
                 check_finite(part, name)
 
     def to(self, device: torch.device) -> None:
-        self._data = None if self._data is None else self._data.to(device)
+        self.data = None if self.data is None else self.data.to(device)
         self.train = tuple(part.to(device) for part in self.train)
         self.held_out = tuple(part.to(device) for part in self.held_out)
 
     def epoch(self) -> tuple[Tensor, ...]:
-        return self.train if self._data is None else (self._data.epoch(), *self.train[1:])
+        return self.train if self.data is None else (self.data.epoch(), *self.train[1:])
 
 
 def _tensors(data: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
