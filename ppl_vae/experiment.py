@@ -61,6 +61,9 @@ class Experiment(Trained):
         epochs: passes through the training rows.
         batch_size: rows to a step.
         critic_steps: further steps of the objective's own parameters before each step.
+        start: folder of a run whose weights the training goes on from.
+        freeze: names of parts and parameters that stay as they are, or globs of them, such as
+            `likelihood` or `encoder.network.*`.
         seed: of the starting weights and all that is drawn in training.
         device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
 
@@ -94,6 +97,8 @@ class Experiment(Trained):
         epochs: int = 100,
         batch_size: int = 128,
         critic_steps: int = 0,
+        start: str | None = None,
+        freeze: Sequence[str] = (),
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -103,6 +108,7 @@ class Experiment(Trained):
         data, self.objective = data.handing(made.beside), objective
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
+        self.start, self.freeze = start, freeze
         self.seed, self.device = seed, device
         set_seed(seed)
         dims = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -185,6 +191,8 @@ class Experiment(Trained):
             seed=self.seed,
             device=self.device,
             critic_steps=self.critic_steps,
+            start=self.start,
+            freeze=self.freeze,
             out=out,
             overwrite=overwrite,
             config=config,

@@ -30,12 +30,16 @@ def configured(
     from ppl_vae.config.options import nested, split_options
     from ppl_vae.config.schema import Schema
     from ppl_vae.experiment import Experiment
+    from ppl_vae.training.run import Run
 
     switches, options, rest = split_options(words, ("overwrite", "trust", "help"))
     if rest:
         raise ValueError(f"{rest[0]!r} is not an option: options look like --dim 10")
     schema = Schema(Experiment, trust="trust" in switches)
     settings = schema.merge({}, DEFAULTS)
+    if start := dict(options).get("start"):  # the parts whose weights these are
+        before = {k: v for k, v in Run(start).config.items() if k not in ("start", "freeze")}
+        settings = schema.merge({}, before)
     helped = [key for key, _ in options if key.endswith(".help")]
     out = None
     ordered = sorted(

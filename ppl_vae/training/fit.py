@@ -24,6 +24,7 @@ from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.tuning import Frozen, check_rows, freezing, go_on_from
 from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
@@ -45,6 +46,8 @@ def fit(
     device: str | torch.device = "auto",
     validation: Tensor | Sequence[Tensor] | None = None,
     critic_steps: int = 0,
+    start: Run | str | Path | None = None,
+    freeze: str | Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -82,6 +85,10 @@ def fit(
             with the same noise each time; a data set's own by default.
         critic_steps: further steps before each step, on its batch, that move the objective's own
             parameters (a critic, an auxiliary r) alone.
+        start: a run, or its folder, whose weights the training goes on from.
+        freeze: names of modules and parameters that stay bit for bit as they are, or globs of
+            them: `["likelihood"]`, `["encoder.network.0", "*.bias"]`. Frozen modules run in
+            evaluation mode, so that the statistics of batch normalisation stay too.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
@@ -132,9 +139,14 @@ def fit(
     if seed is not None:
         set_seed(seed)
 
+    if start is not None:
+        check_rows(start, rows.train)
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn)
     params = stored((model, guide), *first)
+    if start is not None:
+        go_on_from(start, model, guide, objective, *first)
+    frozen = Frozen.named(freeze, (model, guide, objective), params)
     check_support(model, guide, first, drawn[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
@@ -154,13 +166,23 @@ def fit(
                 "seed": seed,
                 "critic_steps": critic_steps,
             }
+            if start is not None:
+                config["start"] = str(start.path if isinstance(start, Run) else start)
+            if freeze:
+                config["freeze"] = [freeze] if isinstance(freeze, str) else [*freeze]
         run = Run.create(out, config, overwrite)
         run.save_data(Known.of(rows.data, rows.train).plain)
         run.save_weights(weights.state())
-    training = Training(model, guide, objective, optimizer, weights, critic_steps, own)
+    training = Training(
+        model, guide, objective, optimizer, weights, critic_steps, own, frozen.parameters
+    )
 
     history = History()
-    with _bar(epochs * steps, progress) as bar, _board(run, tensorboard) as board:
+    with (
+        freezing(frozen),
+        _bar(epochs * steps, progress) as bar,
+        _board(run, tensorboard) as board,
+    ):
         for epoch in range(1, epochs + 1):
             try:
                 row = training.epoch(rows.epoch(), batch_size, bar)

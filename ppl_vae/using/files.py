@@ -114,7 +114,7 @@ def write(
                 table.to_parquet(new)
         elif path.suffix == ".npz":
             arrays: dict[str, Any] = {"rows": values, **more}
-            np.savez(new, **{name: np.asarray(value) for name, value in arrays.items()})
+            np.savez(new, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
         else:
             np.save(new, np.asarray(values.cpu() if isinstance(values, Tensor) else values))
         os.replace(new, path)
