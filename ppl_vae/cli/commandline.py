@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Collection
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,9 @@ def parse(
     parser.add_function_arguments(function, as_positional=not first, skip=left_out)
     arguments = inspect.signature(function).parameters.values()
     switches = {f"--{arg.name}" for arg in arguments if arg.annotation in (bool, "bool")}
-    following = [*words[1:], ""]
     words = [
         f"{word}=true" if word in switches and after not in ("true", "false") else word
-        for word, after in zip(words, following, strict=True)
+        for word, after in pairwise([*words, ""])
     ]
     try:
         return dict(parser.parse_args(words).as_dict())

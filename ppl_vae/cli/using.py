@@ -218,6 +218,43 @@ def traverse(
     print(path)
 
 
+def impute(
+    run: str,
+    data: str,
+    out: str,
+    draws: int = 0,
+    method: Literal["gibbs", "importance"] = "gibbs",
+    samples: int = 500,
+    index: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    trust: bool = False,
+    settings: Settings = (),
+) -> None:
+    """Rows with their missing values filled in: expectations given the rest, or draws.
+
+    Args:
+        run: the run's folder.
+        data: file of rows, empty or NaN where a value is missing: .csv, .parquet, .npy or .npz.
+        out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
+        draws: how many draws of each row; 0 for the expectation.
+        method: gibbs, a chain for each row that is right whatever the guide is; or importance,
+            weighted draws of the guide, for a run trained on rows with missing values.
+        samples: steps of the chain, or draws.
+        index: column of the table that names its rows.
+        seed: of the draws.
+        device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
+        trust: allow classes from outside ppl_vae in the run's configuration.
+    """
+    from ppl_vae.using.files import check_out, read, write
+
+    path = check_out(out, pictures=not draws)
+    trained, rows = _load(run, device, trust, settings), read(data, index)
+    found = trained.impute(rows, draws, method=method, num_samples=samples, seed=seed)
+    write(path, found, trained.data_names, "Missing values filled in")
+    print(path)
+
+
 def log_likelihood(
     run: str,
     data: str,
@@ -298,7 +335,7 @@ def _command(function: Callable[..., None]) -> Callable[[list[str]], None]:
 COMMANDS = {
     function.__name__.replace("_", "-"): _command(function)
     for function in (
-        encode, decode, reconstruct, sample, interpolate, traverse, log_likelihood
+        encode, decode, reconstruct, sample, interpolate, traverse, impute, log_likelihood
     )
 }  # fmt: skip
 """The commands by name."""

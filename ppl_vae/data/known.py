@@ -24,6 +24,7 @@ class Known:
         types: their types, such as `float32`.
         low: the least value of x: of each column where rows are vectors, else of all.
         high: the largest.
+        mean: the mean.
         name: the data set's name.
         classes: the names of its classes.
         beside: what the pair is called with beside x.
@@ -35,6 +36,7 @@ class Known:
     types: Sequence[str]
     low: Sequence[float]
     high: Sequence[float]
+    mean: Sequence[float]
     name: str = "data"
     classes: Sequence[str] = ()
     beside: Beside = ""
@@ -46,17 +48,18 @@ class Known:
         """What is kept of a data set, or of the arguments a pair is called with in training."""
         x = args[0]
         flat = x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1)
-        low, high = (extreme.values.double().tolist() for extreme in (flat.min(0), flat.max(0)))
+        found = (flat.min(0).values, flat.max(0).values, flat.mean(0))
+        low, high, mean = (each.double().tolist() for each in found)
         shapes = [list(part.shape[1:]) for part in args]
         types = [str(part.dtype).removeprefix("torch.") for part in args]
         if data is None:
-            return cls(shapes, types, low, high)
+            return cls(shapes, types, low, high, mean)
         covariates = None
         if data.beside == "covariates":
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
-        return cls(shapes, types, low, high, *named)
+        return cls(shapes, types, low, high, mean, *named)
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:
@@ -83,15 +86,20 @@ class Known:
         types = [getattr(torch, name) for name in self.types]
         return tuple(part.to(kind) for part, kind in zip(args, types, strict=True))
 
-    def check(self, args: Sequence[Tensor]) -> str:
+    def check(self, args: Sequence[Tensor], missing: bool = False) -> str:
         """Holds new rows against those of the training.
+
+        Args:
+            args: the pair's arguments.
+            missing: whether values may be missing, as NaN.
 
         Returns:
             A warning, of values far outside the training's; else nothing.
 
         Raises:
-            ValueError: for another number of arguments, another shape, a value that is infinite,
-                or rows most of which lie further outside the training's range than it is wide.
+            ValueError: for another number of arguments, another shape, a value that is infinite
+                or, where none may be missing, NaN, or rows most of which lie further outside the
+                training's range than it is wide.
         """
         if len(args) != len(self.sizes):
             what = {"covariates": ", x and its covariates", "labels": ", x and its labels"}
@@ -108,9 +116,7 @@ class Known:
         x = args[0]
         if not len(x):
             raise ValueError("there are no rows: give one or more")
-        if x.isinf().any():
-            value, place = first_marked(x, x.isinf())
-            raise ValueError(f"{place} is {value}: drop those rows or fill them in")
+        check_present(args, missing)
         low, high = x.new_tensor(self.low), x.new_tensor(self.high)
         # a column that was constant has no width of its own
         width = torch.where(high > low, high - low, high.max() - low.min())
@@ -131,6 +137,21 @@ class Known:
                 "training's rows were"
             )
         return said
+
+
+def check_present(args: Sequence[Tensor], missing: bool = False) -> None:
+    """Refuses values that are infinite or, where none may be missing, NaN.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for i, part in enumerate(args):
+        wrong = part.isinf() | (part.isnan() & (not missing or i > 0))
+        if wrong.any():
+            value, place = first_marked(part, wrong)
+            where = place if i == 0 else f"argument {i} at {place}"
+            remedy = "impute fills them in" if value != value and i == 0 else "drop those rows"
+            raise ValueError(f"{where} is {value} ({int(wrong.sum())} such values): {remedy}")
 
 
 class Remembered(Dataset):

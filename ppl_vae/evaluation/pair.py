@@ -1,8 +1,10 @@
 """Running a model/guide pair on blocks of rows and reading off its terms datum by datum."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -216,6 +218,13 @@ class Pair:
                 "them only: leave num_data out"
             )
         self.index = self.index[index]
+
+    def at(self, args: tuple[Any, ...]) -> "Pair":
+        """The same pair at other arguments, of as many rows where it runs whole."""
+        other = copy(self)
+        other.blocks = copy(self.blocks)
+        other.blocks.args = args
+        return other
 
     # Runs
 

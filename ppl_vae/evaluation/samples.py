@@ -79,7 +79,7 @@ def draws(
             sites = pair.blocks.model_run(
                 pair.held | given, pair.index[rows[at]] if sliced else None
             )
-        yield _of_rows(pair, sites[name], mean)[:count]
+        yield of_rows(pair, sites[name], mean)[:count]
 
 
 def reconstruction_error(
@@ -111,7 +111,7 @@ def reconstruction_error(
 
     def errors(terms: Terms) -> list[Tensor]:
         sites = [part[name] for part in terms.model]
-        gaps = [_of_rows(pair, site, True) - _of_rows(pair, site, False) for site in sites]
+        gaps = [of_rows(pair, site, True) - of_rows(pair, site, False) for site in sites]
         return [torch.cat([gap.square().reshape(len(gap), -1).mean(1) for gap in gaps])]
 
     with evaluating(model, guide):
@@ -145,7 +145,7 @@ def sharpness(images: Tensor, block: int = 1024) -> Estimate:
 
 
 def observed_site(pair: Pair, asked: str | None = None) -> str:
-    """The observed variable that is asked for, or the only one there is."""
+    """The observed variable that is asked for, or the only one; of several the first argument."""
     pair.require_observed()
     names = _variables(pair)
     if not names:
@@ -153,8 +153,11 @@ def observed_site(pair: Pair, asked: str | None = None) -> str:
             f"the model observes no variable in plate {pair.plate!r}: its likelihood is a "
             "pyro.factor, which cannot be sampled"
         )
-    if asked is None and len(names) == 1:
-        return names[0]
+    if asked is None:
+        sites, first = pair.blocks.reading.model_sites, pair.blocks.reading.args[0]
+        given = [name for name in names if sites[name].value is first]
+        if len(names) == 1 or len(given) == 1:
+            return (given or names)[0]
     if asked is not None and asked in names:
         return asked
     raise ValueError(f"site is {asked!r}: choose one of the observed sites {names}")
@@ -165,7 +168,8 @@ def _variables(pair: Pair) -> list[str]:
     return [name for name in pair.observed if sites[name].role == "observed"]
 
 
-def _of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
+def of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
+    """A site's means or values, rows first."""
     value = site.mean() if mean else site.value
     value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
     return value.movedim(pair.dim_of(site) - site.event_dim, 0)

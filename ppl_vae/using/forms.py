@@ -17,11 +17,13 @@ class Form:
     Attributes:
         kind: `"tensor"`, `"array"` (NumPy, lists), `"pandas"` or `"polars"`.
         index: of a pandas table.
+        columns: of a table.
         device: of a tensor.
     """
 
     kind: str = "tensor"
     index: Any = None
+    columns: Sequence[str] = ()
     device: torch.device | None = None
 
     @classmethod
@@ -33,7 +35,8 @@ class Form:
             return cls("tensor", device=rows.device)
         library = type(rows).__module__.partition(".")[0]
         if library in ("pandas", "polars"):
-            return cls(library, getattr(rows, "index", None))
+            columns = [str(name) for name in getattr(rows, "columns", ())]
+            return cls(library, getattr(rows, "index", None), columns)
         return cls("array")
 
     def give(self, values: Tensor, names: Sequence[str] = (), within: str = "draw") -> Any:

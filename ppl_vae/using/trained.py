@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.known import Known, Remembered
+from ppl_vae.data.known import Known, Remembered, check_present
 from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.sampling import markov_chain
@@ -22,6 +22,7 @@ from ppl_vae.using import walks
 from ppl_vae.using.codes import Draws
 from ppl_vae.using.decoding import decode, draw, has_mean, latents
 from ppl_vae.using.forms import Form, as_tensor
+from ppl_vae.using.imputation import Method, impute
 
 __all__ = ["Trained"]
 
@@ -41,6 +42,7 @@ class Trained:
         data: what they were trained on, or rows like it: a data set, arguments of the pair, or
             what a run knows of them.
         plate: the data plate's name, where the pair leaves a choice.
+        site: the observed site that is decoded, where none or several observe the first argument.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -60,9 +62,15 @@ class Trained:
     """
 
     def __init__(
-        self, model: Program, guide: Program, data: Any = None, *, plate: str | None = None
+        self,
+        model: Program,
+        guide: Program,
+        data: Any = None,
+        *,
+        plate: str | None = None,
+        site: str | None = None,
     ) -> None:
-        self._programs, self._plate = (model, guide), plate
+        self._programs, self._plate, self._site = (model, guide), plate, site
         self._data = data if isinstance(data, Dataset) else None
         self._known = data if isinstance(data, Known) else None
         if isinstance(data, Remembered):
@@ -78,6 +86,7 @@ class Trained:
         guide: Program,
         *rows: Tensor,
         plate: str | None = None,
+        site: str | None = None,
         device: str = "auto",
     ) -> Self:
         """A pair with the weights of a run that `ppl_vae.fit` made of it.
@@ -89,6 +98,7 @@ class Trained:
             *rows: the pair's arguments, where parameters are made by a first call on as many rows
                 as in training, as those of an automatic guide with local latents are.
             plate: the data plate's name, where the pair leaves a choice.
+            site: the observed site that is decoded, as above.
             device: where to put modules; auto takes a GPU if there is one.
 
         Raises:
@@ -102,7 +112,7 @@ class Trained:
         weights.load(tensors, model, guide, None, *(rows or example))
         for module in modules_of(model, guide).values():
             module.to(pick_device(device))
-        return cls(model, guide, known, plate=plate)
+        return cls(model, guide, known, plate=plate, site=site)
 
     # What goes in
 
@@ -114,14 +124,16 @@ class Trained:
             self._known = Known.of(self._data, args)
         return self._known
 
-    def _read(self, rows: Any) -> tuple[Tensor, ...]:
+    def _read(self, rows: Any, missing: bool = False) -> tuple[Tensor, ...]:
         """New rows as the arguments of the pair, held against what is known."""
         args = _tensors(rows)
         known = self.known
-        if known is not None:
+        if known is None:
+            check_present(args, missing)
+        else:
             if known.beside == "labels" and len(args) == 1:
                 args = (*args, torch.full((len(args[0]),), -1))
-            if said := known.check(args):
+            if said := known.check(args, missing):
                 warnings.warn(said, stacklevel=3)
             args = known.typed(args)
         return self._placed(args)
@@ -167,7 +179,7 @@ class Trained:
     def drawn_as(self, mean: bool) -> str:
         """What `sample` gives, in words."""
         pair = Pair(*self._programs, self._example(None, 2), self._plate)
-        return f"{'Means' if mean and has_mean(pair) else 'Draws'} of p(x | z)"
+        return f"{'Means' if mean and has_mean(pair, self._site) else 'Draws'} of p(x | z)"
 
     def _names(self, args: tuple[Tensor, ...]) -> list[str]:
         pair = Pair(*self._programs, tuple(part[:2] for part in args), self._plate)
@@ -175,7 +187,7 @@ class Trained:
         return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
 
     def _data_rows(self, form: Form, values: Tensor, within: str = "draw") -> Any:
-        return form.give(values, self.data_names, within)
+        return form.give(values, form.columns or self.data_names, within)
 
     # Codes
 
@@ -252,7 +264,7 @@ class Trained:
         z = self._codes(codes)
         with seeded(seed):
             found = self._decoded(z, self._example(given, len(z)), mean)
-        return self._data_rows(Form.of(codes), found)
+        return Form.of(codes).give(found, self.data_names)
 
     def reconstruct(self, rows: Any, draws: int = 0, *, seed: int | None = None) -> Any:
         """What the model makes of rows: the mean of p(x | z) at each row's mean code.
@@ -273,7 +285,7 @@ class Trained:
                 z = coding.posterior_draws(*self._programs, args, draws, plate=self._plate).codes
                 return self._data_rows(form, self._decoded(z, args, True))
             values = latents(*self._programs, args, plate=self._plate)
-            found = decode(*self._programs, args, values, plate=self._plate)
+            found = decode(*self._programs, args, values, True, self._site, self._plate)
         return self._data_rows(form, found)
 
     def sample(
@@ -306,13 +318,50 @@ class Trained:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
         args = self._example(given, n)
         with seeded(seed):
-            found = draw(*self._programs, args, n, mean and not steps, plate=self._plate)
+            mean = mean and not steps
+            found = draw(*self._programs, args, n, mean, self._site, self._plate)
             if steps:
                 turn = torch.arange(n, device=found.device) % len(args[0])
                 start = (found.reshape(n, *args[0].shape[1:]), *(part[turn] for part in args[1:]))
                 chain = markov_chain(*self._programs, start, steps, plate=self._plate, every=steps)
                 found = next(v for k, v in chain.items() if v[0].shape == found.shape)[-1]
         return self._data_rows(Form("tensor"), found)
+
+    def impute(
+        self,
+        rows: Any,
+        draws: int = 0,
+        *,
+        method: Method = "gibbs",
+        num_samples: int = 500,
+        seed: int | None = None,
+    ) -> Any:
+        r"""Rows with their missing values (NaN) filled in from those that are there.
+
+        Either by $E[x_{mis} \mid x_{obs}]$ or by draws of $p(x_{mis} \mid x_{obs})$; the two
+        methods and their bias are described at `ppl_vae.using.imputation.impute`.
+
+        Args:
+            rows: n rows, NaN where a value is missing.
+            draws: number of draws of each row; none for the expectation.
+            method: `"gibbs"`, a chain that is right whatever the guide is in the limit of many
+                steps; or `"importance"`, weighted draws of the guide at once, for a pair that
+                was trained on rows with missing values.
+            num_samples: steps of the chain, or draws.
+            seed: makes it repeatable and leaves the global generator alone.
+
+        Returns:
+            `(n, *size)`, or `(n, draws, *size)`; what is there stays as it is.
+        """
+        args, known = self._read(rows, missing=True), self.known
+        fill = None
+        if known is not None:
+            fill = args[0].new_tensor(known.mean).expand(args[0].shape[1:])
+        with seeded(seed):
+            found = impute(
+                *self._programs, args, draws, method, num_samples, fill, plate=self._plate
+            )
+        return self._data_rows(Form.of(rows), found)
 
     def interpolate(
         self,
@@ -385,7 +434,7 @@ class Trained:
             args = tuple(part.repeat_interleave(z.shape[1], 0) for part in args)
         columns = z.reshape(-1, z.shape[-1]).split(sizes, -1)
         values = dict(zip(pair.codes, columns, strict=True))
-        found = decode(*self._programs, args, values, mean, plate=self._plate)
+        found = decode(*self._programs, args, values, mean, self._site, self._plate)
         return found.reshape(*z.shape[:-1], *found.shape[1:])
 
 
