@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
 from ppl_vae.data.known import Known, Remembered
 from ppl_vae.data.loaders import splits
+from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
-from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
+from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
+from ppl_vae.program.modules import modules_of
 from ppl_vae.training import weights
 from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.fit import fit, pick_device, set_seed
@@ -199,6 +202,28 @@ class Experiment(Trained):
             progress=progress,
         )
 
+    def refit_prior(
+        self,
+        prior: Prior | Callable[[int], Prior] = GaussianMixture,
+        rows: Any = None,
+        *,
+        site: str | None = None,
+        epochs: int = 50,
+        seed: int | None = None,
+    ) -> "Experiment":
+        """The same experiment with a prior fitted to the codes afterwards; see `Trained`."""
+        with seeded(seed):
+            name, fitted = self._refitted(prior, rows, site, epochs)
+        last = [*self.pair.codes][-1]
+        if name != last:
+            raise ValueError(f"site is {name!r}: the prior of this pair is that of {last!r}")
+        other = copy(self)
+        # the other parts are shared
+        other.pair = copy(self.pair)
+        other.pair._modules = {**self.pair._modules, "prior": fitted}
+        other._programs = other.pair.model, other.pair.guide
+        return other
+
 
 def build(schema: Schema, settings: Mapping[str, Any], **given: Any) -> Experiment:
     """The experiment that parsed settings describe, its weights started by their seed."""
@@ -248,6 +273,31 @@ def load(
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))
     return experiment
+
+
+def save(
+    experiment: Experiment,
+    path: str | Path,
+    config: Mapping[str, Any],
+    source: Run,
+    overwrite: bool = False,
+) -> Run:
+    """Writes an experiment that was made of a run as a run of its own.
+
+    Args:
+        experiment: the experiment.
+        path: the new run's folder.
+        config: what its `config.yaml` shall say.
+        source: the run, whose history and knowledge of its data are kept.
+        overwrite: replace a run that is there.
+    """
+    run = Run.create(path, config, overwrite)
+    run.save_data(source.data or {})
+    for row in source.history:
+        run.log(row)
+    pair = experiment.pair
+    run.save_weights(weights.state(modules_of(pair.model, pair.guide, experiment.objective), {}))
+    return run
 
 
 def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experiment:

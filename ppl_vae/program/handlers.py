@@ -198,7 +198,7 @@ class Replace(Messenger):
 
     Args:
         names: the sites.
-        make: gives the distribution of a site, by its name.
+        make: gives the distribution of a site, by its name; one without a batch has the site's.
     """
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
@@ -207,7 +207,8 @@ class Replace(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self._names:
-            msg["fn"] = self._make(msg["name"])
+            fn, batch = self._make(msg["name"]), msg["fn"].batch_shape
+            msg["fn"] = fn if fn.batch_shape else fn.expand(batch)
 
 
 class Leaves(Messenger):

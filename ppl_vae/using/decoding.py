@@ -61,6 +61,7 @@ def decode(
     site: str | None = None,
     plate: str | None = None,
     block: int | None = 1024,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """The mean of p(x | z) given latents; a draw where it has no closed mean.
 
@@ -74,6 +75,7 @@ def decode(
         site: the observed site, where the model has several.
         plate: the data plate's name, where the pair leaves a choice.
         block: rows held at once.
+        rows: which datum's covariates each has, `(m,)`, where not all in turn.
 
     Returns:
         Tensor `(m, *size)`.
@@ -85,7 +87,7 @@ def decode(
         mean = mean and has_mean(pair, site)
         rest = [name for name in pair.shared if name not in values] if mean else []
         with AtMean(rest):
-            return torch.cat(list(draws(pair, count, mean, site, values)))
+            return torch.cat(list(draws(pair, count, mean, site, values, rows)))
 
 
 def draw(

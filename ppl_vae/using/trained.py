@@ -1,7 +1,7 @@
 """A trained model and guide in use: rows in any form go in, results in that form come back."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +12,9 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known, Remembered, check_present
 from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.samples import observed_site
 from ppl_vae.evaluation.sampling import markov_chain
+from ppl_vae.priors import GaussianMixture, Prior
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.training import weights
 from ppl_vae.training.fit import pick_device
@@ -23,6 +25,7 @@ from ppl_vae.using.codes import Draws
 from ppl_vae.using.decoding import decode, draw, has_mean, latents
 from ppl_vae.using.forms import Form, as_tensor
 from ppl_vae.using.imputation import Method, impute
+from ppl_vae.using.second_stage import fit_prior, top_site, with_prior
 
 __all__ = ["Trained"]
 
@@ -182,7 +185,7 @@ class Trained:
         return f"{'Means' if mean and has_mean(pair, self._site) else 'Draws'} of p(x | z)"
 
     def _names(self, args: tuple[Tensor, ...]) -> list[str]:
-        pair = Pair(*self._programs, tuple(part[:2] for part in args), self._plate)
+        pair = Pair(*self._programs, args, self._plate)
         sizes = {name: pair.sizes[name] for name in pair.codes}
         return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
 
@@ -323,8 +326,17 @@ class Trained:
             if steps:
                 turn = torch.arange(n, device=found.device) % len(args[0])
                 start = (found.reshape(n, *args[0].shape[1:]), *(part[turn] for part in args[1:]))
-                chain = markov_chain(*self._programs, start, steps, plate=self._plate, every=steps)
-                found = next(v for k, v in chain.items() if v[0].shape == found.shape)[-1]
+                site = observed_site(Pair(*self._programs, start, self._plate), self._site)
+                known = self.known
+                chain = markov_chain(
+                    *self._programs,
+                    start,
+                    steps,
+                    plate=self._plate,
+                    arguments={site: 0} if known is not None and known.beside else None,
+                    every=steps,
+                )
+                found = chain[site][-1]
         return self._data_rows(Form("tensor"), found)
 
     def impute(
@@ -415,6 +427,62 @@ class Trained:
             found = found.unflatten(1, moved.shape[1:3])
         return self._data_rows(form, found, "step")
 
+    # Another prior
+
+    def refit_prior(
+        self,
+        prior: Prior | Callable[[int], Prior] = GaussianMixture,
+        rows: Any = None,
+        *,
+        site: str | None = None,
+        epochs: int = 50,
+        seed: int | None = None,
+    ) -> "Trained":
+        """The same pair with a prior fitted to its codes afterwards: a second stage.
+
+        Samples and likelihoods are those of the new prior. See
+        `ppl_vae.using.second_stage.fit_prior`.
+
+        Args:
+            prior: the prior, or what makes one of a code's dimension: `GaussianMixture`,
+                `FlowPrior` or `functools.partial` of either.
+            rows: whose codes it is fitted to; the training rows by default.
+            site: the latent site; the first of the model's by default.
+            epochs: passes through the rows.
+            seed: makes it repeatable and leaves the global generator alone.
+        """
+        with seeded(seed):
+            site, fitted = self._refitted(prior, rows, site, epochs)
+        model, guide = self._programs
+        known = self.known if self._data is None else self._data
+        other = Trained(
+            with_prior(model, site, fitted),
+            guide,
+            known if self._args is None else self._args,
+            plate=self._plate,
+            site=self._site,
+        )
+        return other
+
+    def _refitted(
+        self, prior: Prior | Callable[[int], Prior], rows: Any, site: str | None, epochs: int
+    ) -> tuple[str, Prior]:
+        args = self._read(rows) if rows is not None else self._training()
+        pair = Pair(*self._programs, args, self._plate)
+        site = top_site(pair, site)
+        fitted = prior if isinstance(prior, Prior) else prior(pair.sizes[site])
+        fit_prior(fitted, *self._programs, args, site, epochs, plate=self._plate)
+        return site, fitted
+
+    def _training(self) -> tuple[Tensor, ...]:
+        """The rows of the training."""
+        if self._args is not None:
+            return self._placed(self._args)
+        data = self._data.rows() if isinstance(self._data, Remembered) else self._data
+        if data is None:
+            raise ValueError("the rows of the training are not known here: give some as rows=")
+        return self._placed(data.arguments("train"))
+
     # Helpers
 
     def _codes(self, codes: Any) -> Tensor:
@@ -422,7 +490,6 @@ class Trained:
 
     def _decoded(self, z: Tensor, args: tuple[Tensor, ...], mean: bool) -> Tensor:
         """Data at codes `(m, d)` or `(m, k, d)`, whose k have their row's covariates."""
-        args = tuple(part[torch.arange(len(z), device=part.device) % len(part)] for part in args)
         pair = Pair(*self._programs, args, self._plate)
         sizes = [pair.sizes[name] for name in pair.codes]
         if z.dim() not in (2, 3) or z.shape[-1] != sum(sizes):
@@ -430,12 +497,14 @@ class Trained:
                 f"codes of shape {tuple(z.shape)}: (rows, {sum(sizes)}) are needed, or "
                 f"(rows, draws, {sum(sizes)})"
             )
-        if z.dim() == 3:
-            args = tuple(part.repeat_interleave(z.shape[1], 0) for part in args)
-        columns = z.reshape(-1, z.shape[-1]).split(sizes, -1)
+        # one code of each row after the other, as a model that runs whole has them
+        turns = z[None] if z.dim() == 2 else z.movedim(1, 0)
+        columns = turns.flatten(0, 1).split(sizes, -1)
         values = dict(zip(pair.codes, columns, strict=True))
-        found = decode(*self._programs, args, values, mean, self._site, self._plate)
-        return found.reshape(*z.shape[:-1], *found.shape[1:])
+        rows = (torch.arange(len(z)) % len(pair)).repeat(len(turns))
+        found = decode(*self._programs, args, values, mean, self._site, self._plate, rows=rows)
+        found = found.unflatten(0, turns.shape[:2])
+        return found[0] if z.dim() == 2 else found.movedim(0, 1)
 
 
 def _tensors(rows: Any) -> tuple[Tensor, ...]:
