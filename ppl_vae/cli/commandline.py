@@ -39,8 +39,9 @@ def configured(
     schema = Schema(Experiment, trust="trust" in switches)
     settings = schema.merge({}, DEFAULTS)
     if start := dict(options).get("start"):  # the parts whose weights these are
-        before = {k: v for k, v in Run(start).config.items() if k not in ("start", "freeze")}
-        settings = schema.merge({}, before)
+        run = Run(start)
+        before = {k: v for k, v in run.config.items() if k not in ("start", "freeze")}
+        settings = schema.merge({}, {**before, "data": run.found(before.get("data"))})
     helped = [key for key, _ in options if key.endswith(".help")]
     out = None
     ordered = sorted(
@@ -107,6 +108,10 @@ def parse(
         return dict(parser.parse_args(words).as_dict())
     except (ArgumentError, TypeError) as error:
         text = " ".join(str(error).split())
+        if first and "required: " in text:
+            said, _, names = text.partition("required: ")
+            options = [n if n == first else f"--{n}" for n in names.split(", ")]
+            text = f"{said}required: {', '.join(options)}"
         raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
 
 

@@ -358,8 +358,9 @@ def refit_prior(words: list[str]) -> None:
         raise ValueError(f"{what}: ppl-vae refit-prior RUN --out FOLDER --prior GaussianMixture")
     Run.check(plain["out"], "overwrite" in switches)
     run, schema = Run(runs[0]), Schema(Experiment, "trust" in switches)
-    settings = schema.merge({}, {**run.config, "prior": "GaussianMixture"})
-    for key, value in sorted(parts, key=lambda option: option[0].count(".")):
+    before = {**run.config, "data": run.found(run.config.get("data"))}
+    settings = schema.merge({}, {**before, "prior": "GaussianMixture"})
+    for key, value in sorted([*parts, *data], key=lambda option: option[0].count(".")):
         settings = schema.merge(settings, nested(key, value))
     settings = schema.parse(settings)
     experiment = load(run, "trust" in switches, str(plain["device"]), data)

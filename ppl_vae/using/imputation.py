@@ -11,7 +11,7 @@ from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, arguments_of, check_positive, evaluating
 from ppl_vae.evaluation.samples import observed_site, of_rows
 from ppl_vae.using.decoding import has_mean
-from ppl_vae.using.missing import filled, with_missing
+from ppl_vae.using.missing import by_element, dependent, filled, with_missing
 
 __all__ = ["Method", "impute"]
 
@@ -94,6 +94,9 @@ def impute(
                 "the guide is deterministic, so it proposes no codes: imputation needs a guide "
                 "with a density"
             )
+        site = pair.run(pair.sample).model[0][observed_site(pair)]
+        if by_element(site.fn) is None:
+            raise dependent(site.name, site.fn)
         if not pair.sliced:
             incomplete = torch.arange(len(rows), device=rows.device)
         mean = not draws and has_mean(pair)

@@ -10,7 +10,7 @@ from torch.distributions import Independent
 from ppl_vae.program.modules import Program
 from ppl_vae.program.sites import distribution_name
 
-__all__ = ["Marginalised", "filled", "with_missing"]
+__all__ = ["Marginalised", "by_element", "dependent", "filled", "with_missing"]
 
 
 class Marginalised(Messenger):
@@ -32,26 +32,32 @@ class Marginalised(Messenger):
         missing = value.isnan()
         if not missing.any():
             return
-        fn = inner = msg["fn"]
-        while isinstance(inner, Independent):
-            inner = inner.base_dist
-        events = len(fn.event_shape)
-        if len(inner.event_shape):
-            # whole events may be missing
-            whole = missing.flatten(-events) if events else missing
-            if not torch.equal(whole.all(-1), whole.any(-1)):
-                raise ValueError(
-                    f"site {msg['name']!r} is {distribution_name(fn)}, whose elements are not "
-                    "independent given the latents: values missing in part of it cannot be "
-                    "left out"
-                )
-            seen, events = ~whole.all(-1), 0
-            inner = fn
+        fn, events = msg["fn"], len(msg["fn"].event_shape)
+        if (inner := by_element(fn)) is None:
+            whole = missing.flatten(-events).all(-1)  # a whole event may be missing
+            if not torch.equal(whole, missing.flatten(-events).any(-1)):
+                raise dependent(msg["name"], fn)
+            inner, seen, events = fn, ~whole, 0
         else:
             seen = ~missing
         msg["value"] = torch.where(missing, fn.sample().expand(value.shape), value)
         masked = inner.expand(torch.broadcast_shapes(inner.batch_shape, seen.shape)).mask(seen)
         msg["fn"] = masked.to_event(events)
+
+
+def by_element(fn: Any) -> Any:
+    """The distribution of the elements of an event, if they are independent; else None."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return None if len(fn.event_shape) else fn
+
+
+def dependent(name: str, fn: Any) -> ValueError:
+    """The error of a site whose elements are not independent."""
+    return ValueError(
+        f"site {name!r} is {distribution_name(fn)}, whose elements are not independent given the "
+        "latents: values missing in part of it cannot be left out"
+    )
 
 
 def filled(args: tuple[Any, ...], fill: Tensor | None = None) -> tuple[Any, ...]:

@@ -175,8 +175,7 @@ class Trained:
     @property
     def data_names(self) -> list[str]:
         """What each column of the data is called."""
-        known = self.known
-        size = known.sizes[0] if known is not None else self._example(None, 2)[0].shape[1:]
+        size = [] if self.known is None else self.known.sizes[0]
         return [f"x[{i}]" for i in range(size[0])] if len(size) == 1 else []
 
     def drawn_as(self, mean: bool) -> str:
