@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero
-from ppl_vae.bodies import MLP, Body, apply_body, positive
+from ppl_vae.bodies import MLP, Body, apply_body
 from ppl_vae.guides.encoder import NARROW
+from ppl_vae.guides.moments import Moments, Sd
 
 __all__ = ["Ladder", "precision_weighted"]
 
@@ -31,6 +32,9 @@ class Ladder(nn.Module):
         hidden: widths of the hidden layers of :math:`f_2, \ldots, f_L`.
         initial_scale: the :math:`\hat\sigma` where the network's output is zero, so about the
             one before training.
+        standardise: of the layer next to x, as in `MeanFieldNormal`.
+        sd: of that layer too.
+        rate: of that layer too.
 
     Shape:
         x (*batch, *size) to L distributions, the one next to x first, of batch shape `batch` and
@@ -58,6 +62,9 @@ class Ladder(nn.Module):
         features: int = 128,
         hidden: Sequence[int] = (128,),
         initial_scale: float = NARROW,
+        standardise: float | None = None,
+        sd: Sd = None,
+        rate: float | None = None,
     ) -> None:
         super().__init__()
         if isinstance(dims, int) or len(dims) < 2 or min(dims) < 1:
@@ -73,15 +80,25 @@ class Ladder(nn.Module):
         self.bodies = nn.ModuleList(
             [body(self.size, wide), *(MLP(wide, wide, hidden) for _ in dims[1:])]
         )
-        self.heads = nn.ModuleList(nn.Linear(features, 2 * dim) for dim in dims)
+        free = sd is None and rate is None
+        outputs = [dims[0] * (2 if free else 1), *(2 * dim for dim in dims[1:])]
+        self.heads = nn.ModuleList(nn.Linear(features, n) for n in outputs)
+        settings = [(standardise, sd, rate), *[(None, None, None)] * len(dims[1:])]
+        self.moments = nn.ModuleList(
+            Moments(dim, initial_scale, *chosen)
+            for dim, chosen in zip(dims, settings, strict=True)
+        )
 
-    def forward(self, x: Tensor) -> tuple[dist.TorchDistribution, ...]:
+    def forward(
+        self, x: Tensor, weights: Tensor | None = None
+    ) -> tuple[dist.TorchDistribution, ...]:
         messages, inputs, h = [], self.size, x
-        for body, head in zip(self.bodies, self.heads, strict=True):
+        for d, *layers in zip(self.dims, self.bodies, self.heads, self.moments, strict=True):
+            body, head, moments = layers
             h = apply_body(body, h, inputs).relu()
             inputs = h.shape[-1:]
-            loc, raw = head(h).chunk(2, -1)
-            messages.append(dist.Normal(loc, positive(raw, self.initial_scale)).to_event(1))
+            loc, raw = head(h).tensor_split([d], -1)
+            messages.append(dist.Normal(*moments(loc, raw, weights)).to_event(1))
         return tuple(messages)
 
 

@@ -45,6 +45,7 @@ def decompose(
     plate: PlateName | None = None,
     reconstruct: Reconstruct | None = None,
     weighs_rate: bool = True,
+    free_bits: float = 0.0,
 ) -> Decomposition:
     """Takes a run apart, and adds its terms.
 
@@ -59,6 +60,8 @@ def decompose(
             where None.
         weighs_rate: whether the rate is wanted. Else it is 0, no density of the selected sites is
             evaluated, and their KL is only logged, where it is cheap.
+        free_bits: nats per datum of each selected site's KL, its auxiliary sites' part with it,
+            that are free: the rate counts at least so many, without a gradient below.
 
     Raises:
         ValueError: for an auxiliary site on which both selected and other sites depend.
@@ -67,6 +70,7 @@ def decompose(
     terms.add_data(data)
     zero = torch.zeros_like(data)
     reconstruction, rate, rest = zero, zero, zero
+    groups: dict[str, Tensor] = {}
     for name in reading.observed:
         term = -reading.log_prob(name) if reconstruct is None else reconstruct(reading, name)
         terms.add(f"reconstruction/{name}", term)
@@ -82,7 +86,7 @@ def decompose(
         kl = reading.kl(name)
         terms.add(f"{kind}/{name}", kl)
         if name in selected:
-            rate = rate + kl
+            groups[name] = kl
         else:
             rest = rest + kl
     for name in reading.auxiliary:
@@ -90,7 +94,8 @@ def decompose(
             if weighs_rate:
                 term = reading.guide_log_prob(name)
                 terms.add(f"rate/{name}", term)
-                rate = rate + term
+                group = next(n for n in groups if n in reading.standing_on(name))
+                groups[group] = groups[group] + term
         else:
             term = reading.guide_log_prob(name)
             terms.add(f"{'rate' if name in inside else 'auxiliary'}/{name}", term)
@@ -99,6 +104,8 @@ def decompose(
         term = reading.guide_log_prob(name)
         terms.add(f"guide/{name}", term)
         rest = rest + term
+    for kl in groups.values():
+        rate = rate + (torch.maximum(kl, free_bits * data) if free_bits else kl)
     return Decomposition(reconstruction, rate, rest, data)
 
 

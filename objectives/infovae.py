@@ -1,5 +1,6 @@
 """The InfoVAE family: the per-sample KL weighed against an aggregate-posterior divergence."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,10 @@ class InfoVAE(Objective):
             a latent and an observation, of several the one named `data`.
         given: for a prior p(z | c) that is not a location-scale family, a function of the model's
             arguments that returns the covariates c `(n, k)`.
+        free_bits: nats per datum of each local site's KL that are free,
+            $\sum_s W \max\big(\tfrac1W \mathrm{KL}_s, \text{free bits}\big)$: the mean over the
+            batch is floored, so below it nothing pulls a site towards its prior. `terms` keep the
+            KL itself.
         **elbo: `num_particles`, `vectorize_particles`, `max_plate_nesting`, as in `Objective`.
 
     Raises:
@@ -61,6 +66,8 @@ class InfoVAE(Objective):
 
     References:
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.
+        Kingma et al. (2016), Improved variational inference with inverse autoregressive flow,
+        arXiv:1606.04934 (free bits, of the mean over a minibatch).
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -90,9 +97,18 @@ class InfoVAE(Objective):
         sites: Sites | None = None,
         plate: str | Sequence[str] | None = None,
         given: Callable[..., Tensor] | None = None,
+        free_bits: float = 0.0,
         **elbo: Any,
     ):
         super().__init__(**elbo)
+        if not 0 <= free_bits < math.inf:
+            raise ValueError(f"free_bits={free_bits} must be finite and not negative")
+        if free_bits and _is_zero(1 - alpha if not callable(alpha) else 1):
+            raise ValueError(
+                f"free_bits={free_bits:g} frees a part of a KL that alpha=1 leaves out: lower "
+                "alpha, or leave free_bits out"
+            )
+        self.free_bits = free_bits
         self.alpha = alpha
         self.scale = scale
         self.plate = plate
@@ -156,13 +172,15 @@ class InfoVAE(Objective):
         alpha = self.at_step(self.alpha)
         is_elbo = _is_zero(alpha)
         selected: set[str] = set()
-        if not is_elbo or self.plate is not None or any(names for names, *_ in self.joints):
+        named = self.plate is not None or any(names for names, *_ in self.joints)
+        if not is_elbo or self.free_bits or named:
             selected = self._selected(reading)  # refuses what no site and no plate is named
-        if is_elbo:  # every KL has weight 1, and no plate is asked for
+        if is_elbo and not self.free_bits:  # every KL has weight 1, and no plate is asked for
             selected = set()
         weight = 1 - alpha
         weighs = not _is_zero(weight)
-        run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs)
+        free = self.free_bits
+        run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs, free)
         self._check_reconstruction(reading, run.reconstruction)
         loss = run.reconstruction + run.rest
         if weighs:
@@ -235,7 +253,7 @@ class BetaVAE(InfoVAE):
 
     Args:
         beta: the weight, 1 for the ELBO; a number or a function of the step.
-        **elbo: as in `Objective`; `sites` and `plate` as in `InfoVAE`.
+        **elbo: as in `Objective`; `sites`, `plate` and `free_bits` as in `InfoVAE`.
 
     References:
         Higgins, Matthey, Pal, Burgess, Glorot, Botvinick, Mohamed and Lerchner (2017), beta-VAE,

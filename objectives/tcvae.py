@@ -105,6 +105,11 @@ class TCVAE(Counted, BetaVAE):
         sites: Sequence[str] | None = elbo.get("sites")
         if isinstance(sites, Mapping):
             raise ValueError("TCVAE takes the sites of one joint: sites=['z1', 'z2']")
+        if elbo.get("free_bits"):
+            raise ValueError(
+                "TCVAE weighs parts of the KL, which free_bits would no longer add up to: use "
+                "BetaVAE(free_bits=...)"
+            )
         super().__init__(dimension_wise, **elbo)
         self.mutual_information = mutual_information
         self.total_correlation = total_correlation

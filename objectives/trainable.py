@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from pyro.distributions import Rejector
+from pyro.distributions import Rejector, Uniform
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.location_scale import location_scale
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import support_name
@@ -52,14 +53,15 @@ def check_scored(reading: Reading, names: Iterable[str], who: str) -> None:
 
     Stein's identity wants a density that comes to nothing at the edge of its support, which a
     bounded prior's need not, and a score along every dimension, which a simplex or a discrete
-    variable does not have.
+    variable does not have. A LogNormal is followed as its normal.
 
     Raises:
         ValueError: naming the first.
     """
     for name in names:
-        support = support_name(reading.model_sites[name].fn)
-        if support not in ("Real", "?"):
+        fn = reading.model_sites[name].fn
+        support, units = support_name(fn), location_scale(fn)
+        if support not in ("Real", "?") and (units is None or units.kind is Uniform):
             raise ValueError(
                 f"the prior of site {name!r} is on {support}, and {who} follows a score that all "
                 "vectors have: leave the site out with sites=[...], or use a divergence of draws, "

@@ -31,18 +31,18 @@ from ppl_vae.reproductions.autoregressive import histogram_nll, one_epoch
 
 Factory = Callable[..., AutoregressiveLikelihood]
 
-small: Factory = partial(PixelCNN, width=8, depth=3, kernel=3, head=8)
+small: Factory = partial(PixelCNN, width=8, depth=3, kernel=3, head=8, maps=0)
 mapped: Factory = partial(PixelCNN, width=6, depth=3, kernel=5, first=5, head=8, maps=3)
-flat: Factory = partial(PixelCNNpp, width=6, depth=2, dropout=0.5)
-halved: Factory = partial(PixelCNNpp, width=6, depth=1, scales=2)
-quartered: Factory = partial(PixelCNNpp, width=5, depth=1, scales=3)
+flat: Factory = partial(PixelCNNpp, width=6, depth=2, dropout=0.5, maps=0)
+halved: Factory = partial(PixelCNNpp, width=6, depth=1, scales=2, maps=3)
+quartered: Factory = partial(PixelCNNpp, width=5, depth=1, scales=3, maps=2)
 
 NETWORKS = {
     "PixelCNN": (small, (5, 6)),
     "PixelCNN with maps": (mapped, (5, 6)),
     "PixelCNNpp": (flat, (5, 6)),
-    "PixelCNNpp, 2 scales": (halved, (4, 6)),
-    "PixelCNNpp, 3 scales": (quartered, (8, 4)),
+    "PixelCNNpp with maps, 2 scales": (halved, (4, 6)),
+    "PixelCNNpp with maps, 3 scales": (quartered, (8, 4)),
 }
 PIXELS = [BinaryPixels(), CategoricalPixels(5), LogisticPixels(3, levels=16)]
 

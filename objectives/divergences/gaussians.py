@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from pyro.distributions import Delta, Independent, MultivariateNormal, Normal
-from pyro.distributions import LowRankMultivariateNormal as LowRank
+from pyro.distributions import Delta
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import LowRankMultivariateNormal as LowRank
 
 __all__ = ["Gaussians", "moments"]
 

@@ -3,15 +3,18 @@ r"""From the traces of a pair to the aggregate posterior of a joint of latent si
 Codes are compared in the prior's own units: where a site's prior is a location-scale family
 (Normal, Laplace, Uniform), its code is the noise $\epsilon = (z - \mu) / \sigma$ under the prior
 given its parents and covariates (for Uniform the middle and half the width). For a standard normal
-prior that is z itself. The map from a joint to its noise is one to one, so the divergence is zero
-exactly when the joint's is; and where the prior varies along the plate, p(z | c), it does not mix
-rows whose priors differ. Other priors are compared as they are, against ancestral draws.
+prior that is z itself. A family made of one of these by one to one maps of its entries, such as
+LogNormal, is undone first, where the guide keeps to its support. The map from a joint to its noise
+is one to one, so the divergence is zero exactly when the joint's is; and where the prior varies
+along the plate, p(z | c), it does not mix rows whose priors differ. Other priors are compared as
+they are, against ancestral draws.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
@@ -20,9 +23,9 @@ from ppl_vae.objectives.divergences.aggregate_posterior import (
     DistributionPrior,
     Prior,
 )
-from ppl_vae.objectives.divergences.gaussians import Gaussians, moments
-from ppl_vae.objectives.divergences.location_scale import location_scale
-from ppl_vae.program.dependence import depends
+from ppl_vae.objectives.divergences.conditionals import Conditionals
+from ppl_vae.objectives.divergences.gaussians import Gaussians
+from ppl_vae.objectives.divergences.location_scale import LocationScale, units
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
@@ -73,25 +76,26 @@ class _Joint:
         first = self.reading.guide_sites[self.names[0]]
         weights = self.rows.weights(first, codes)
         data = self.rows.data.weights(first, codes) if self.rows.choices else weights
-        conditionals: list[Gaussians | None] | None = None
+        given = self.given is not None
+        conditionals = Conditionals(self.reading, self.names, self.rows, given)
+        found: list[Gaussians | None] = []
 
         def conditional(particle: int) -> Gaussians | None:
-            nonlocal conditionals
-            if conditionals is None:
-                conditionals = self.conditionals(codes)
-            return conditionals[particle]
+            if not found:
+                found.extend(conditionals.by_particle(codes))
+            return found[particle]
 
-        shared = self.is_shared
+        shared = conditionals.is_shared
         memo: dict[object, Tensor] = {}
         return [
             AggregatePosterior(
                 codes=codes[p],
-                prior=self.prior(p),
+                prior=self.prior(p, codes),
                 weights=weights[p],
                 groups=self.rows.groups,
                 data=len(self.rows.data),
                 masked=bool(self.rows.choices) or not first.weighs_all,
-                aligned=self.given is not None,
+                aligned=given,
                 name="+".join(self.names),
                 moving=moving,
                 conditional_of=lambda p=p: conditional(p),  # type: ignore[misc]
@@ -106,9 +110,10 @@ class _Joint:
         blocks = []
         for name in self.names:
             value, fn = values[name].value, priors[name].fn
-            standard = location_scale(fn)
+            standard = self.units(name, fn)
             if standard is not None:
-                value = (value - standard.loc) / standard.scale
+                value = standard.to_noise(value)
+                self._check_support(name, value, standard)
             if not value.is_floating_point():
                 value = value.to(torch.get_default_dtype())  # the values of an enumerated site
             blocks.append(rows.cut(value, value.dim() - len(fn.event_shape)))
@@ -122,92 +127,22 @@ class _Joint:
             blocks.append(covariates.to(blocks[0]).expand(rows.particles, -1, -1))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
 
-    def conditionals(self, codes: Tensor) -> list[Gaussians | None]:
-        """q(z_i | x_i) by particle: leaves integrated, what others depend on as points."""
-        widths = [self._width(name) for name in self.names]
-        splits = [*widths, codes.shape[-1] - sum(widths)]
-        blocks = [
-            self._conditional(name, block)
-            for name, block in zip(self.names, codes.split(splits, -1), strict=False)
-        ]
-        if all(covariance is None for _, covariance in blocks):
-            return [None] * self.rows.particles
-        points = [n for n, (_, c) in zip(self.names, blocks, strict=True) if c is None]
-        if self.given is not None:
-            blocks.append((codes[..., sum(widths) :], None))  # the covariates
-            points.append("given=")
-        mean = torch.cat([m for m, _ in blocks], -1)
-        covariance = _block_diagonal(blocks)
-        return [Gaussians(m, c, tuple(points)) for m, c in zip(mean, covariance, strict=True)]
+    def units(self, name: str, fn: TorchDistributionMixin) -> LocationScale | None:
+        return units(fn, self.reading.guide_sites[name].fn)
 
-    def _conditional(self, name: str, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mean and covariance of one site by row, `(particles, n, w)`; None for points."""
-        site = self.reading.guide_sites[name]
-        found = moments(site.fn) if self._is_leaf(name) else None
-        if found is None or found[1] is None:
-            return codes, None
-        loc, covariance = found[0], found[1]
-        event = site.event_dim
-        is_full = covariance.dim() > loc.dim()
-        if is_full and codes.shape[-1] != loc.shape[-1]:
-            return codes, None  # several covariances a row, one for each entry of another plate
-        standard = location_scale(self.reading.model_sites[name].fn)
-        if standard is not None:
-            loc = (loc - standard.loc) / standard.scale
-            scale = standard.scale.expand(loc.shape)
-            outer = scale[..., None] * scale[..., None, :] if is_full else scale.square()
-            covariance = covariance / outer
-        mean = self.rows.cut(loc, loc.dim() - event)
-        rows = self.rows.cut(covariance, covariance.dim() - event - is_full)
-        return mean, rows.unflatten(-1, mean.shape[-1:] * 2) if is_full else rows
+    def _check_support(self, name: str, noise: Tensor, standard: LocationScale) -> None:
+        if standard.transforms and is_validation_enabled() and not noise.isfinite().all():
+            raise ValueError(
+                f"the guide's value of site {name!r} is outside the support of its prior: map it "
+                "there, as pyro.distributions.transforms.biject_to(prior.support) does"
+            )
 
-    def _is_leaf(self, name: str) -> bool:
-        """Whether nothing else of the comparison is a function of this site's draw: no other
-        selected site's guide or prior, no enumerated site's probability, and not its own prior, as
-        where the guide samples a parent of the model's given its child."""
-        others = [other for other in self.names if other != name]
-        priors = [*others, name] if name in self.reading.out_of_order else others
-        order = list(self.reading.guide_sites)
-        below = any(order.index(other) > order.index(name) for other in self.reading.enumerated)
-        chances = [self.rows.probability] if below and self.rows.probability is not None else []
-        if not priors and not chances:
-            return True
-        value = self.reading.guide_sites[name].value
-        if not value.requires_grad:
-            return False
-        reached = chances + [self.reading.guide_sites[other].value for other in others]
-        for other in priors:
-            standard = location_scale(self.reading.model_sites[other].fn)
-            if standard is not None:
-                reached += [standard.loc, standard.scale]
-        return not depends(reached, value)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether the particles' conditionals are one conditional, broadcast."""
-        dim = self.rows.particle_dim
-        if dim is None or len(self.names) > 1 or self.given is not None:
-            return False
-        fn = self.reading.guide_sites[self.names[0]].fn
-        standard = location_scale(self.reading.model_sites[self.names[0]].fn)
-        found = moments(fn)
-        if found is None or standard is None:
-            return False
-        tensors = [t for t in (found[0], standard.loc, standard.scale) if t is not None]
-        return all(_is_broadcast(t, dim - len(fn.event_shape)) for t in tensors)
-
-    def _width(self, name: str) -> int:
-        site = self.reading.guide_sites[name]
-        return self.rows.width(site.value.shape, site.value.dim() - site.event_dim)
-
-    def prior(self, particle: int) -> Prior:
-        families = [location_scale(self.reading.model_sites[n].fn) for n in self.names]
+    def prior(self, particle: int, codes: Tensor) -> Prior:
+        families = [self.units(n, self.reading.model_sites[n].fn) for n in self.names]
         kinds = {None if f is None else f.kind for f in families}
         if self.given is None and len(kinds) == 1 and None not in kinds:
-            like = self.reading.guide_sites[self.names[0]].value
-            dim = sum(self._width(name) for name in self.names)
             assert families[0] is not None
-            return DistributionPrior(families[0].noise(like, dim))
+            return DistributionPrior(families[0].noise(codes, codes.shape[-1]))
         return _AncestralPrior(self, particle)
 
     def draw(self, index: int) -> Tensor:
@@ -228,7 +163,8 @@ class _Joint:
         if self.checked or self.given is not None or not is_validation_enabled():
             return
         self.checked = True
-        free = [n for n in self.names if location_scale(self.reading.model_sites[n].fn) is None]
+        fns = {n: self.reading.model_sites[n].fn for n in self.names}
+        free = [n for n, fn in fns.items() if self.units(n, fn) is None]
         rows = self.rows.data
         varies: list[str] = []
 
@@ -295,31 +231,13 @@ class _AncestralPrior(Prior):
             block = codes[:, start : start + width].expand(rows.particles, -1, -1)
             start += width
             value = rows.uncut(block, shape, batch)
-            standard = location_scale(fn)
+            standard = self.joint.units(site.name, fn)
             if standard is None:
                 total.append(rows.cut(fn.log_prob(value), batch)[self.particle].sum(-1))
                 return value
             noise = standard.noise(block, width)
             total.append(noise.log_prob(block[self.particle]))
-            return value * standard.scale + standard.loc
+            return standard.from_noise(value)
 
         joint.reading.at(joint.redrawn, {name: setter for name in joint.names})
         return torch.stack(total).sum(0)
-
-
-def _block_diagonal(blocks: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    filled = [(m, torch.zeros_like(m) if c is None else c) for m, c in blocks]
-    if all(c.shape == m.shape for m, c in filled):
-        return torch.cat([c for _, c in filled], -1)
-    width = sum(m.shape[-1] for m, _ in filled)
-    whole = filled[0][0].new_zeros(*filled[0][0].shape[:-1], width, width)
-    start = 0
-    for m, c in filled:
-        end = start + m.shape[-1]
-        whole[..., start:end, start:end] = torch.diag_embed(c) if c.shape == m.shape else c
-        start = end
-    return whole
-
-
-def _is_broadcast(tensor: Tensor, dim: int) -> bool:
-    return tensor.dim() < -dim or tensor.stride(dim) == 0 or tensor.shape[dim] == 1

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
+from ppl_vae.likelihoods.condition import Condition, Maps
 from ppl_vae.likelihoods.pixels import BinaryPixels, Pixels
 from ppl_vae.likelihoods.shifted import Cursor, ShiftedConv2d
 
@@ -28,7 +29,8 @@ class PixelCNN(AutoregressiveLikelihood):
         v' &= \tanh(a_1) \odot \sigma(a_2), & a &= W_v * v + V_v z \\
         h' &= h + W_o * \big( \tanh(b_1) \odot \sigma(b_2) \big), & b &= W_h * h + U * a + V_h z
 
-    Where the decoder is this flexible, the ELBO is content without z; see `InfoVAE`.
+    Where the decoder is this flexible, training may do without z for long: what decides it is
+    measured by `ppl-vae reproduce information_preference`.
 
     Args:
         dim: dimension d of z.
@@ -40,8 +42,9 @@ class PixelCNN(AutoregressiveLikelihood):
         kernel: side of the kernels after the first layer, odd, at least 3.
         first: side of the first layer's kernel, odd, at least 3.
         head: channels of the two 1x1 layers at the end.
-        maps: if not 0, z is also turned into that many images of x's height and width, which
-            enter the first layer: then where things are can be told by z directly.
+        maps: z is also turned into that many images of x's height and width, which enter the
+            first layer, so that it can say where things are; 0 leaves z to the biases, and then
+            it takes thousands of steps until the code is used at all.
         body: factory of the network that makes the maps.
 
     Raises:
@@ -68,7 +71,7 @@ class PixelCNN(AutoregressiveLikelihood):
         kernel: int = 5,
         first: int = 7,
         head: int = 64,
-        maps: int = 0,
+        maps: int = 4,
         body: Body = MLP,
     ) -> None:
         whole(self, dim=dim, width=width, depth=depth, head=head)
@@ -77,9 +80,9 @@ class PixelCNN(AutoregressiveLikelihood):
         for name, k in (("kernel", kernel), ("first", first)):
             if k % 2 == 0:
                 raise ValueError(f"{name} must be odd and at least 3, got {k}")
-        super().__init__(dim, size, _Condition(dim, depth * 4 * width, maps, size, body), pixels)
+        super().__init__(dim, size, Condition(dim, depth * 4 * width, maps, size, body), pixels)
         n = self.channels + 1
-        self.maps = ShiftedConv2d(maps, 4 * width, bias=False) if maps else None
+        self.maps = Maps(maps, 2 * width) if maps else None
         self.layers = nn.ModuleList(
             _Layer(
                 n if i == 0 else width,
@@ -103,9 +106,7 @@ class PixelCNN(AutoregressiveLikelihood):
         for i, layer in enumerate(cast("list[_Layer]", list(self.layers))):
             for_v, for_h = per_layer[2 * i : 2 * i + 2]
             if i == 0 and self.maps is not None and maps is not None:
-                if cursor is not None:
-                    maps = maps[:, :, cursor.row : cursor.row + 1]
-                to_v, to_h = self.maps(maps).chunk(2, 1)
+                to_v, to_h = self.maps(maps, cursor)
                 for_v, for_h = for_v + to_v, for_h + to_h
             a = layer.vertical(x, cursor, for_v)
             links.append(layer.link(a, cursor, for_h))
@@ -133,19 +134,6 @@ class _Layer(nn.Module):
         self.horizontal = ShiftedConv2d(inputs, 2 * width, (1, left), right=True, bias=False)
         self.link = ShiftedConv2d(2 * width, 2 * width, bias=False)
         self.out = ShiftedConv2d(width, width)
-
-
-class _Condition(nn.Module):
-    """What z becomes: one bias for each layer's channel and, where asked for, images."""
-
-    def __init__(self, dim: int, biases: int, maps: int, size: Sequence[int], body: Body) -> None:
-        super().__init__()
-        self.biases = nn.Linear(dim, biases)
-        shape = torch.Size((maps, *size[-2:]))
-        self.maps = body(torch.Size([dim]), shape) if maps else None
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.biases(z), None if self.maps is None else self.maps(z)
 
 
 def _gate(x: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import whole
+from ppl_vae.bodies import MLP, Body
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
+from ppl_vae.likelihoods.condition import Condition, Maps
 from ppl_vae.likelihoods.pixels import LogisticPixels, Pixels
 from ppl_vae.likelihoods.shifted import Cursor, ShiftedConv2d, Upsampling
 
@@ -41,6 +43,9 @@ class PixelCNNpp(AutoregressiveLikelihood):
         scales: number of resolutions; 3 in the paper. Height and width must be divisible by
             2 ** (scales - 1).
         dropout: share of features left out in training; 0.5 in the paper.
+        maps: images that z becomes besides, as in `PixelCNN`, which enter the first layers; 0 for
+            none, as in the paper.
+        body: factory of the network that makes them.
 
     Raises:
         ValueError: if the size is not that of an image, or cannot be halved so often.
@@ -64,12 +69,15 @@ class PixelCNNpp(AutoregressiveLikelihood):
         depth: int = 2,
         scales: int = 1,
         dropout: float = 0.0,
+        maps: int = 4,
+        body: Body = MLP,
     ) -> None:
         whole(self, dim=dim, width=width, depth=depth, scales=scales)
+        whole(self, 0, maps=maps)
         # A level has as many blocks on the way back as it has features to take up there: one for
         # each block on the way there and, but for the last level, one for its input.
         blocks = 2 * (depth * scales + depth * scales + scales - 1)
-        super().__init__(dim, size, nn.Linear(dim, blocks * 2 * width), pixels)
+        super().__init__(dim, size, Condition(dim, blocks * 2 * width, maps, size, body), pixels)
         times = 2 ** (scales - 1)
         if self.height % times or self.width % times:
             raise ValueError(
@@ -82,15 +90,18 @@ class PixelCNNpp(AutoregressiveLikelihood):
         self.first = ShiftedConv2d(n, width, (2, 3))
         self.above = ShiftedConv2d(n, width, (1, 3))
         self.left = ShiftedConv2d(n, width, (2, 1), right=True)
+        self.maps = Maps(maps, width) if maps else None
         self.levels = _Level(width, depth, scales, dropout)
         self.head = ShiftedConv2d(width, pixels.outputs(self.channels))
 
     def vertical(
-        self, x: Tensor, condition: Tensor, cursor: Cursor | None = None
+        self, x: Tensor, condition: tuple[Tensor, Tensor | None], cursor: Cursor | None = None
     ) -> list[Tensor | None]:
-        biases = condition[..., None, None].chunk(self.blocks, 1)
-        _, links = self.levels.vertical(self.first(x, cursor), biases, cursor)
-        return [self.above(x, cursor), *links]
+        biases, maps = condition
+        per_block = biases[..., None, None].chunk(self.blocks, 1)
+        to_v, to_h = (None, None) if self.maps is None else self.maps(maps, cursor)
+        _, links = self.levels.vertical(self.first(x, cursor, to_v), per_block, cursor)
+        return [self.above(x, cursor, to_h), *links]
 
     def horizontal(
         self, x: Tensor, links: Sequence[Tensor | None], cursor: Cursor | None = None

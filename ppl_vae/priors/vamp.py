@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ppl_vae.arguments import chosen, whole
 from ppl_vae.distributions import DiagonalNormalMixture, Mixture
 from ppl_vae.guides.encoder import Encoder
+from ppl_vae.guides.moments import running_moments
 from ppl_vae.priors.prior import Prior
 
 __all__ = ["VampPrior"]
@@ -84,7 +85,8 @@ class VampPrior(Prior):
         self.raw_inputs.copy_(rows.clamp(0.01, 0.99).logit() if self.link == "sigmoid" else rows)
 
     def forward(self) -> dist.TorchDistribution:
-        components = self.encoder(self.pseudo_inputs)
+        with running_moments(self.encoder):
+            components = self.encoder(self.pseudo_inputs)
         weights = dist.Categorical(logits=self.raw_inputs.new_zeros(self.components))
         base = getattr(components, "base_dist", None)
         normal = isinstance(base, dist.Normal) and components.event_dim == 1

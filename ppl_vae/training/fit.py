@@ -1,10 +1,7 @@
 """Training of a model and a guide by Pyro's SVI."""
 
-import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,11 @@ from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.spread import spreads, warn_of_collapse
 from ppl_vae.training.tuning import Frozen, check_rows, freezing, go_on_from
 from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
-
-# Below so many nats per datum a code says nothing of its datum.
-_COLLAPSED = 0.05
 
 
 def fit(
@@ -195,6 +190,7 @@ def fit(
             row = {"epoch": epoch, "step": training.step, **row}
             if rows.held_out:
                 row |= held_out
+            row |= spreads(model, guide, rows.held_out or rows.train, batch_size)
             history.rows.append(row)
             if isinstance(optimizer, PyroLRScheduler):
                 _step_schedule(optimizer, row.get("validation/loss", row["loss"]))
@@ -296,19 +292,6 @@ def _step_schedule(optimizer: PyroLRScheduler, loss: float) -> None:
         optimizer.step(loss)
     else:
         optimizer.step()
-
-
-def warn_of_collapse(history: History) -> None:
-    """Warns when two epochs in a row, for the first time, have next to no rate."""
-    low = [row.get("rate", math.inf) < _COLLAPSED for row in history]
-    twice = [a and b for a, b in pairwise(low)]
-    if twice[-1:] == [True] and not any(twice[:-1]):
-        warnings.warn(
-            f"posterior collapse: the rate is {history.last['rate']:.2g} nats, so the codes say "
-            "nothing of the data; weaken the penalty, start the encoder narrower, or integrate "
-            "its noise, which hides the pull of the data",
-            stacklevel=3,
-        )
 
 
 @contextmanager

@@ -28,8 +28,9 @@ class History:
     """One row of named numbers for each epoch, all but the counts in nats per datum.
 
     Names are `epoch`, `step`, `loss`, the objective's terms (`reconstruction/x`, `rate/z`,
-    `divergence/z`), the sums over sites (`reconstruction`, `rate`, `divergence`), and the same
-    under `validation/`.
+    `divergence/z`), the sums over sites (`reconstruction`, `rate`, `divergence`), the same under
+    `validation/`, and of each code its noise and the spread of its means (`sd/z[0]`,
+    `spread/z[0]`).
 
     Example:
         >>> history = History([{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0}])

@@ -119,16 +119,18 @@ def told(make: Any, **options: Any) -> Callable[..., guides.Encoder]:
 
 
 SCALE: dict[str, tuple[Any, ...]] = {"initial_scale": POSITIVE}
+SHARE = (0.0, -0.1, 1.1, math.nan)
+STANDARDISED = SCALE | {"standardise": SHARE, "sd": (*SHARE, "free"), "rate": POSITIVE}
 NARROW = {"initial_scale": 0.4}
 CASES: dict[str, Case] = {
     "MeanFieldNormal": Case(
-        told(guides.MeanFieldNormal, **NARROW), lambda d: 2 * d, mean_field, refused=SCALE
+        told(guides.MeanFieldNormal, **NARROW), lambda d: 2 * d, mean_field, refused=STANDARDISED
     ),
     "FullCovarianceNormal": Case(
         told(guides.FullCovarianceNormal, **NARROW),
         lambda d: d * (d + 3) // 2,
         full_covariance,
-        refused=SCALE,
+        refused=STANDARDISED,
     ),
     "LowRankNormal": Case(
         told(guides.LowRankNormal, rank=3, **NARROW),

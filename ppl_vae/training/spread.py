@@ -1,0 +1,112 @@
+"""What the codes look like while they are trained: their noise and the spread of their means."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.program.plates import NoDataPlate
+from ppl_vae.program.rows import Rows
+from ppl_vae.program.running import read
+from ppl_vae.program.sites import has_moments
+from ppl_vae.training.run import History
+
+__all__ = ["ROWS", "spreads", "warn_of_collapse"]
+
+ROWS = 1000
+"""Rows that are looked at: a spread of so many is within 5 % (two standard errors)."""
+
+# Below so many nats per datum a code says nothing of its datum.
+_COLLAPSED = 0.05
+
+
+def spreads(
+    model: Program, guide: Program, rows: Sequence[Tensor], batch_size: int = ROWS
+) -> dict[str, float]:
+    """The noise and the spread of the means of each code, over some rows.
+
+    `sd/z[0]` is the root of the mean variance of q(z_0 | x), `spread/z[0]` the standard deviation
+    of its mean over the rows; both in units of z, from the guide in evaluation mode. A site that
+    depends on another is taken given that one's draw. Sites without a mean and a variance
+    (discrete ones, implicit ones) are left out, and pairs without a data plate.
+
+    Args:
+        model: the model, which says what is a code.
+        guide: the guide.
+        rows: arguments of both, of which the first `ROWS` are taken.
+        batch_size: rows to a run.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    modules = modules_of(model, guide).values()
+    size = min(batch_size, ROWS)
+    with torch.no_grad(), torch.random.fork_rng(), evaluating(*modules):
+        for k in range(max(1, min(ROWS, len(rows[0])) // size)):
+            batch = tuple(part[k * size : (k + 1) * size] for part in rows)
+            for name, moments in _moments(model, guide, batch):
+                parts.setdefault(name, []).append(moments)
+    found: dict[str, float] = {}
+    for name, several in parts.items():
+        mean, variance = torch.cat(several, 1)
+        values = torch.stack([variance.mean(0).sqrt(), mean.std(0, correction=0)])
+        for j, (sd, spread) in enumerate(values.T.tolist()):
+            found[f"sd/{name}[{j}]"], found[f"spread/{name}[{j}]"] = sd, spread
+    return found
+
+
+def _moments(
+    model: Program, guide: Program, batch: tuple[Tensor, ...]
+) -> Iterator[tuple[str, Tensor]]:
+    """Means and variances of the codes of each site, `(2, n, d)`."""
+    reading = read(model, guide, batch, complete=False)
+    try:
+        plates, names = reading.plates(), reading.local()
+    except NoDataPlate:
+        return
+    for name in names:
+        site = reading.guide_sites[name]
+        if not site.value.is_floating_point() or not has_moments(site.fn):
+            continue
+        try:
+            moments = site.fn.mean, site.fn.variance
+        except NotImplementedError:
+            continue
+        rows = Rows.of(site, plates)
+        cut = [rows.cut(t.expand(site.shape), len(site.fn.batch_shape))[0] for t in moments]
+        yield name, torch.stack(cut).double()
+
+
+def warn_of_collapse(history: History) -> None:
+    """Warns when two epochs in a row, for the first time, have codes that say next to nothing.
+
+    The rate is at least what they say. It is high all the same for codes of another spread than
+    the prior's; there the means tell, unless they are on their way: a Gaussian channel of noise sd
+    and an input of that spread carries log(1 + (spread / sd)^2) / 2 nats, and no other carries
+    more.
+    """
+    rates = [row.get("rate", math.inf) for row in history]
+    said = [_said(row) for row in history]
+    low = [rate < _COLLAPSED for rate in rates]
+    for k, (before, now) in enumerate(pairwise(said), 1):
+        low[k] = low[k] or now <= min(before, _COLLAPSED)
+    twice = [a and b for a, b in pairwise(low)]
+    if twice[-1:] == [True] and not any(twice[:-1]):
+        by_rate = rates[-1] < _COLLAPSED
+        reason = f"the rate is {rates[-1]:.2g}" if by_rate else f"the means carry {said[-1]:.2g}"
+        warnings.warn(
+            f"posterior collapse: {reason} nats, so the codes say nothing of the data; weaken the "
+            "penalty, start the encoder narrower, standardise its means, or integrate its noise, "
+            "which hides the pull of the data",
+            stacklevel=3,
+        )
+
+
+def _said(row: Mapping[str, float]) -> float:
+    """The most that codes of these spreads can carry, in nats."""
+    codes = [name.removeprefix("sd/") for name in row if name.startswith("sd/")]
+    if not codes or not all(row[f"sd/{code}"] > 0 for code in codes):
+        return math.inf
+    return sum(math.log1p((row[f"spread/{c}"] / row[f"sd/{c}"]) ** 2) / 2 for c in codes)
