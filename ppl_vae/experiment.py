@@ -23,7 +23,6 @@ from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
-from ppl_vae.program.modules import modules_of
 from ppl_vae.training import weights
 from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.fit import fit, pick_device, set_seed
@@ -273,31 +272,6 @@ def load(
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))
     return experiment
-
-
-def save(
-    experiment: Experiment,
-    path: str | Path,
-    config: Mapping[str, Any],
-    source: Run,
-    overwrite: bool = False,
-) -> Run:
-    """Writes an experiment that was made of a run as a run of its own.
-
-    Args:
-        experiment: the experiment.
-        path: the new run's folder.
-        config: what its `config.yaml` shall say.
-        source: the run, whose history and knowledge of its data are kept.
-        overwrite: replace a run that is there.
-    """
-    run = Run.create(path, config, overwrite)
-    run.save_data(source.data or {})
-    for row in source.history:
-        run.log(row)
-    pair = experiment.pair
-    run.save_weights(weights.state(modules_of(pair.model, pair.guide, experiment.objective), {}))
-    return run
 
 
 def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experiment:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae import __version__
+from ppl_vae.cli.refit import refit_prior
 from ppl_vae.cli.using import COMMANDS as USING
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "report": report,
     **USING,
+    "refit-prior": refit_prior,
     "demo": demo,
     "reproduce": reproduce,
 }
