@@ -490,3 +490,28 @@ def test_what_is_known_of_data_is_enough_to_sample() -> None:
     assert x.shape == (30, 3)
     rows = {tuple(row) for row in data.arguments("train")[1].tolist()}
     assert {tuple(row) for row in c.tolist()} == rows
+
+
+def test_integers_are_data_too() -> None:
+    """Classes as they are: of a pair that observes integers."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            logits = torch.stack([z, -z, 0 * z], -1)
+            pyro.sample("x", dist.Categorical(logits=logits), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x == 0).float(), 1.0))
+
+    x = torch.tensor([0, 1, 2, 0])
+    trained = Trained(model, guide, x)
+    torch.testing.assert_close(trained.encode([0, 1])[:, 0], np.array([1.0, 0.0], "float32"))
+    assert trained.sample(50, seed=0).unique().tolist() == [0, 1, 2]
+
+
+def test_uneven_weights_warn(double: None) -> None:
+    narrow = PPCA.make(widen=0.02)
+    with pytest.warns(UserWarning, match="may be too low by nats"):
+        use(narrow).log_likelihood(narrow.sample(5), 200)

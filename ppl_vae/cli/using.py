@@ -184,7 +184,7 @@ def interpolate(
     if len(rows) < 2:
         raise ValueError(f"{data!r} has {len(rows)} row: a way needs two")
     found = trained.interpolate(rows[:-1], rows[1:], steps, path=path)
-    write(file, _in_a_row(found, file.suffix), trained.data_names, "From row to row")
+    write(file, found, trained.data_names, "From row to row", steps)
     print(file)
 
 
@@ -214,7 +214,7 @@ def traverse(
     path = check_out(out, pictures=True)
     trained, rows = _load(run, device, trust, settings), read(data)
     found = trained.traverse(rows, values, dims)
-    write(path, _in_a_row(found, path.suffix), trained.data_names, "Along single coordinates")
+    write(path, found, trained.data_names, "Along single coordinates", len(values))
     print(path)
 
 
@@ -303,17 +303,6 @@ def _values(found: Any) -> Any:
     import numpy as np
 
     return np.asarray(found)
-
-
-def _in_a_row(found: Any, suffix: str) -> Any:
-    """Images of several ways one after the other, as a picture has them."""
-    if suffix != ".png" or hasattr(found, "to_csv"):
-        return found
-    return (
-        found.reshape(-1, *found.shape[-3:])
-        if found.ndim > 4
-        else found.reshape(-1, found.shape[-1])
-    )
 
 
 def _command(function: Callable[..., None]) -> Callable[[list[str]], None]:

@@ -47,7 +47,7 @@ class Known:
     def of(cls, data: Dataset | None, args: Sequence[Tensor]) -> Self:
         """What is kept of a data set, or of the arguments a pair is called with in training."""
         x = args[0]
-        flat = x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1)
+        flat = _floats(x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1))
         found = (flat.min(0).values, flat.max(0).values, flat.mean(0))
         low, high, mean = (each.double().tolist() for each in found)
         shapes = [list(part.shape[1:]) for part in args]
@@ -113,7 +113,7 @@ class Known:
                     f"rows of shape {tuple(part.shape[1:])} are given where the training's had "
                     f"{tuple(size)}: reshape or cut them to that"
                 )
-        x = args[0]
+        x = _floats(args[0])
         if not len(x):
             raise ValueError("there are no rows: give one or more")
         check_present(args, missing)
@@ -137,6 +137,10 @@ class Known:
                 "training's rows were"
             )
         return said
+
+
+def _floats(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def check_present(args: Sequence[Tensor], missing: bool = False) -> None:

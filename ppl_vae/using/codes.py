@@ -1,5 +1,7 @@
 """Codes of rows: means, spreads, weighted draws; and the rows' evidence."""
 
+import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,10 @@ from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 
 __all__ = ["Draws", "encode", "log_likelihood", "posterior_draws"]
+
+
+# Rows whose weights are held at once.
+_ROWS = 4096
 
 
 class Draws(NamedTuple):
@@ -105,6 +111,7 @@ def log_likelihood(
       z_{ik} \sim q(z | x_i)$$
 
     A lower bound in expectation, see `ppl_vae.evaluation.nll`, which is minus the mean of these.
+    A warning says where the weights are so uneven that it may be far below.
 
     Args:
         model: the generative program.
@@ -114,5 +121,21 @@ def log_likelihood(
         plate: the data plate's name, where the pair leaves a choice.
         block: rows times draws held at once.
     """
-    log_w = log_weights(model, guide, x, num_samples, block, plate)
-    return log_w.logsumexp(1) - torch.tensor(float(num_samples), dtype=log_w.dtype).log()
+    check_positive(num_samples=num_samples, block=block)
+    pair = Pair(model, guide, x, plate, block)
+    parts = pair.index.split(_ROWS) if pair.sliced else [pair.index]
+    found, uneven = [], 0
+    for part in parts:
+        args = pair.blocks.args if len(parts) == 1 else pair.blocks.cut(part)
+        log_w = log_weights(model, guide, args, num_samples, block, plate)
+        found.append(log_w.logsumexp(1) - math.log(num_samples))
+        effective = 1 / log_w.softmax(1).square().sum(1)
+        uneven += int((effective < max(30, num_samples // 20)).sum())
+    if uneven and num_samples >= 30:
+        warnings.warn(
+            f"the weights of {uneven} of {len(pair)} rows are so uneven that log p(x) may be "
+            "too low by nats: give more num_samples, or refit the guide to these rows "
+            "(ppl_vae.evaluation.refitted)",
+            stacklevel=3,
+        )
+    return torch.cat(found)

@@ -83,7 +83,12 @@ def check_out(path: str | Path, pictures: bool = False, several: bool = False) -
 
 
 def write(
-    path: str | Path, values: Any, names: Sequence[str] = (), title: str = "", **more: Any
+    path: str | Path,
+    values: Any,
+    names: Sequence[str] = (),
+    title: str = "",
+    columns: int = 8,
+    **more: Any,
 ) -> None:
     """Writes results, whole or not at all.
 
@@ -92,6 +97,7 @@ def write(
         values: a tensor, an array or a pandas table, with a row for each row.
         names: of the columns, where a table is written and none came.
         title: of a picture.
+        columns: images to a line of it.
         more: further columns of a table, or arrays of an `.npz`, as long as the rows.
     """
     import numpy as np
@@ -100,7 +106,10 @@ def write(
     if path.suffix == ".png":
         from ppl_vae import plots
 
-        plots.samples(as_tensor(values), path, title=title)
+        shown = as_tensor(values)
+        # ways one below the other, or single points
+        flat = shown.flatten(0, -4) if shown.dim() > 3 else shown.reshape(-1, shown.shape[-1])
+        plots.samples(flat, path, title=title, columns=columns)
         return
     new = path.with_name(f".{path.name}.new{path.suffix}")
     try:
