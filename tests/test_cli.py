@@ -365,10 +365,10 @@ def test_trusted_classes_must_fit(evil: Path, capsys: pytest.CaptureFixture[str]
         (["evaluate"], "run"),
         (["evaluate", "run", "--seed", "x"], "--seed"),
         (["sample", "run", "--n", "0"], "at least 1"),
-        (["sample", "run", "--out", "x.gif"], ".png or .npy"),
+        (["sample", "run", "--out", "x.gif"], ".npz or .png"),
         (["sample", "run", "--out", "no/x.png"], "no folder 'no'"),
         (["sample", "run", "--bogus", "1"], "--bogus"),
-        (["evaluate", "run", "--data", "digits"], "other"),
+        (["evaluate", "run", "--data", "digits"], "was trained on"),
         (["bogus"], "no command 'bogus'"),
     ],
 )

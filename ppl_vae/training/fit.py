@@ -13,6 +13,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from ppl_vae.data.dataset import Dataset, check_finite
+from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
@@ -22,6 +23,7 @@ from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.spread import spreads, warn_of_collapse
+from ppl_vae.training.tuning import Frozen, check_rows, freezing, go_on_from
 from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
@@ -40,6 +42,8 @@ def fit(
     device: str | torch.device = "auto",
     validation: Tensor | Sequence[Tensor] | None = None,
     critic_steps: int = 0,
+    start: Run | str | Path | None = None,
+    freeze: str | Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -77,6 +81,10 @@ def fit(
             with the same noise each time; a data set's own by default.
         critic_steps: further steps before each step, on its batch, that move the objective's own
             parameters (a critic, an auxiliary r) alone.
+        start: a run, or its folder, whose weights the training goes on from.
+        freeze: names of modules and parameters that stay bit for bit as they are, or globs of
+            them: `["likelihood"]`, `["encoder.network.0", "*.bias"]`. Frozen modules run in
+            evaluation mode, so that the statistics of batch normalisation stay too.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
@@ -127,9 +135,14 @@ def fit(
     if seed is not None:
         set_seed(seed)
 
+    if start is not None:
+        check_rows(start, rows.train)
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn)
     params = stored((model, guide), *first)
+    if start is not None:
+        go_on_from(start, model, guide, objective, *first)
+    frozen = Frozen.named(freeze, (model, guide, objective), params)
     check_support(model, guide, first, drawn[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
@@ -149,12 +162,23 @@ def fit(
                 "seed": seed,
                 "critic_steps": critic_steps,
             }
+            if start is not None:
+                config["start"] = str(start.path if isinstance(start, Run) else start)
+            if freeze:
+                config["freeze"] = [freeze] if isinstance(freeze, str) else [*freeze]
         run = Run.create(out, _written_out(config, objective), overwrite)
+        run.save_data(Known.of(rows.data, rows.train).plain)
         run.save_weights(weights.state())
-    training = Training(model, guide, objective, optimizer, weights, critic_steps, own)
+    training = Training(
+        model, guide, objective, optimizer, weights, critic_steps, own, frozen.parameters
+    )
 
     history = History()
-    with _bar(epochs * steps, progress) as bar, _board(run, tensorboard) as board:
+    with (
+        freezing(frozen),
+        _bar(epochs * steps, progress) as bar,
+        _board(run, tensorboard) as board,
+    ):
         for epoch in range(1, epochs + 1):
             try:
                 row = training.epoch(rows.epoch(), batch_size, bar)
@@ -189,7 +213,7 @@ class _Rows:
         data: Dataset | Tensor | Sequence[Tensor],
         validation: Tensor | Sequence[Tensor] | None,
     ) -> None:
-        self._data = data if isinstance(data, Dataset) else None
+        self.data = data if isinstance(data, Dataset) else None
         held_out = None if validation is None else _tensors(validation, "validation")
         if isinstance(data, Dataset):
             self.train = data.arguments("train")
@@ -204,12 +228,12 @@ class _Rows:
                 check_finite(part, name)
 
     def to(self, device: torch.device) -> None:
-        self._data = None if self._data is None else self._data.to(device)
+        self.data = None if self.data is None else self.data.to(device)
         self.train = tuple(part.to(device) for part in self.train)
         self.held_out = tuple(part.to(device) for part in self.held_out)
 
     def epoch(self) -> tuple[Tensor, ...]:
-        return self.train if self._data is None else (self._data.epoch(), *self.train[1:])
+        return self.train if self.data is None else (self.data.epoch(), *self.train[1:])
 
 
 def _tensors(data: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:

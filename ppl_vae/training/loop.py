@@ -1,7 +1,7 @@
 """The steps of a training, what they move, and the terms they leave."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -82,6 +82,7 @@ class Training:
         weights: Weights,
         critic_steps: int,
         own: Sequence[Tensor],
+        frozen: Collection[int] = (),
     ) -> None:
         self.model, self.guide, self.objective, self.weights = model, guide, objective, weights
         self.modules = list(modules_of(model, guide, objective).values())
@@ -91,7 +92,7 @@ class Training:
 
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
             ids = None if only is None else {id(p) for p in only}
-            guarded = GuardedOptimizer(optimizer, ids, before)
+            guarded = GuardedOptimizer(optimizer, ids, frozen, before)
             return SVI(model, guide, guarded, objective.loss, partial(_loss_and_grads, objective))
 
         # One optimiser: its state is kept by parameter, so the critic's further steps continue
