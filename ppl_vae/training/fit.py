@@ -201,7 +201,7 @@ def fit(
             for name, value in row.items():
                 if board is not None and name not in ("epoch", "step"):
                     board.add_scalar(name, value, training.step)
-            warn_of_collapse(history)
+            warn_of_collapse(history, is_last=epoch == epochs)
     return history
 
 
