@@ -109,7 +109,7 @@ def compare_pairs(
     sources: dict[str, str] = {}
     with seeded(seed):
         for name, pair in read.items():
-            if proposal in ("auto", "own") and _proposes(pair):
+            if proposal in ("auto", "own") and _proposes(name, pair, proposal == "own"):
                 weights[name] = weigh(pair, pair.shared(), draws, block)
                 sources[name] = "guide"
             met = name in weights and unseen(weights[name]) <= UNSEEN
@@ -133,10 +133,13 @@ def compare_pairs(
     return _rank(weights, sources, present)
 
 
-def _proposes(pair: Pair) -> bool:
+def _proposes(name: str, pair: Pair, must: bool) -> bool:
+    """Whether the guide's draws have weights; an error where they must."""
     try:
         check_proposal(pair)
-    except ValueError:
+    except ValueError as error:
+        if must:
+            raise ValueError(f"{name!r}: {error}") from error
         return False
     return True
 
