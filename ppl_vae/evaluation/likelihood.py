@@ -25,6 +25,9 @@ Proposals = Literal["auto", "own", "mean_field", "full_covariance", "flow"]
 FULL = 32
 """Up to so many dimensions "auto" fits a full covariance, beyond it a mean field."""
 
+STEPS = 400
+"""Steps of Adam that fit a proposal: after 150 one of 10 dimensions is still on its way."""
+
 FITTED_AT_ONCE = 256
 """Rows whose proposals are fitted at once: the decoder is run on them with gradients."""
 
@@ -67,6 +70,7 @@ def nll(
     x: Data,
     num_samples: int = 1000,
     proposal: Proposals = "auto",
+    steps: int = STEPS,
     block: int | None = 8192,
     plate: str | None = None,
 ) -> Likelihood:
@@ -81,7 +85,7 @@ def nll(
     what matters is not which objective trained the model, but whether the draws meet the weight.
     "auto" takes the guide's draws where they do, which is where the effective size
     $(\sum_k w_k)^2 / \sum_k w_k^2$ of every row is 30 and 5% of K or more, and fits a proposal
-    where they do not, or the guide has no density. Fitting takes 150 steps of the model with
+    where they do not, or the guide has no density. Fitting takes `steps` runs of the model with
     gradients; the draws it is fitted with are not those of the estimate.
 
     It is positive where $\log p < 0$. Its expectation is at least the true value and falls to it
@@ -101,6 +105,7 @@ def nll(
         num_samples: K.
         proposal: "auto"; "own", the guide's draws alone; or the family to fit: "mean_field",
             "full_covariance" or "flow" (needs the extra `flows`).
+        steps: of Adam that fit a proposal.
         block: rows times draws held at once.
         plate: the data plate's name, where the pair leaves a choice.
 
@@ -113,7 +118,7 @@ def nll(
         arXiv:1509.00519. Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis
         of decoder-based generative models, arXiv:1611.04273.
     """
-    check_positive(num_samples=num_samples, block=block)
+    check_positive(num_samples=num_samples, steps=steps, block=block)
     if num_samples < 2:
         raise ValueError("num_samples is 1: importance sampling needs 2 or more for its error")
     if proposal not in get_args(Proposals):
@@ -145,7 +150,7 @@ def nll(
         if proposal != "own" and not ("own" in found and bool(found["own"][0].enough.all())):
             family = proposal if proposal != "auto" else None
             try:
-                family, fitted = fitted_weights(pair, num_samples, family)
+                family, fitted = fitted_weights(pair, num_samples, family, steps)
             except NoProposal as error:
                 if "own" not in found:
                     raise ValueError(f"{refusal or error}; {error}") from error
@@ -158,7 +163,7 @@ def nll(
 
 
 def fitted_weights(
-    pair: Pair, num_samples: int, family: Family | None = None
+    pair: Pair, num_samples: int, family: Family | None = None, steps: int = STEPS
 ) -> tuple[Family, Weights]:
     """The weights of all rows by a proposal that is fitted to each, and its family.
 
@@ -167,6 +172,7 @@ def fitted_weights(
         num_samples: draws for each row.
         family: of the proposal; a full covariance up to 32 dimensions, else a mean field, where
             None.
+        steps: of Adam that fit it.
 
     Raises:
         NoProposal: for latents that are not mapped from real vectors.
@@ -178,7 +184,7 @@ def fitted_weights(
     rows = pair.split(1, FITTED_AT_ONCE) if pair.sliced else (None,)
     parts = []
     for some in rows:
-        fitted = Proposal.fit(pair, some, family)
+        fitted = Proposal.fit(pair, some, family, steps)
         parts.append(Weights(fitted.log_weights(num_samples), num_samples))
     return family, Weights.cat(parts)
 

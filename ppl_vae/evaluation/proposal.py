@@ -138,7 +138,7 @@ class Proposal:
     bend: tuple[nn.Module, Tensor] | None = None
 
     @classmethod
-    def fit(cls, pair: Pair, rows: Tensor | None, family: Family, steps: int = 150) -> "Proposal":
+    def fit(cls, pair: Pair, rows: Tensor | None, family: Family, steps: int) -> "Proposal":
         """Fits a proposal by Adam, from the guide's output on.
 
         Args:
