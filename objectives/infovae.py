@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from ppl_vae.objectives.decomposition import decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
+from ppl_vae.objectives.starts import start
 from ppl_vae.objectives.trainable import check_scored
 from ppl_vae.program.reading import Reading
 
 __all__ = ["Autoencoder", "BetaVAE", "InfoVAE"]
 
-_Joint = tuple[tuple[str, ...] | None, Divergence | None, Weight]
-Sites = Sequence[str] | Mapping[str | tuple[str, ...], tuple[Divergence, Weight]]
+Scale = Weight | Literal["auto"]
+_Joint = tuple[tuple[str, ...] | None, Divergence | None, Scale]
+Sites = Sequence[str] | Mapping[str | tuple[str, ...], tuple[Divergence, Scale]]
 
 
 class InfoVAE(Objective):
@@ -45,7 +47,10 @@ class InfoVAE(Objective):
     Args:
         divergence: D, such as `MMD()`; none is needed where its coefficient is 0.
         alpha: the weight on mutual information, at most 1 for a KL that is not rewarded.
-        scale: lambda, in nats per datum and unit of D.
+        scale: lambda, in nats per datum and unit of D; "auto" for a start from the sizes of x
+            and z: the number of numbers observed of a datum for `MMD()`, and for others what asks
+            the same price for moving the codes (`ppl_vae.objectives.starts`). It is read off the
+            first call, kept, and stands in `scales` and `terms`.
         sites: the latent sites of the joint that D compares; all local ones by default, and those
             left out keep their full KL. A mapping gives each site (or tuple of sites) a
             divergence and a scale of its own.
@@ -93,7 +98,7 @@ class InfoVAE(Objective):
         self,
         divergence: Divergence | None = None,
         alpha: Weight = 1.0,
-        scale: Weight = 1.0,
+        scale: Scale = 1.0,
         *,
         sites: Sites | None = None,
         plate: str | Sequence[str] | None = None,
@@ -114,6 +119,8 @@ class InfoVAE(Objective):
         self.scale = scale
         self.plate = plate
         self.given = given
+        self.scales: dict[str, float] = {}
+        """By joint of sites, the lambda that "auto" has become."""
         if isinstance(sites, str):
             raise ValueError(f"sites={sites!r}: give a list, [{sites!r}]")
         if isinstance(sites, Mapping):
@@ -154,11 +161,11 @@ class InfoVAE(Objective):
         return [name for name in reading.latent if name not in selected]
 
     def matched(self, reading: Reading) -> dict[str, Divergence]:
+        self._settle(reading)
         return {
             name: divergence
             for names, divergence, scale in self.joints
-            if divergence is not None
-            and not _is_zero(self.at_step(self.alpha) + self.at_step(scale) - 1)
+            if divergence is not None and not _is_zero(self._coefficient(scale))
             for name in (reading.local(self.plate) if names is None else names)
         }
 
@@ -169,7 +176,22 @@ class InfoVAE(Objective):
     def _check_reconstruction(self, reading: Reading, reconstruction: Tensor) -> None:
         """Refuses a reconstruction that trains no encoder."""
 
+    def _settle(self, reading: Reading) -> None:
+        """Puts a number in the place of each "auto", by the sizes that the first call has."""
+        for i, (names, divergence, scale) in enumerate(self.joints):
+            if isinstance(scale, str) and divergence is not None:
+                joint, rows = reading.rows(self.plate, names)
+                value = start(divergence, reading, joint, rows)
+                self._check(names, divergence, value)
+                self.scales["+".join(joint)] = value
+                self.joints[i] = (names, divergence, value)
+
+    def _coefficient(self, scale: Scale) -> Tensor | float:
+        assert not isinstance(scale, str)
+        return self.at_step(self.alpha) + self.at_step(scale) - 1
+
     def _particle(self, reading: Reading, terms: Terms) -> Tensor | float:
+        self._settle(reading)
         alpha = self.at_step(self.alpha)
         is_elbo = _is_zero(alpha)
         selected: set[str] = set()
@@ -205,7 +227,7 @@ class InfoVAE(Objective):
     def _divergences(self, reading: Reading, terms: Terms) -> Tensor | float:
         loss: Tensor | float = 0.0
         for names, divergence, scale in self.joints:
-            coefficient = self.at_step(self.alpha) + self.at_step(scale) - 1
+            coefficient = self._coefficient(scale)
             if _is_zero(coefficient) or divergence is None:
                 continue
             posteriors = aggregate_posteriors(
@@ -221,19 +243,35 @@ class InfoVAE(Objective):
                 if critic is not None:
                     loss = loss + (critic - critic.detach())
                 terms.add_mean(f"divergence/{q.name}", value)
+                if q.name in self.scales:
+                    terms.add_mean(f"scale/{q.name}", torch.full_like(value, self.scales[q.name]))
         return loss
 
     def _check(
-        self, joint: tuple[str, ...] | None, divergence: Divergence | None, scale: Weight
+        self, joint: tuple[str, ...] | None, divergence: Divergence | None, scale: Scale
     ) -> None:
         if divergence is not None:
             instance("divergence", divergence, Divergence, "MMD()")
         for name, weight in (("alpha", self.alpha), ("scale", scale)):
-            if isinstance(weight, Divergence | str | type):
+            if isinstance(weight, Divergence | type) or (
+                name == "alpha" and isinstance(weight, str)
+            ):
                 raise TypeError(
                     f"{type(self).__name__}: {name} is {weight!r}: give a number, or a schedule "
                     "such as Linear(0.0, 1.0)"
                 )
+        if isinstance(scale, str):
+            if scale != "auto":
+                raise ValueError(f"scale={scale!r}: use 'auto', a number or a schedule")
+            if divergence is None:
+                raise ValueError("scale='auto' needs a divergence, such as MMD()")
+            if divergence.of_unit_shift(2) is None:
+                raise ValueError(
+                    f"scale='auto' goes by what {type(divergence).__name__} is between two "
+                    "normals, which has no closed form here (of_unit_shift gives none): give "
+                    "scale a number"
+                )
+            return
         if callable(self.alpha) or callable(scale):
             if divergence is None and not isinstance(self, BetaVAE):
                 raise ValueError("a scheduled alpha or scale needs a divergence, such as MMD()")

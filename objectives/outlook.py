@@ -18,7 +18,7 @@ from ppl_vae.objectives.objective import Objective
 from ppl_vae.objectives.tcvae import TCVAE
 from ppl_vae.objectives.wae import WAE
 from ppl_vae.program.describe import describe
-from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.program.modules import Program, evaluating
 from ppl_vae.program.plates import NoDataPlate
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read as read_pair
@@ -105,7 +105,7 @@ def read(
         <BLANKLINE>
     """
     made = {n: make() for n, make in _OBJECTIVES.items()} if objectives is None else objectives
-    with torch.random.fork_rng(), evaluating(*modules_of(model, guide).values()):
+    with torch.random.fork_rng(), evaluating(model, guide):
         with torch.no_grad(), pyro.validation_enabled(False):
             reading = read_pair(model, guide, args, kwargs, check_shapes=True)
         said = {
@@ -136,6 +136,7 @@ def _said(
             estimator = getattr(part, "estimator", None)
             if isinstance(part, Divergence) and isinstance(estimator, dict):
                 words += [f"{names}: {how}" for names, how in estimator.items()]
+        words += [f"lambda of {n} {v:.4g}" for n, v in getattr(objective, "scales", {}).items()]
         kinds = ("rate", "divergence", "bound")
         words += [
             f"{name} {float(value):.4g}"

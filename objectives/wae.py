@@ -7,8 +7,7 @@ from torch import Tensor
 from ppl_vae.objectives.costs import Cost, SquaredError
 from ppl_vae.objectives.decomposition import cost_of
 from ppl_vae.objectives.divergences.divergence import Divergence
-from ppl_vae.objectives.infovae import InfoVAE
-from ppl_vae.objectives.objective import Weight
+from ppl_vae.objectives.infovae import InfoVAE, Scale
 from ppl_vae.objectives.trainable import check_mean_moves
 from ppl_vae.program.reading import Reading
 
@@ -25,7 +24,7 @@ class WAE(InfoVAE):
 
     Args:
         divergence: D, such as `MMD(MultiScale())`.
-        scale: lambda, in units of the cost.
+        scale: lambda, in units of the cost; "auto" as in `InfoVAE`, a number observed counting 1.
         cost: c, `(x, mean) -> cost per datum`; by default the squared Euclidean distance.
         **infovae: `sites`, `plate`, `given` and the rest, as in `InfoVAE`.
 
@@ -37,7 +36,7 @@ class WAE(InfoVAE):
     def __init__(
         self,
         divergence: Divergence | None = None,
-        scale: Weight = 10.0,
+        scale: Scale = 10.0,
         cost: Cost | None = None,
         **infovae: Any,
     ):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ppl_vae.diagnostics.compare import Comparison, compare_pairs
+from ppl_vae.evaluation.likelihood import Proposals
 from ppl_vae.evaluation.programs import Data, Program, arguments_of
 from ppl_vae.experiment import load
 from ppl_vae.training.run import Run
@@ -20,7 +21,7 @@ def compare(
     x: Data,
     *,
     draws: int = 2000,
-    refit: int = 0,
+    proposal: Proposals = "auto",
     seed: int | None = None,
     plate: str | None = None,
     block: int = 8192,
@@ -38,16 +39,17 @@ def compare(
 
     A datum whose weights have a Pareto $\hat k_i$ leaves about $S^{\hat k_i - 1}$ of its weight
     unmet by S draws, which is a tenth at the threshold of $\hat k$. Where a model's average over
-    data is above a tenth its evidence comes out too low by an unknown amount, and no ranking is
-    made. An encoder trained with another loss than the ELBO is often no proposal: `refit` fits it
-    to these data first, with the model held.
+    data is above a tenth its evidence by the guide's draws comes out too low by an unknown amount,
+    as that of an encoder trained with another loss than the ELBO often does, and those of a
+    proposal fitted to each datum with the model held take their place (see
+    `ppl_vae.evaluation.nll`); the table says which. Where they are no better no ranking is made.
 
     Args:
         models: pairs `(model, guide)` or folders of runs, by name; or a list of folders.
         x: rows of data, or the tuple of the callables' arguments, for all models.
         draws: number of draws S for each datum, at least 25.
-        refit: steps of Adam that fit each guide to these data first, see
-            `ppl_vae.evaluation.refitted`; the guide is put back after.
+        proposal: "auto"; "own", the guide's draws alone; or the family that is fitted for every
+            model, as of `ppl_vae.evaluation.nll`.
         seed: makes it repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
         block: how many draws times data are run at once.
@@ -58,7 +60,7 @@ def compare(
 
     Raises:
         ValueError: where k-hat calls a model's weights unusable; if a model has latents outside
-            the data plate, or a guide without a density; if models observe different values or
+            the data plate; if models observe different values or
             one gives x a density and another a probability; or if there are fewer than 2 data.
         NoDataPlate: if no plate or more than one could be the data's.
         FileNotFoundError: if a folder holds no run.
@@ -93,7 +95,9 @@ def compare(
     first = arguments_of(x)[0]
     device = str(first.device) if isinstance(first, torch.Tensor) else "cpu"
     pairs = {name: _pair(name, model, trust, device) for name, model in models.items()}
-    return compare_pairs(pairs, x, draws=draws, refit=refit, seed=seed, plate=plate, block=block)
+    return compare_pairs(
+        pairs, x, draws=draws, proposal=proposal, seed=seed, plate=plate, block=block
+    )
 
 
 def _pair(

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from ppl_vae.arguments import instance
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
+from ppl_vae.data.known import Known, Remembered
 from ppl_vae.data.loaders import splits
+from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
-from ppl_vae.priors import ConditionalNormal, Prior, StandardNormal
+from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
 from ppl_vae.program.modules import release
 from ppl_vae.training import weights
 from ppl_vae.training.compatibility import check_compatible, check_held_out
@@ -30,12 +33,15 @@ from ppl_vae.training.guard import check_support
 from ppl_vae.training.optim import Adam
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.stopping import Callback, Keep
+from ppl_vae.using.trained import Trained
 
 __all__ = ["Experiment", "build", "load"]
 
 
-class Experiment:
+class Experiment(Trained):
     r"""A pair of a model and a guide, the data it is for and how it is trained.
+
+    Once trained it is used as any `Trained` pair: `encode`, `decode`, `sample` and the rest.
 
     The command line and configuration files take the same names: `ppl-vae fit` builds one of
     these. All that is built here starts from `seed`, so an experiment made twice is the same
@@ -66,6 +72,9 @@ class Experiment:
         patience: end after so many epochs without a lower `monitor`.
         keep: end with the weights of the last epoch, or of that with the lowest `monitor`.
         monitor: a number of the log, such as validation/loss; see `ppl_vae.fit`.
+        start: folder of a run whose weights the training goes on from.
+        freeze: names of parts and parameters that stay as they are, or globs of them, such as
+            `likelihood` or `encoder.network.*`.
         seed: of the starting weights and all that is drawn in training.
         device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
 
@@ -105,6 +114,8 @@ class Experiment:
         patience: int | None = None,
         keep: Keep = "last",
         monitor: str | None = None,
+        start: str | None = None,
+        freeze: Sequence[str] = (),
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -119,26 +130,40 @@ class Experiment:
             )
         if not (inspect.isclass(made) and issubclass(made, Pair)):
             raise ValueError(f"pair is {made!r}: give a subclass of Pair, or a partial of one")
-        self.data, self.objective = data.handing(made.beside), objective
+        data, self.objective = data.handing(made.beside), objective
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.patience, self.keep, self.monitor = patience, keep, monitor
+        self.start, self.freeze = start, freeze
         self.seed, self.device = seed, device
         set_seed(seed)
         dims = (dim,) if isinstance(dim, int) else tuple(dim)
         if not dims:
             raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
-        (first, *rest), beside = data.size, self.data.width
+        (first, *rest), beside = data.size, data.width
         q = _made("encoder", encoder, torch.Size([first + beside, *rest]), dim)
         p_x = _made("likelihood", likelihood, dims[0] + beside, data.size)
         self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
         objective.build(data.size, self.pair.codes)
+        super().__init__(self.pair.model, self.pair.guide, data)
+
+    @property
+    def data(self) -> Dataset:
+        """The data set; a loaded run's is read when it is first asked for.
+
+        Raises:
+            FileNotFoundError: if it is not where it was.
+        """
+        if isinstance(self._data, Remembered):
+            self._data = self._data.rows()
+        assert self._data is not None
+        return self._data
 
     def __repr__(self) -> str:
         pair, parts = type(self.pair).__name__, (self.pair.prior, self.pair.likelihood)
         names = [type(part).__name__ for part in (*parts, self.pair.encoder)]
         return (
-            f"Experiment({pair}({', '.join(names)}) on {self.data.name}, "
+            f"Experiment({pair}({', '.join(names)}) on {self._data.name}, "
             f"{type(self.objective).__name__}, {self.epochs} epochs)"
         )
 
@@ -210,18 +235,42 @@ class Experiment:
             patience=self.patience,
             keep=self.keep,
             monitor=self.monitor,
+            start=self.start,
+            freeze=self.freeze,
             out=out,
             overwrite=overwrite,
             config=config,
             progress=progress,
         )
 
+    def refit_prior(
+        self,
+        prior: Prior | Callable[[int], Prior] = GaussianMixture,
+        rows: Any = None,
+        *,
+        site: str | None = None,
+        epochs: int = 50,
+        seed: int | None = None,
+    ) -> "Experiment":
+        """The same experiment with a prior fitted to the codes afterwards; see `Trained`."""
+        with seeded(seed):
+            name, fitted = self._refitted(prior, rows, site, epochs)
+        last = [*self.pair.codes][-1]
+        if name != last:
+            raise ValueError(f"site is {name!r}: the prior of this pair is that of {last!r}")
+        other = copy(self)
+        # the other parts are shared
+        other.pair = copy(self.pair)
+        other.pair._modules = {**self.pair._modules, "prior": fitted}
+        other._programs = other.pair.model, other.pair.guide
+        return other
 
-def build(schema: Schema, settings: Mapping[str, Any]) -> Experiment:
+
+def build(schema: Schema, settings: Mapping[str, Any], **given: Any) -> Experiment:
     """The experiment that parsed settings describe, its weights started by their seed."""
     # an objective may hold networks of its own, made before the experiment sets the seed
     set_seed(settings["seed"])
-    experiment: Experiment = schema.build(settings)
+    experiment: Experiment = schema.build(settings, **given)
     return experiment
 
 
@@ -231,9 +280,12 @@ def load(
     device: str = "auto",
     data: Sequence[tuple[str, str]] = (),
 ) -> Experiment:
-    """The trained experiment of a run that `ppl-vae fit` made.
+    """The trained experiment of a run, to be used at once: `load("runs/x").encode(rows)`.
 
-    Its configuration is resolved again and its weights are read; nothing is unpickled.
+    Its configuration is resolved again and its weights are read; nothing is unpickled. Its data
+    are read when they are first asked for, as by `experiment.data`: what is kept of them in the
+    run's folder is enough to take new rows and to sample. They are looked for where they were,
+    then in the same place as seen from the run's folder.
 
     Args:
         run: the run or its folder.
@@ -250,17 +302,39 @@ def load(
     schema, config = Schema(Experiment, trust), run.config
     if not isinstance(config.get("data"), Mapping):
         raise ValueError(
-            f"{str(run.path)!r} was not made by ppl-vae fit: load its weights from Python"
+            f"{str(run.path)!r} was not made by ppl-vae fit: give its model and guide to "
+            "Trained.load"
         )
-    settings = schema.merge({}, config)
+    settings = schema.merge({}, {**config, "data": run.found(config["data"])})
     for key, value in sorted(data, key=lambda option: option[0].count(".")):
         settings = schema.merge(settings, nested(key, value))
     tensors = run.load_weights()
-    experiment = build(schema, schema.parse(settings))
+    experiment = _with_data(run, schema, schema.parse(settings))
     pair = experiment.pair
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))
     return experiment
+
+
+def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experiment:
+    """The experiment, whose data wait until they are asked for if enough is kept of them."""
+    kept = run.data
+    if kept is None:
+        return build(schema, settings)
+
+    def read() -> Dataset:
+        try:
+            with torch.random.fork_rng():
+                set_seed(settings["seed"])
+                data: Dataset = schema.part(settings, "data")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}, which the run {str(run.path)!r} was trained on: --data.path says where "
+                "it is now, or data=[('data.path', ...)] of load"
+            ) from error
+        return data
+
+    return build(schema, settings, data=Remembered(Known.of_run(kept), read))
 
 
 def _named(place: str, name: str) -> Any:

@@ -173,7 +173,8 @@ def test_learned_critic(name: str, log_prior: bool) -> None:
     def posterior(n: int) -> AggregatePosterior:
         return AggregatePosterior.of(aggregate().sample((n,)), prior())
 
-    train(adversary, posterior, 1000)
+    # the density ratio of chi-squared has the heaviest tail to learn
+    train(adversary, posterior, 600 if name == "chi-squared" else 300, lr=1e-2)
     with torch.no_grad():
         value = adversary(posterior(400_000))
     assert float(value) == pytest.approx(quadrature()[name], rel=0.05)
@@ -214,7 +215,7 @@ def test_wasserstein_critic_of_two_gaussians(weight: float, one_sided: bool) -> 
     def posterior(n: int) -> AggregatePosterior:
         return AggregatePosterior.of(torch.randn(n, 1), shifted)
 
-    train(adversary, posterior, 800, lr=2e-3)
+    train(adversary, posterior, 300, lr=5e-3)
     with torch.no_grad():
         value = float(adversary(posterior(400_000)))
     expected = penalised(1.5, weight)
@@ -552,13 +553,13 @@ def test_game_brings_the_codes_to_the_prior(bound: str) -> None:
 
     adversary = Adversarial(dim=2, hidden=(32, 32), bound=bound)  # type: ignore[arg-type]
     objective = InfoVAE(adversary, scale=5.0)
-    optimiser = pyro.optim.Adam({"lr": 0.01, "betas": (0.5, 0.9)})
+    optimiser = pyro.optim.Adam({"lr": 0.02, "betas": (0.5, 0.9)})
     svi = SVI(model, guide, optimiser, objective)
     path = []
-    for _ in range(1000):
+    for _ in range(400):
         svi.step(x)
         path.append(torch.cat([pyro.param("loc"), pyro.param("scale").abs()]).detach())
-    mean = torch.stack(path[-300:]).mean(0)
+    mean = torch.stack(path[-200:]).mean(0)
     assert (mean - torch.tensor([0.0, 0.0, 1.0, 1.0])).abs().max() < 0.25
 
 

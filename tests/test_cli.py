@@ -365,10 +365,10 @@ def test_trusted_classes_must_fit(evil: Path, capsys: pytest.CaptureFixture[str]
         (["evaluate"], "run"),
         (["evaluate", "run", "--seed", "x"], "--seed"),
         (["sample", "run", "--n", "0"], "at least 1"),
-        (["sample", "run", "--out", "x.gif"], ".png or .npy"),
+        (["sample", "run", "--out", "x.gif"], ".npz or .png"),
         (["sample", "run", "--out", "no/x.png"], "no folder 'no'"),
         (["sample", "run", "--bogus", "1"], "--bogus"),
-        (["evaluate", "run", "--data", "digits"], "other"),
+        (["evaluate", "run", "--data", "digits"], "was trained on"),
         (["bogus"], "no command 'bogus'"),
     ],
 )
@@ -426,7 +426,7 @@ def test_help_has_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_help_of_fit_says_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "-h"]) == 0
     shown = capsys.readouterr().out
-    for word in ("--data CLASS", "MNIST", "InfoVAE(divergence=MMD, scale=64)", "Default: 128."):
+    for word in ("--data CLASS", "MNIST", "InfoVAE(divergence=MMD, scale=auto)", "Default: 128."):
         assert word in " ".join(shown.split())
     # each option says something of itself
     lines = shown.splitlines()
@@ -439,7 +439,7 @@ def test_help_of_parts(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "--objective.scale NUMBER" in shown
     assert "nats per datum" in shown
-    assert "Default: 64." in shown
+    assert "Default: auto." in shown
     assert main(["fit", "--objective.divergence.kernel.help", "multiscale"]) == 0
     assert "--objective.divergence.kernel.scales" in capsys.readouterr().out
     assert main(["fit", "--data", "mnist", "--data.help"]) == 0

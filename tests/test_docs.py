@@ -11,8 +11,9 @@ ids = [page.name for page in PAGES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
-def test_python_blocks_run(page: Path) -> None:
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a page run one after the other; one without imports shows a fragment."""
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": page.stem}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
         if "import " in block:

@@ -197,16 +197,15 @@ def test_surgery_is_exact_for_the_data_given():
     within(found.mutual_information, 2 * float(kl.mean()) - tc - wise)
 
 
-@pytest.mark.slow
-def test_identity_on_ten_thousand_data():
+def test_identity_on_three_thousand_data():
     pair = PPCA.make(dim=10, features=12, noise=1.0, dtype=torch.float32).mean_field()
-    x = pair.sample(10_000)
+    x = pair.sample(3_000)
     found = ev.surgery(pair.model, pair.guide, x)
     parts = (found.mutual_information, found.total_correlation, found.dimension_wise)
     assert abs(found.rate.value - sum(p.value for p in parts)) < 1e-4
     # The closed-form rate is not made of the same numbers.
     within(found.rate, float(pair.rate(x).mean()))
-    assert found.mutual_information.value < math.log(10_000)
+    assert found.mutual_information.value < math.log(3_000)
 
 
 def chain():

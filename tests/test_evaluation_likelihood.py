@@ -7,7 +7,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from ppca import PPCA
-from torch import nn
 
 from ppl_vae import evaluation as ev
 
@@ -64,7 +63,7 @@ def test_few_draws_give_an_upper_bound():
     pair = PPCA.make(widen=0.3)
     x = pair.sample(2000)
     truth = -float(pair.log_likelihood(x).mean())
-    few, many = (ev.nll(pair.model, pair.guide, x, k).value for k in (2, 200))
+    few, many = (ev.nll(pair.model, pair.guide, x, k, "own").value for k in (2, 200))
     assert few > many > truth - 1e-3
 
 
@@ -73,7 +72,7 @@ def test_no_bias_is_stated_of_uneven_weights():
 
     def note(widen, draws):
         pair = PPCA.make(widen=widen)
-        return ev.nll(pair.model, pair.guide, x, draws).note
+        return ev.nll(pair.model, pair.guide, x, draws, "own").note
 
     # Weights of a guide of .4 the deviation have no variance: what is read off them is too small.
     with pytest.warns(UserWarning, match="too uneven to state a bias"):
@@ -96,46 +95,13 @@ def test_bad_requests():
     x = pair.sample(5)
     with pytest.raises(ValueError, match="num_samples is 1"):
         ev.nll(pair.model, pair.guide, x, 1)
-    with pytest.raises(ValueError, match="no parameter of its own"):
-        ev.nll(pair.model, pair.guide, x, 10, refit=5)
+    with pytest.raises(ValueError, match="proposal='refit': use one of auto, own"):
+        ev.nll(pair.model, pair.guide, x, 10, proposal="refit")
     with pytest.raises(ValueError, match="start is 'here'"):
         ev.annealed_nll(pair.model, pair.guide, x, start="here")
 
 
-def test_refitting_the_guide_closes_the_gap_and_leaves_no_trace():
-    pair = PPCA.make()
-    x = pair.sample(300)
-    shared = nn.Parameter(pair.weight.clone())
-    encoder = nn.Linear(5, 2)
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            loc = z @ shared.T + pair.mean
-            pyro.sample("x", dist.Normal(loc, pair.noise).to_event(1), obs=x)
-
-    def guide(x):
-        pyro.module("encoder", encoder)
-        scale = pyro.param("scale", torch.ones(2), constraint=dist.constraints.positive)
-        loc = encoder(x) + 0 * shared.sum()
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
-
-    before = ev.nll(model, guide, x, 50).value
-    kept = [p.detach().clone() for p in (*encoder.parameters(), shared)]
-    with ev.refitted(model, guide, x, steps=600, learning_rate=2e-2) as losses:
-        inside = ev.nll(model, guide, x, 50).value
-        assert torch.equal(shared.detach(), pair.weight)
-    truth = -float(pair.log_likelihood(x).mean())
-    assert losses[-1] < losses[0]
-    assert inside - truth < 0.05 < before - truth
-    after = [p.detach() for p in (*encoder.parameters(), shared)]
-    assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
-    assert torch.equal(pyro.param("scale").detach(), torch.ones(2))
-    assert all(p.grad is None for p in encoder.parameters())
-
-
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("start", ["fitted", "guide", "prior"])
 def test_annealing_agrees_where_the_guide_is_bad(start):
     pair = PPCA.make(widen=0.2).mean_field()
     x = pair.sample(6)

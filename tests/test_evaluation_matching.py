@@ -210,12 +210,6 @@ def test_memory_does_not_grow_with_the_pairs():
     assert extra_memory(12_000) < 200
 
 
-@pytest.mark.slow
-def test_thirty_thousand_against_thirty_thousand_within_half_a_gib():
-    """All pairs at once would take 3.4 GiB; `benchmarks/full_mmd.py` has twice the rows."""
-    assert extra_memory(30_000) < 512
-
-
 @pytest.mark.parametrize("order", [[-1.0, 1.0] * 50, [-1.0] * 50 + [1.0] * 50])
 def test_a_prior_that_differs_through_a_chain_is_refused(order: list[float]) -> None:
     """p(z1 | z2, c): a guide wrong in every row has the right marginals."""

@@ -399,8 +399,8 @@ def test_what_has_no_total_is_refused() -> None:
         ev.elbo(some, guide, x)
     with pytest.raises(ValueError, match="the model observes nothing"):
         ev.elbo(silent, guide, x)
-    with pytest.raises(ValueError, match="refit=2 fits a guide row by row"):
-        ev.nll(mean_of_all, guide, x, refit=2)
+    with pytest.raises(ValueError, match="proposal='flow' is fitted row by row"):
+        ev.nll(mean_of_all, guide, x, proposal="flow")
 
 
 def test_deterministic_codes_under_a_random_global() -> None:

@@ -29,6 +29,7 @@ ORDER = (
     ("training",),
     ("evaluation",),
     ("diagnostics",),
+    ("using",),
     ("config",),
     ("experiment",),
     ("comparison",),

@@ -12,14 +12,13 @@ from PIL import Image
 from ppl_vae import plots
 from ppl_vae.data import Dataset, Digits, GaussianMixture, TwoPoints
 from ppl_vae.evaluation import elbo_terms, full_mmd, linear_probe, log_det, posterior_codes
-from ppl_vae.evaluation.decoding import draw
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.report.summary import evaluate, summarize
 from ppl_vae.training.run import History, Run
 
-TRAINED = {"config.yaml", "metrics.jsonl", "weights.safetensors"}
+TRAINED = {"config.yaml", "data.json", "metrics.jsonl", "weights.safetensors"}
 FILES = TRAINED | {
     "reconstructions.png",
     "samples.png",
@@ -203,11 +202,10 @@ def test_samples_follow_their_seed(trained: tuple[Run, Experiment]) -> None:
     _, experiment = trained
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    pair, args = experiment.pair, experiment.rows()
-    first = draw(pair, args, 5, seed=1)
+    first = experiment.sample(5, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, draw(pair, args, 5, seed=1))
-    assert not torch.equal(first, draw(pair, args, 5, seed=2))
+    assert torch.equal(first, experiment.sample(5, seed=1))
+    assert not torch.equal(first, experiment.sample(5, seed=2))
     assert first.shape == (5, 1, 8, 8)
 
 

@@ -246,53 +246,6 @@ def _critic(hidden: Sequence[int], inputs: torch.Size, outputs: torch.Size) -> n
     return nn.Sequential(*layers, nn.Linear((*inputs, *hidden)[-1], *outputs))
 
 
-def _logits(
-        self, q: AggregatePosterior, draws: Tensor, shared: Tensor, critic: Critic
-    ) -> tuple[Tensor, Tensor]:
-        # One batch of both: a batch-norm would hide a difference in mean and scale otherwise.
-        points = torch.cat([q.codes, draws])
-        if self._mixes_rows:
-            # It looks at rows and not at weights, so none may be there that does not count.
-            counts = torch.cat([q.weights, shared]).detach() > 0
-            counts = counts | ~counts.any()
-            whole = torch.zeros(len(points), dtype=points.dtype, device=points.device)
-            logits = whole.masked_scatter(counts, critic(points[counts]))
-        else:
-            logits = critic(points)
-        on_codes, on_draws = logits.split([len(q), len(draws)])
-        if self.log_prior:
-            on_codes = on_codes + _log_prior(q.prior, q.codes)
-            on_draws = on_draws + _log_prior(q.prior, draws)
-        return on_codes, on_draws
-
-    @property
-    def _mixes_rows(self) -> bool:
-        layers = (m for m in self.net.modules() if isinstance(m, _BatchNorm))
-        return any(m.training or not m.track_running_stats for m in layers)
-
-    def _still(self, parameters: dict[str, Tensor]) -> Critic:
-        """The critic at given parameters, whose running statistics do not move."""
-
-        def critic(points: Tensor) -> Tensor:
-            buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
-            return _logit(functional_call(self.net, parameters | buffers, (points,)), points)
-
-        return critic
-
-    def _call(self, points: Tensor) -> Tensor:
-        return _logit(self.net(points), points)
-
-
-def _critic(hidden: Sequence[int]) -> Factory:
-    def make(inputs: torch.Size, outputs: torch.Size) -> nn.Module:
-        layers: list[nn.Module] = []
-        for a, b in pairwise((*inputs, *hidden)):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear((*inputs, *hidden)[-1], *outputs))
-
-    return make
-
-
 def _logit(output: Tensor, points: Tensor) -> Tensor:
     if output.shape not in ((len(points),), (len(points), 1)):
         raise ValueError(

@@ -79,6 +79,9 @@ class AggregateKL(Counted, Divergence):
     def reads(self) -> Reads:
         return "density"
 
+    def of_unit_shift(self, dim: int) -> float:
+        return 0.5
+
     def forward(self, q: AggregatePosterior) -> Tensor:
         found = log_densities(q, self.estimator, self.size, "AggregateKL", self.rows)
         value = (normalised(q.weights) * (found.aggregate - q.prior.log_prob(q.codes))).sum()

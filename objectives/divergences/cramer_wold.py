@@ -80,6 +80,14 @@ class CramerWold(MMD):
             raise ValueError(f"CramerWold gamma={gamma}: it must be positive")
         self.gamma = gamma
 
+    def of_unit_shift(self, dim: int) -> float:
+        from scipy.special import hyp1f1  # type: ignore[import-untyped]
+
+        # Silverman's gamma falls to 0 with the batch, whose size a start must not depend on.
+        variance = 2 + 2 * (0.0 if isinstance(self.gamma, str) else self.gamma)
+        lost = 1 - float(hyp1f1(0.5, dim / 2, -0.5 / variance))
+        return 2 * lost / math.sqrt(2 * math.pi * variance)
+
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None
     ) -> Tensor:

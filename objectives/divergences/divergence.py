@@ -58,6 +58,14 @@ class Divergence(nn.Module, ABC):
         """
         return None
 
+    def of_unit_shift(self, dim: int) -> float | None:
+        r"""$D(N(m, I) \,\Vert\, N(0, I))$ at $\lVert m \rVert = 1$ in `dim` dimensions.
+
+        What it costs to move all codes by one standard deviation of the prior, from which
+        `InfoVAE(..., scale="auto")` makes its lambda; None where there is no closed form.
+        """
+        return None
+
     def build(self, dim: int) -> None:
         """Makes anew the networks that were given as factories, for codes of `dim` numbers."""
 

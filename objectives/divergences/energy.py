@@ -68,6 +68,12 @@ class Energy(MMD):
     ):
         super().__init__(_Distance(), prior, noise, statistic, pairs, draws)
 
+    def of_unit_shift(self, dim: int) -> float:
+        from scipy.special import hyp1f1  # type: ignore[import-untyped]
+
+        mean = 2 * math.exp(math.lgamma((dim + 1) / 2) - math.lgamma(dim / 2))
+        return 2 * mean * (float(hyp1f1(-0.5, dim / 2, -0.25)) - 1)
+
     def forward(self, q: AggregatePosterior) -> Tensor:
         return math.sqrt(q.dim) * super().forward(q)
 

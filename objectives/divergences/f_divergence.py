@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -59,6 +60,17 @@ class Bound(ABC):
     @abstractmethod
     def on_codes(self, logit: Tensor) -> Tensor:
         """b, elementwise."""
+
+    def of_unit_shift(self) -> float:
+        r"""What the bound comes to between $N(m, I)$ and $N(0, I)$ at $\lVert m \rVert = 1$.
+
+        The best critic's logit, $\log p / q$, is $N(1/2, 1)$ over the prior and $N(-1/2, 1)$ over
+        q, whatever d.
+        """
+        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+        normal = torch.from_numpy(nodes)
+        a, b = self.on_prior(normal + 0.5), self.on_codes(normal - 0.5)
+        return float((torch.from_numpy(weights) * (a - b)).sum()) / math.sqrt(2 * math.pi)
 
     def penalty(self, critic: Critic, draws: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
         """What is added to the critic's loss, from detached prior draws and codes."""

@@ -78,6 +78,9 @@ class Memory(Divergence):
     def reads(self) -> Reads:
         return self.divergence.reads
 
+    def of_unit_shift(self, dim: int) -> float | None:
+        return self.divergence.of_unit_shift(dim)
+
     def build(self, dim: int) -> None:
         self.divergence.build(dim)
 

@@ -1,6 +1,7 @@
 """Maximum mean discrepancy between the aggregate posterior and the prior."""
 
 import logging
+import math
 from typing import Literal, get_args
 
 import torch
@@ -128,6 +129,15 @@ class MMD(Divergence):
         if prior is not None and rows.covariance is not None:
             return q.once(self, lambda: self._estimate(q, rows, prior, shifts))
         return self._estimate(q, rows, prior, shifts)
+
+    def of_unit_shift(self, dim: int) -> float | None:
+        # Two rows as far apart as draws of the prior, for a bandwidth that looks at them.
+        pair = torch.tensor([[0.0], [math.sqrt(2)]]).expand(2, dim)
+        length = float(self.kernel.squared_length(dim, pair))
+        variances = [(w, m * length) for w, m in zip(*self.kernel.mixture(), strict=True)]
+        return -2 * math.fsum(
+            w * (s / (s + 2)) ** (dim / 2) * math.expm1(-0.5 / (s + 2)) for w, s in variances
+        )
 
     def _estimate(
         self, q: AggregatePosterior, rows: Gaussians, prior: Gaussians | None, shifts: int | None

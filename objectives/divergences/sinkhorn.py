@@ -87,6 +87,10 @@ class Sinkhorn(Divergence):
             "sinkhorn", p=power, scaling=scaling, backend="tensorized"
         )
 
+    def of_unit_shift(self, dim: int) -> float | None:
+        # At p = 2 any shift of q adds its half square, whatever the blur.
+        return 0.5 if self.loss.p == 2 else None
+
     def forward(self, q: AggregatePosterior) -> Tensor:
         draws, of_draws = q.weighted_prior_draws(self.draws)
         codes = q.codes

@@ -100,6 +100,13 @@ class SlicedWasserstein(Divergence):
             values = sd.square() * _to_normal((rows - mean[:, None]) / sd[:, None], steps)
         return torch.where(q.weights.sum() > 0, values.mean(), 0)
 
+    def of_unit_shift(self, dim: int) -> float:
+        # E |theta_1|^p
+        p = self.power
+        gammas = (dim / 2, (p + 1) / 2), ((dim + p) / 2, 0.5)
+        above, below = (sum(map(math.lgamma, pair)) for pair in gammas)
+        return math.exp(above - below)
+
     def _gaussian(self, q: AggregatePosterior) -> Gaussians | None:
         if self.prior == "samples" or self.power != 2:
             return None

@@ -1,5 +1,6 @@
 """The Stein variational direction and the kernelised Stein discrepancy."""
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -89,6 +90,16 @@ class Stein(Divergence):
     @property
     def reads(self) -> Reads:
         return "score"
+
+    def of_unit_shift(self, dim: int) -> float:
+        r"""The work that the direction does over the shift, $\tfrac12 \mathbb{E}\, k$ over pairs
+        of prior draws: the gradient is its and not the value's (which is E k)."""
+        pair = torch.tensor([[0.0], [math.sqrt(2)]]).expand(2, dim)
+        length = float(self.kernel.squared_length(dim, pair))
+        return 0.5 * math.fsum(
+            w * (m * length / (m * length + 2)) ** (dim / 2)
+            for w, m in zip(*self.kernel.mixture(), strict=True)
+        )
 
     def forward(self, q: AggregatePosterior) -> Tensor:
         if len(q) < 2 and self.statistic == "U":

@@ -67,6 +67,9 @@ class WassersteinGP(Bound):
     def on_codes(self, logit: Tensor) -> Tensor:
         return logit
 
+    def of_unit_shift(self) -> float:
+        return 1.0  # the distance itself, without what the penalty lets through
+
     def penalty(self, critic: Critic, draws: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
         n = len(codes)
         partner = draws[torch.arange(n, device=codes.device) % len(draws)]

@@ -1,7 +1,9 @@
 """The words of a command as settings: defaults, files and options, in this order."""
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ DEFAULTS: dict[str, Any] = {
     "data": "Digits",
     "objective": {
         "class_path": "InfoVAE",
-        "init_args": {"divergence": "MMD", "scale": 64.0},
+        "init_args": {"divergence": "MMD", "scale": "auto"},
     },
     "pair": "VAE",
     "prior": "StandardNormal",
@@ -29,12 +31,17 @@ def configured(
     from ppl_vae.config.options import nested, split_options
     from ppl_vae.config.schema import Schema
     from ppl_vae.experiment import Experiment
+    from ppl_vae.training.run import Run
 
     switches, options, rest = split_options(words, ("overwrite", "trust", "help"))
     if rest:
         raise ValueError(f"{rest[0]!r} is not an option: options look like --dim 10")
     schema = Schema(Experiment, trust="trust" in switches)
     settings = schema.merge({}, DEFAULTS)
+    if start := dict(options).get("start"):  # the parts whose weights these are
+        run = Run(start)
+        before = {k: v for k, v in run.config.items() if k not in ("start", "freeze")}
+        settings = schema.merge({}, {**before, "data": run.found(before.get("data"))})
     helped = [key for key, _ in options if key.endswith(".help")]
     out = None
     ordered = sorted(
@@ -60,28 +67,51 @@ def configured(
     return schema, schema.parse(settings), switches, out
 
 
-def parse(function: Callable[..., Any], words: list[str], many: str = "") -> dict[str, Any]:
-    """Options of plain types, read off a function's signature; `data` is read elsewhere.
+def parse(
+    function: Callable[..., Any],
+    words: list[str],
+    many: str = "",
+    first: str = "",
+    skip: Collection[str] = ("data",),
+) -> dict[str, Any]:
+    """Options of plain types, read off a function's signature.
 
-    The argument called `many` takes all words that belong to no option.
+    Args:
+        function: what the options are of; arguments without a default stand by themselves.
+        words: of the command line.
+        many: the argument that takes all words that belong to no option.
+        first: the argument that stands by itself, while all others are options.
+        skip: arguments that are read elsewhere.
     """
     from argparse import ArgumentError
 
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
-        prog=f"ppl-vae {function.__name__.removesuffix('_run')}",
+        prog=f"ppl-vae {function.__name__.replace('_', '-')}",
         description=(function.__doc__ or "").split("\n\n    Args:")[0],
         exit_on_error=False,
     )
     if many:
         parser.add_argument(many, nargs="+", help="folders of runs")
-    parser.add_function_arguments(function, as_positional=True, skip={"data", many})
-    words = [f"{w}=true" if w in ("--trust", "--overwrite", "--quick") else w for w in words]
+    if first:
+        parser.add_argument(first, help="the run's folder")
+    left_out: set[str | int] = {*skip, many, first}
+    parser.add_function_arguments(function, as_positional=not first, skip=left_out)
+    arguments = inspect.signature(function).parameters.values()
+    switches = {f"--{arg.name}" for arg in arguments if arg.annotation in (bool, "bool")}
+    words = [
+        f"{word}=true" if word in switches and after not in ("true", "false") else word
+        for word, after in pairwise([*words, ""])
+    ]
     try:
         return dict(parser.parse_args(words).as_dict())
     except (ArgumentError, TypeError) as error:
         text = " ".join(str(error).split())
+        if first and "required: " in text:
+            said, _, names = text.partition("required: ")
+            options = [n if n == first else f"--{n}" for n in names.split(", ")]
+            text = f"{said}required: {', '.join(options)}"
         raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae import __version__
+from ppl_vae.cli.refit import refit_prior
+from ppl_vae.cli.using import COMMANDS as USING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +70,7 @@ def _dispatch(words: list[str]) -> int:
 def _usage() -> str:
     lines = ["usage: ppl-vae COMMAND [--help] ...", "", "commands:"]
     for name, command in COMMANDS.items():
-        lines.append(f"  {name:10} {(command.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:14} {(command.__doc__ or '').splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -129,55 +131,6 @@ def report(words: list[str]) -> None:
     report(**parse(report, words, many="runs"), data=data)
 
 
-def sample(words: list[str]) -> None:
-    """Draws samples from a run's model."""
-    from ppl_vae.cli.commandline import parse
-
-    sample_run(**parse(sample_run, words))
-
-
-def sample_run(
-    run: str,
-    n: int = 64,
-    out: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    trust: bool = False,
-) -> None:
-    """Draws samples from a run's model: means of p(x | z) at draws of z from the prior.
-
-    Args:
-        run: the run's folder.
-        n: how many samples.
-        out: file to write, a picture (.png) or the numbers (.npy); samples.png in the run's
-            folder by default.
-        seed: of the draws.
-        device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
-        trust: allow classes from outside ppl_vae in its configuration.
-    """
-    import numpy as np
-
-    from ppl_vae import plots
-    from ppl_vae.evaluation import decoding
-    from ppl_vae.experiment import load
-    from ppl_vae.training.run import Run
-
-    folder = Run(run)
-    path = folder.path / "samples.png" if out is None else Path(out)
-    if path.suffix not in (".png", ".npy"):
-        raise ValueError(f"out is {str(path)!r}: its name must end in .png or .npy")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
-    experiment = load(folder, trust, device)
-    pair, args = experiment.pair, experiment.rows()
-    draws = decoding.draw(pair, args, n, seed)
-    if path.suffix == ".npy":
-        np.save(path, draws.cpu().numpy())
-    else:
-        plots.samples(draws, path, title=decoding.drawn_as(pair, args))
-    print(path)
-
-
 def demo(words: list[str]) -> None:
     """Trains an MMD-VAE on handwritten digits from several seeds, and prints a table."""
     from ppl_vae.cli.commandline import parse
@@ -199,7 +152,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "show": show,
     "evaluate": evaluate,
     "report": report,
-    "sample": sample,
+    **USING,
+    "refit-prior": refit_prior,
     "demo": demo,
     "reproduce": reproduce,
 }

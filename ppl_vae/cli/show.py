@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ppl_vae.experiment import Experiment
+from ppl_vae.objectives import InfoVAE
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import distribution_name
 
 __all__ = ["describe", "draw"]
@@ -43,6 +45,10 @@ def describe(experiment: Experiment) -> str:
         counted |= {id(p) for p in own}
         count = f"{sum(p.numel() for p in own):,}"
         rows.append([name, type(part).__name__, count, shapes.get(part, "")])
+    if isinstance(objective, InfoVAE):
+        with torch.no_grad(), torch.random.fork_rng():
+            objective.matched(read(pair.model, pair.guide, args))
+        rows[-1][-1] = "; ".join(f"lambda of {n} {v:.4g}" for n, v in objective.scales.items())
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -62,9 +62,19 @@ class Schema:
         """
         return self._parse(self.root, settings, "", given=0)
 
-    def build(self, settings: Mapping[str, Any]) -> Any:
-        """The instance that parsed settings describe."""
-        return self._build_class(self.root, settings)()
+    def build(self, settings: Mapping[str, Any], **given: Any) -> Any:
+        """The instance that parsed settings describe.
+
+        Args:
+            settings: as `parse` returned them.
+            given: objects in the place of settings.
+        """
+        rest = {key: value for key, value in settings.items() if key not in given}
+        return self._build_class(self.root, rest)(**given)
+
+    def part(self, settings: Mapping[str, Any], name: str) -> Any:
+        """What one of parsed settings describes."""
+        return self._build(read_slot(parameters(self.root)[name]), settings[name])
 
     def named(self, slot: Slot) -> dict[str, type]:
         """The library's classes that fit a place, by name."""

@@ -8,9 +8,10 @@ from ppl_vae.diagnostics.bridge import GROUPS, to_arviz
 from ppl_vae.diagnostics.calibration import Calibration, Coverage, coverage, sbc
 from ppl_vae.diagnostics.compare import Comparison
 from ppl_vae.diagnostics.gaps import Gaps
-from ppl_vae.diagnostics.importance import ParetoK, khat, pareto_k
+from ppl_vae.diagnostics.importance import ParetoK, pareto_k
 from ppl_vae.diagnostics.nuts import NUTSComparison, against_nuts
 from ppl_vae.diagnostics.predictive import STATISTICS, PredictiveCheck, predictive_check
+from ppl_vae.evaluation.weights import khat
 
 __all__ = [
     "GROUPS",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics._arviz import tree
 from ppl_vae.diagnostics.densities import has_density
-from ppl_vae.diagnostics.importance import check_evidence, unmatched
+from ppl_vae.diagnostics.importance import check_evidence, check_proposal, unmatched
 from ppl_vae.diagnostics.marginal import marginal
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
@@ -182,6 +182,7 @@ def _no_marginal(pair: Pair) -> str:
             "ask for log p(x_i | z_i) with log_likelihood='conditional', not for arviz.loo"
         )
     try:
+        check_proposal(pair)
         check_evidence(pair)
     except ValueError as error:
         return str(error)

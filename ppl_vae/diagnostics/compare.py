@@ -2,19 +2,27 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
 from pyro import poutine
 
-from ppl_vae.diagnostics.importance import UNSEEN, ParetoK, check_evidence, unseen, weigh
+from ppl_vae.diagnostics.importance import (
+    UNSEEN,
+    ParetoK,
+    check_evidence,
+    check_proposal,
+    unseen,
+    weigh,
+)
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
-from ppl_vae.evaluation.likelihood import refitted
-from ppl_vae.evaluation.programs import Data, Program, check_positive
+from ppl_vae.evaluation.likelihood import Proposals, fitted_weights
+from ppl_vae.evaluation.pair import Pair as EvaluationPair
+from ppl_vae.evaluation.programs import Data, Program, evaluating
+from ppl_vae.evaluation.proposal import Family
 from ppl_vae.records import table
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ class Comparison:
         names: the models, the best first.
         log_evidence: :math:`\log \hat p(x_i)` of each model, (n,).
         weights: :math:`\hat k` and effective size behind them, for each model.
+        sources: what its draws come from: the guide, or a proposal fitted to each datum.
         mean: their mean over data, (models,), a lower bound in expectation.
         error: its standard error.
         difference: the mean less the best model's, (models,).
@@ -50,6 +59,7 @@ class Comparison:
     names: tuple[str, ...]
     log_evidence: dict[str, np.ndarray]
     weights: dict[str, ParetoK]
+    sources: dict[str, str]
     mean: np.ndarray
     error: np.ndarray
     difference: np.ndarray
@@ -71,15 +81,16 @@ class Comparison:
         lines = [
             f"log p(x) in nats per datum, {n} data, {first.draws} draws each",
             f"{'model':{width}} {'log p(x)':>10} {'+-':>8} {'to best':>10} {'+-':>8} "
-            f"{'of draws':>8} {'bias':>8} {'k-hat':>6} {'unseen':>7}",
+            f"{'of draws':>8} {'bias':>8} {'k-hat':>6} {'size':>6} {'unseen':>7}  draws from",
         ]
         for i, name in enumerate(self.names):
             median = float(np.nanmedian(self.weights[name].k))
+            size = float(np.median(self.weights[name].ess))
             lines.append(
                 f"{name:{width}} {self.mean[i]:10.3f} {self.error[i]:8.2g} "
                 f"{self.difference[i]:10.3f} {self.difference_error[i]:8.2g} "
                 f"{self.monte_carlo[i]:8.1g} {self.bias[i]:8.1g} {median:6.2f} "
-                f"{self.unseen[i]:7.1%}"
+                f"{size:6.0f} {self.unseen[i]:7.1%}  {self.sources[name]}"
             )
         return "\n".join(lines)
 
@@ -89,15 +100,15 @@ def compare_pairs(
     x: Data,
     *,
     draws: int = 2000,
-    refit: int = 0,
+    proposal: Proposals = "auto",
     seed: int | None = None,
     plate: str | None = None,
     block: int = 8192,
 ) -> Comparison:
     """Ranks pairs by the evidence of each datum: what `ppl_vae.compare`, which see, calls."""
     draw_count(draws, 25)
-    if refit:
-        check_positive(refit=refit)
+    if proposal not in get_args(Proposals):
+        raise ValueError(f"proposal={proposal!r}: use one of {', '.join(get_args(Proposals))}")
     if not pairs:
         raise ValueError("there is nothing to compare: give models by name")
     read = {name: _read(name, *pair, x, plate) for name, pair in pairs.items()}
@@ -105,11 +116,17 @@ def compare_pairs(
     for name in read:
         _check_alike(first, read[first], name, read[name])
     weights: dict[str, ParetoK] = {}
+    sources: dict[str, str] = {}
     with seeded(seed):
         for name, pair in read.items():
-            fit = refitted(*pairs[name], x, refit, plate=plate) if refit else nullcontext()
-            with fit:
+            if proposal in ("auto", "own") and _proposes(name, pair, proposal == "own"):
                 weights[name] = weigh(pair, pair.shared(), draws, block)
+                sources[name] = "guide"
+            met = name in weights and unseen(weights[name]) <= UNSEEN
+            if proposal == "own" or met:
+                continue
+            program = (*pairs[name], x, plate, block)
+            sources[name], weights[name] = _fitted(program, draws, proposal, weights.get(name))
     present = ~np.isnan(weights[first].k)
     for name, found in weights.items():
         if not np.array_equal(present, ~np.isnan(found.k)):
@@ -122,11 +139,47 @@ def compare_pairs(
             )
     if present.sum() < 2:
         raise ValueError(f"{present.sum()} data: the error of a difference needs 2 or more")
-    _check_usable(weights, refit)
-    return _rank(weights, present)
+    _check_usable(weights)
+    return _rank(weights, sources, present)
 
 
-def _rank(weights: Mapping[str, ParetoK], present: np.ndarray) -> Comparison:
+def _proposes(name: str, pair: Pair, must: bool) -> bool:
+    """Whether the guide's draws have weights; an error where they must."""
+    try:
+        check_proposal(pair)
+    except ValueError as error:
+        if must:
+            raise ValueError(f"{name!r}: {error}") from error
+        return False
+    return True
+
+
+def _fitted(
+    program: tuple[Program, Program, Data, str | None, int],
+    draws: int,
+    proposal: Proposals,
+    own: ParetoK | None,
+) -> tuple[str, ParetoK]:
+    """The family and the weights of a proposal fitted to each datum."""
+    family: Family | None = None if proposal in ("auto", "own") else proposal  # type: ignore[assignment]
+    with evaluating(*program[:2]):
+        name, found = fitted_weights(EvaluationPair(*program), draws, family)
+    k = found.khats().numpy()
+    if own is not None:
+        k = np.where(np.isnan(own.k), np.nan, k)  # masked data
+    return f"fitted, {name.replace('_', ' ')}", ParetoK(
+        k=k,
+        exact=np.zeros(len(k), dtype=bool),
+        ess=found.size.numpy(),
+        log_evidence=found.log_mean.numpy(),
+        draws=draws,
+        threshold=min(1 - 1 / math.log10(draws), 0.7),
+    )
+
+
+def _rank(
+    weights: Mapping[str, ParetoK], sources: Mapping[str, str], present: np.ndarray
+) -> Comparison:
     rows = {name: found.log_evidence[present] for name, found in weights.items()}
     names = tuple(sorted(rows, key=lambda name: -rows[name].mean()))
     n, best = int(present.sum()), names[0]
@@ -138,6 +191,7 @@ def _rank(weights: Mapping[str, ParetoK], present: np.ndarray) -> Comparison:
         names=names,
         log_evidence={name: weights[name].log_evidence for name in names},
         weights={name: weights[name] for name in names},
+        sources={name: sources[name] for name in names},
         mean=np.array([rows[name].mean() for name in names]),
         error=np.array([rows[name].std(ddof=1) for name in names]) / math.sqrt(n),
         difference=np.array([d.mean() for d in apart]),
@@ -153,7 +207,7 @@ def _squared_error(found: ParetoK) -> np.ndarray:
     return np.maximum(found.draws / found.ess - 1, 0.0) / (found.draws - 1)
 
 
-def _check_usable(weights: Mapping[str, ParetoK], refit: int) -> None:
+def _check_usable(weights: Mapping[str, ParetoK]) -> None:
     bad = {name: w for name, w in weights.items() if not unseen(w) <= UNSEEN}
     if not bad:
         return
@@ -163,10 +217,9 @@ def _check_usable(weights: Mapping[str, ParetoK], refit: int) -> None:
         for name, w in bad.items()
     )
     draws = next(iter(bad.values())).draws
-    cure = f"more steps than refit={refit}" if refit else "refit=1000, which fits it to these data"
     raise ValueError(
-        f"no ranking: {each}: above {UNSEEN:.0%} a guide is no usable importance proposal and "
-        f"log p(x) comes out too low; try {cure}, more than {draws} draws, or "
+        f"no ranking: {each}: above {UNSEEN:.0%} log p(x) comes out too low; leave "
+        f"proposal='own' out or try proposal='flow', more than {draws} draws, or "
         "ppl_vae.evaluation.annealed_nll"
     )
 

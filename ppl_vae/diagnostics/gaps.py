@@ -11,8 +11,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, transform_to
 
-from ppl_vae.diagnostics.importance import khat
 from ppl_vae.diagnostics.pair import Draws, Pair
+from ppl_vae.evaluation.weights import khat
 from ppl_vae.program.handlers import Replace
 from ppl_vae.records import Record, table
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pyro.ops.stats import fit_generalized_pareto
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from ppl_vae.diagnostics.densities import check_density
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.weights import khat
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ __all__ = [
     "ParetoK",
     "check_evidence",
     "check_proposal",
-    "khat",
     "pareto_k",
     "terms",
     "unmatched",
@@ -151,13 +150,12 @@ def check_proposal(pair: Pair) -> None:
 
 
 def check_evidence(pair: Pair) -> None:
-    """Refuses a pair whose weights of a datum do not average to the evidence p(x) of it.
+    """Refuses a pair whose weights of a datum would not average to the evidence p(x) of it.
 
     Raises:
-        ValueError: as `check_proposal`, if the guide observes something in the data plate, which
-            belongs to its log q, or if the model observes none but factors there.
+        ValueError: if the guide observes something in the data plate, which belongs to its log q,
+            or if the model observes none but factors there.
     """
-    check_proposal(pair)
     observed = ("observed", "factor")
     if own := [k for k, s in pair.guide_sites.items() if s.local and s.role in observed]:
         raise ValueError(
@@ -226,37 +224,6 @@ def unseen(found: ParetoK) -> float:
     """
     k = found.k[~np.isnan(found.k)]
     return float(np.mean(10 ** ((k - 1) / (1 - found.threshold))))
-
-
-def khat(log_weights: Tensor) -> float:
-    r"""Pareto :math:`\hat k` of one vector of log-weights, in any unit of weight.
-
-    Equal to what `arviz.psislw(log_weights)` reports in ArviZ 0.23. (`psislw` of 1.x negates its
-    argument, so that it wants `-log_weights`.)
-
-    Args:
-        log_weights: (S,).
-
-    Returns:
-        The shape; 0 if the tail is a plateau of ties or all weights are equal to the rounding of
-        single precision, inf if fewer than five draws stand above the others or a weight is not
-        a number.
-    """
-    if not bool(torch.isfinite(log_weights.max())):
-        return math.inf
-    count = len(log_weights)
-    x = (log_weights.double() - log_weights.max()).sort().values
-    cut = float(x[-math.ceil(min(count / 5, 3 * math.sqrt(count))) - 1])
-    # Below this the weight is 0 in double precision.
-    cut = max(cut, math.log(torch.finfo(torch.double).tiny))
-    # Equal to rounding, as from the exact guide: those that stand above the others are noise.
-    rounding = 64 * torch.finfo(torch.float).eps * (1 + float(log_weights.max().abs()))
-    if cut == 0.0 or float(x[0]) >= -rounding:
-        return 0.0
-    tail = x[x > cut]
-    if len(tail) < 5:
-        return math.inf
-    return float(fit_generalized_pareto(tail.exp() - math.exp(cut))[0])
 
 
 def _precision(pair: Pair) -> torch.dtype:

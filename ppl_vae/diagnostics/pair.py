@@ -170,10 +170,7 @@ def _row_plate(reading: Reading, plate: PlateName | None) -> str | None:
         raise ValueError("the model has no latent site")
     if plate is None and global_only(reading.model_sites, reading.guide_sites):
         return None
-    names = reading.plates(plate)
-    if len(names) > 1:
-        raise ValueError(f"plate={list(names)}: rows are of one plate here; name it alone")
-    return names[0]
+    return reading.plate(plate)
 
 
 @contextmanager

@@ -18,11 +18,12 @@ from ppl_vae.evaluation.information import (
     mutual_information,
     surgery,
 )
-from ppl_vae.evaluation.likelihood import log_weights, nll, refitted
+from ppl_vae.evaluation.likelihood import Likelihood, log_weights, nll
 from ppl_vae.evaluation.matching import Discrepancy, full_mmd, mmd
 from ppl_vae.evaluation.probes import knn_probe, linear_probe, svm_probe
 from ppl_vae.evaluation.samples import generate, reconstruction_error, sharpness
 from ppl_vae.evaluation.terms import distortion, elbo, elbo_terms, rate
+from ppl_vae.evaluation.usage import model_information, usage
 
 __all__ = [
     "ActiveUnits",
@@ -30,6 +31,7 @@ __all__ = [
     "Codes",
     "Discrepancy",
     "Estimate",
+    "Likelihood",
     "MutualInformation",
     "Surgery",
     "active_units",
@@ -51,16 +53,17 @@ __all__ = [
     "log_weights",
     "mig",
     "mmd",
+    "model_information",
     "mutual_information",
     "nll",
     "path_length",
     "posterior_codes",
     "rate",
     "reconstruction_error",
-    "refitted",
     "sap",
     "sharpness",
     "surgery",
     "svm_probe",
     "train_classifier",
+    "usage",
 ]

@@ -1,19 +1,23 @@
 """Annealed importance sampling, a check of the likelihood that trusts the guide less."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pyro.ops.integrator import velocity_verlet
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
+from ppl_vae.evaluation.likelihood import STEPS
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.proposal import Proposal, Space
+from ppl_vae.evaluation.weights import Weights
 from ppl_vae.program.density import is_real
 
 __all__ = ["annealed_nll"]
 
+Start = Literal["fitted", "guide", "prior"]
 Values = dict[str, Tensor]
 
 
@@ -24,13 +28,14 @@ def annealed_nll(
     chains: int = 16,
     temperatures: int = 100,
     leapfrog: int = 5,
-    start: Literal["guide", "prior"] = "guide",
+    start: Start = "fitted",
     step_size: float = 0.2,
     plate: str | None = None,
 ) -> Estimate:
     r"""The negative log-likelihood by annealed importance sampling, in nats per datum.
 
-    Each chain starts at a draw of $\pi_0$ (the guide or the prior) and goes through the densities
+    Each chain starts at a draw of $\pi_0$ (a proposal fitted to the row as in `nll`, the guide or
+    the prior) and goes through the densities
     $\pi_0^{1 - \beta_t} p(x, z)^{\beta_t}$, $\beta_t = t / T$, with one Hamiltonian Monte Carlo
     step at each; its weight is $\log w = \sum_t (\beta_t - \beta_{t-1}) [\log p(x, z_{t-1}) -
     \log \pi_0(z_{t-1})]$. $E w = p(x)$ whatever the mixing, so the value is an upper bound of the
@@ -49,7 +54,7 @@ def annealed_nll(
         chains: per datum; their weights are averaged inside the logarithm.
         temperatures: T.
         leapfrog: steps of the integrator per transition.
-        start: where chains begin. The guide needs a density; the prior asks nothing of it.
+        start: where chains begin. The guide needs a density; the others ask nothing of it.
         step_size: where the search for step sizes begins.
         plate: the data plate's name, where the pair leaves a choice.
 
@@ -62,8 +67,8 @@ def annealed_nll(
         generative models, arXiv:1611.04273.
     """
     check_positive(chains=chains, temperatures=temperatures, leapfrog=leapfrog)
-    if start not in ("guide", "prior"):
-        raise ValueError(f"start is {start!r}: use 'guide' or 'prior'")
+    if start not in get_args(Start):
+        raise ValueError(f"start is {start!r}: use one of {', '.join(get_args(Start))}")
     if chains < 2:
         raise ValueError("chains is 1: 2 or more are needed for an error")
     pair = Pair(model, guide, x, plate)
@@ -73,7 +78,7 @@ def annealed_nll(
     if start == "guide" and (pair.deterministic or not own):
         raise ValueError(
             "annealing from the guide needs the density of its latents, and this guide has "
-            "auxiliary or deterministic sites: use start='prior' or another guide"
+            "auxiliary or deterministic sites: use start='fitted'"
         )
     # A pair that runs whole has each row once a run.
     together = chains if pair.sliced else 1
@@ -86,17 +91,17 @@ def annealed_nll(
             weights.append(log_w)
             acceptance.append(accepted / (chains // together))
     log_w, accepted = torch.cat(weights, 1), sum(acceptance)
-    note = f"{chains} chains of {temperatures} steps from the {start}"
+    source = "a fitted proposal" if start == "fitted" else f"the {start}"
+    note = f"{chains} chains of {temperatures} steps from {source}"
     moved = f"acceptance {accepted:.2f}"
-    found = importance_nll(log_w.logsumexp(1), (2 * log_w).logsumexp(1), chains, note)
+    found = importance_nll(Weights([log_w], chains), note)
     return replace(found, note=", ".join(filter(None, [found.note, moved, pair.note])))
 
 
 class _Annealing:
-    def __init__(self, pair: Pair, chains: int, temperatures: int, leapfrog: int, start: str):
+    def __init__(self, pair: Pair, chains: int, temperatures: int, leapfrog: int, start: Start):
         self.pair, self.chains, self.leapfrog = pair, chains, leapfrog
-        self.temperatures = temperatures
-        self.from_guide = start == "guide"
+        self.temperatures, self.source = temperatures, start
         self.rows = pair.index.repeat_interleave(chains)
         self.proposal = pair.run(self.rows)
         for name in pair.latents:
@@ -105,6 +110,10 @@ class _Annealing:
                 raise ValueError(
                     f"latent {name!r} is not real-valued: annealing moves real vectors"
                 )
+        if start == "fitted":
+            every = pair.index if pair.sliced else None
+            self.fitted = Proposal.fit(pair, every, "full_covariance", STEPS).law
+            self.space = Space(pair, self.rows if pair.sliced else None)
 
     def run(self, step_sizes: Tensor, adapt: bool) -> tuple[Tensor, Tensor, float]:
         """Step sizes `(T, n)`, log-weights `(n, chains)` and the mean acceptance."""
@@ -128,20 +137,29 @@ class _Annealing:
         return torch.stack(used), log_w.view(n, self.chains), accepted
 
     def start(self) -> Values:
-        guide = self.from_guide
+        if self.source == "fitted":
+            u = self.fitted.sample(torch.Size([self.chains])).transpose(0, 1).flatten(0, 1)
+            return self.space.at(u)[0]
+        guide = self.source == "guide"
         sites = self.pair.run(self.rows).guide if guide else self.pair.run_prior(self.rows)
         return {name: sites[name].value.detach().clone() for name in self.pair.latents}
 
     def scores(self, values: Values) -> tuple[Tensor, Tensor]:
         """log pi_0(z) and log p(x, z) by row."""
-        if self.from_guide and not self.pair.independent:
+        if self.source == "fitted":
+            u = self.space.of(values)
+            # the chains of a row stand together
+            by_chain = u.view(-1, self.chains, u.shape[1]).transpose(0, 1)
+            base = self.fitted.log_prob(by_chain).transpose(0, 1).flatten()
+            return base, self.space.log_density(u)
+        if self.source == "guide" and not self.pair.independent:
             terms = self.pair.run(self.rows, values)
         else:
             guide = with_values(self.proposal.guide, values)
             terms = Terms(self.pair, self.proposal.rows, guide)
         # The likelihood first: its run of the model gives the prior too.
         likelihood, prior = terms.log_likelihood, terms.log_prior
-        return terms.log_q if self.from_guide else prior, prior + likelihood
+        return terms.log_q if self.source == "guide" else prior, prior + likelihood
 
     def move(self, values: Values, beta: float, step: Tensor) -> tuple[Values, Tensor]:
         """One Hamiltonian step at inverse temperature beta, and its acceptance by row."""

@@ -5,8 +5,9 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from ppl_vae.evaluation.weights import Weights
 
 __all__ = ["Estimate"]
 
@@ -101,7 +102,7 @@ def mean_of(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), error, error)
 
 
-def importance_nll(log_sum: Tensor, log_squares: Tensor, count: int, note: str) -> Estimate:
+def importance_nll(weights: Weights, note: str, quiet: bool = False) -> Estimate:
     r"""Minus the mean log of the rows' mean weights, with errors read off the same weights.
 
     With $s_i^2 = V[w_i] / (K \bar w_i^2)$ the standard error is $\sqrt{\sum_i s_i^2} / n$ and the
@@ -110,19 +111,17 @@ def importance_nll(log_sum: Tensor, log_squares: Tensor, count: int, note: str) 
     more, or the weights are constant; else the note says why it is not.
 
     Args:
-        log_sum: log-sums of the K weights of each row, `(n,)`.
-        log_squares: log-sums of their squares, `(n,)`.
-        count: K.
-        note: what the weights come from.
+        weights: of the rows.
+        note: what they come from.
+        quiet: leave out the warning.
 
     Warns:
         UserWarning: where no bias is stated.
     """
-    n = len(log_sum)
-    size = torch.exp(2 * log_sum - log_squares)
+    size, count, enough = weights.size, weights.count, weights.enough
+    n = len(size)
     variance = ((count / size - 1) / (count - 1)).clamp_min(0)
-    rows = math.log(count) - log_sum
-    enough = (size >= max(30, 0.05 * count)) | (size >= (1 - 1e-6) * count)
+    rows = -weights.log_mean
     typical, worst = float(size.median()), float(size.min())
     note += f", effective {typical:.3g} in the median and {worst:.3g} at worst"
     if enough.all():
@@ -131,10 +130,11 @@ def importance_nll(log_sum: Tensor, log_squares: Tensor, count: int, note: str) 
         why = (
             f"in {n - int(enough.sum())} of {n} rows the weights are too uneven to state a bias "
             "(effective below 30 or 5%): the bound may be off by nats and the standard error too "
-            "small, so refit the guide or take more draws, and see k-hat"
+            "small, so fit a proposal or take more draws, and see k-hat"
         )
         note += f"; {why}"
-        warnings.warn(why, stacklevel=3)
+        if not quiet:
+            warnings.warn(why, stacklevel=3)
     return Estimate(
         value=float(rows.mean()),
         standard_error=float(variance.sum().sqrt()) / n,

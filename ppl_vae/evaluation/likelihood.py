@@ -1,23 +1,67 @@
-"""The marginal log-likelihood, by importance sampling from the guide."""
+"""The marginal log-likelihood, by importance sampling from the guide or a fitted proposal."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.proposal import Family, NoProposal, Proposal
 from ppl_vae.evaluation.totals import Total, pair_or_total, total_terms
+from ppl_vae.evaluation.weights import Weights
 from ppl_vae.program.density import density
 
-__all__ = ["log_weights", "nll", "refitted"]
+__all__ = ["Likelihood", "Proposals", "fitted_weights", "log_weights", "nll"]
+
+Proposals = Literal["auto", "own", "mean_field", "full_covariance", "flow"]
+
+FULL = 32
+"""Up to so many dimensions "auto" fits a full covariance, beyond it a mean field."""
+
+STEPS = 400
+"""Steps of Adam that fit a proposal: after 150 one of 10 dimensions is still on its way."""
+
+FITTED_AT_ONCE = 256
+"""Rows whose proposals are fitted at once: the decoder is run on them with gradients."""
+
+
+@dataclass(frozen=True)
+class Likelihood(Estimate):
+    """A negative log-likelihood in nats per datum, and what it was sampled from.
+
+    Attributes:
+        own: that by the guide's own draws; None where it has no density, or was not asked.
+        fitted: that by a fitted proposal; None where the guide's own does.
+        proposal: "own" or the family whose value this is: that of the larger effective size in
+            the median. It is not chosen by value, as the less of two noisy bounds is none.
+        sizes: the effective size of the draws in the median, for "own" and the family.
+        khats: Pareto k-hat of their weights in the median; NaN for fewer than 25 draws.
+        rows: minus log p(x_i) of each datum, `(n,)`.
+    """
+
+    own: Estimate | None = None
+    fitted: Estimate | None = None
+    proposal: str = "own"
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    khats: Mapping[str, float] = field(default_factory=dict)
+    rows: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
+
+    @property
+    def size(self) -> float:
+        """The effective size behind the value, in the median."""
+        return self.sizes[self.proposal]
+
+    @property
+    def k(self) -> float:
+        """Pareto k-hat behind the value, in the median."""
+        return self.khats[self.proposal]
 
 
 def nll(
@@ -25,71 +69,159 @@ def nll(
     guide: Program,
     x: Data,
     num_samples: int = 1000,
-    refit: int = 0,
+    proposal: Proposals = "auto",
+    steps: int = STEPS,
     block: int | None = 8192,
     plate: str | None = None,
-) -> Estimate:
-    r"""The negative log-likelihood by importance sampling from q, in nats per datum.
+) -> Likelihood:
+    r"""The negative log-likelihood by importance sampling, in nats per datum.
 
     $$-\frac{1}{n} \sum_i \log \frac{1}{K} \sum_{k=1}^K w_{ik}, \qquad
-      w_{ik} = \frac{p(x_i, z_{ik})}{q(z_{ik} | x_i)}, \quad z_{ik} \sim q(z | x_i)$$
+      w_{ik} = \frac{p(x_i, z_{ik})}{q_i(z_{ik})}, \quad z_{ik} \sim q_i$$
+
+    with $q_i = q(z | x_i)$, or a proposal fitted to the posterior of each row with the model held
+    (`ppl_vae.evaluation.proposal`). An encoder that was trained without the ELBO's KL is no
+    approximation of the posterior, and the estimate by its own draws is off by nats, silently:
+    what matters is not which objective trained the model, but whether the draws meet the weight.
+    "auto" takes the guide's draws where they do, which is where the effective size
+    $(\sum_k w_k)^2 / \sum_k w_k^2$ of every row is 30 and 5% of K or more, and fits a proposal
+    where they do not, or the guide has no density. Fitting takes `steps` runs of the model with
+    gradients; the draws it is fitted with are not those of the estimate.
 
     It is positive where $\log p < 0$. Its expectation is at least the true value and falls to it
     with K; to first order the bias is half the squared error of the weights' mean,
     $s_i^2 / 2$ with $s_i^2 = V[w_i] / (K \bar w_i^2)$, which the note reports, and the standard
     error is $\sqrt{\sum_i s_i^2} / n$. Both are themselves read off the weights, and are too small
-    where the guide is narrower than the posterior and large weights have not been met. The note
-    states no bias where a row's effective sample size is below 30 or 5% of K: the bound may then
-    be off by nats. A larger one proves little: Pareto k-hat and `annealed_nll` tell more.
+    where large weights have not been met: the note states no bias where a row's effective size is
+    below 30 or 5% of K, and gives Pareto k-hat. `annealed_nll` is the second opinion.
 
     Where no latent belongs to a row (all are global) all data are one row: the estimate is of
-    $-\log p(x_1, \dots, x_n)$, and the note says so.
+    $-\log p(x_1, \dots, x_n)$ by the guide's draws, and the note says so.
 
     Args:
         model: the generative program.
         guide: the encoder program.
         x: rows of data, or the tuple of the programs' positional arguments.
         num_samples: K.
-        refit: steps of Adam that fit the guide to these data first; see `refitted`.
+        proposal: "auto"; "own", the guide's draws alone; or the family to fit: "mean_field",
+            "full_covariance" or "flow" (needs the extra `flows`).
+        steps: of Adam that fit a proposal.
         block: rows times draws held at once.
         plate: the data plate's name, where the pair leaves a choice.
 
     Raises:
-        ValueError: for a deterministic guide, which is no proposal, or K of 1, which has no error.
+        ValueError: for K of 1, which has no error; for a guide without density and latents that
+            no proposal can be fitted to (discrete ones).
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
-        arXiv:1509.00519.
+        arXiv:1509.00519. Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis
+        of decoder-based generative models, arXiv:1611.04273.
     """
-    check_positive(num_samples=num_samples, block=block)
+    check_positive(num_samples=num_samples, steps=steps, block=block)
     if num_samples < 2:
         raise ValueError("num_samples is 1: importance sampling needs 2 or more for its error")
+    if proposal not in get_args(Proposals):
+        raise ValueError(f"proposal={proposal!r}: use one of {', '.join(get_args(Proposals))}")
     pair = pair_or_total(model, guide, x, plate, block)
-    _check_proposal(pair)
-    if refit and isinstance(pair, Total):
-        raise ValueError(
-            f"refit={refit} fits a guide row by row, and no latent belongs to a row: train the "
-            "guide on these data with Trace_ELBO, and leave refit out"
-        )
-    if refit:
-        with refitted(model, guide, x, steps=refit, plate=plate):
-            return nll(model, guide, x, num_samples, 0, block, plate)
-    first, second = [], []
-    with evaluating(model, guide):
-        if isinstance(pair, Total):
+    pair.require_observed()
+    if isinstance(pair, Total):
+        if proposal not in ("auto", "own"):
+            raise ValueError(
+                f"proposal={proposal!r} is fitted row by row, and no latent belongs to a row: "
+                "train the guide on these data with Trace_ELBO, and leave proposal out"
+            )
+        with evaluating(model, guide):
             log_w = total_terms(pair, num_samples).log_weight
-            sums = log_w.logsumexp(0, True), (2 * log_w).logsumexp(0, True)
-            return importance_nll(*sums, num_samples, f"{pair.note}; {num_samples} draws")
-        for weights in _chunks(pair, num_samples):
-            total = squares = torch.tensor(-math.inf)
-            for chunk in weights:
-                total = torch.logaddexp(total.to(chunk), chunk.logsumexp(1))
-                squares = torch.logaddexp(squares.to(chunk), (2 * chunk).logsumexp(1))
-            first.append(total)
-            second.append(squares)
-    log_sum, log_squares = torch.cat(first), torch.cat(second)
-    found = importance_nll(log_sum, log_squares, num_samples, f"{num_samples} draws")
-    return replace(found, note=", ".join(filter(None, [found.note, pair.note])))
+        weights = Weights([log_w[None]], num_samples)
+        estimate = importance_nll(weights, f"{pair.note}; {num_samples} draws")
+        return _chosen({"own": (weights, estimate)}, [])
+    refusal = _no_proposal(pair)
+    if proposal == "own" and refusal is not None:
+        raise refusal
+    notes = list[str]()
+    with evaluating(model, guide):
+        found: dict[str, tuple[Weights, Estimate]] = {}
+        if proposal in ("auto", "own") and refusal is None:
+            parts = [Weights(chunks, num_samples) for chunks in _chunks(pair, num_samples)]
+            own = Weights.cat(parts)
+            quiet = proposal == "auto"
+            found["own"] = own, importance_nll(own, f"{num_samples} draws of the guide", quiet)
+        if proposal != "own" and not ("own" in found and bool(found["own"][0].enough.all())):
+            family = proposal if proposal != "auto" else None
+            try:
+                family, fitted = fitted_weights(pair, num_samples, family, steps)
+            except NoProposal as error:
+                if "own" not in found:
+                    raise ValueError(f"{refusal or error}; {error}") from error
+                notes.append(str(error))
+                warnings.warn(found["own"][1].note, stacklevel=2)
+            else:
+                words = f"{num_samples} draws of a fitted {family.replace('_', ' ')}"
+                found[family] = fitted, importance_nll(fitted, words, quiet=True)
+    return _chosen(found, [*notes, pair.note])
+
+
+def fitted_weights(
+    pair: Pair, num_samples: int, family: Family | None = None, steps: int = STEPS
+) -> tuple[Family, Weights]:
+    """The weights of all rows by a proposal that is fitted to each, and its family.
+
+    Args:
+        pair: the pair, in evaluation mode.
+        num_samples: draws for each row.
+        family: of the proposal; a full covariance up to 32 dimensions, else a mean field, where
+            None.
+        steps: of Adam that fit it.
+
+    Raises:
+        NoProposal: for latents that are not mapped from real vectors.
+    """
+    if family is None:
+        family = (
+            "full_covariance" if sum(pair.sizes[n] for n in pair.latents) <= FULL else "mean_field"
+        )
+    rows = pair.split(1, FITTED_AT_ONCE) if pair.sliced else (None,)
+    parts = []
+    for some in rows:
+        fitted = Proposal.fit(pair, some, family, steps)
+        parts.append(Weights(fitted.log_weights(num_samples), num_samples))
+    return family, Weights.cat(parts)
+
+
+def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Likelihood:
+    """The estimate of the larger effective size, and the other beside it."""
+    best = max(found, key=lambda name: _median(found[name][0].size))
+    weights, estimate = found[best]
+    khats = {name: _median(w.khats()) for name, (w, _) in found.items()}
+    sizes = {name: _median(w.size) for name, (w, _) in found.items()}
+    words = [estimate.note] + [f"k-hat {khats[best]:.2g}"] * (not math.isnan(khats[best]))
+    for name, (_, its) in found.items():
+        if name != best:
+            words.append(
+                f"by {'the guide' if name == 'own' else 'a fitted ' + name.replace('_', ' ')} "
+                f"itself {its} (effective {sizes[name]:.3g}, k-hat {khats[name]:.2g})"
+            )
+    if not bool(weights.enough.all()) and len(found) > 1:
+        warnings.warn(estimate.note, stacklevel=3)
+    fitted = next((its for name, (_, its) in found.items() if name != "own"), None)
+    return Likelihood(
+        estimate.value,
+        estimate.standard_error,
+        estimate.data_error,
+        estimate.bound,
+        ", ".join(filter(None, [*words, *notes])),
+        own=found["own"][1] if "own" in found else None,
+        fitted=fitted,
+        proposal=best,
+        sizes=sizes,
+        khats=khats,
+        rows=-weights.log_mean,
+    )
+
+
+def _median(values: Tensor) -> float:
+    return float(values.nanmedian())
 
 
 def log_weights(
@@ -112,21 +244,26 @@ def log_weights(
     """
     check_positive(num_samples=num_samples, block=block)
     pair = Pair(model, guide, x, plate, block)
-    _check_proposal(pair)
+    pair.require_observed()
+    if refusal := _no_proposal(pair):
+        raise refusal
     with evaluating(model, guide):
         return torch.cat([torch.cat(list(w), 1) for w in _chunks(pair, num_samples)])
 
 
-def _check_proposal(pair: Pair | Total) -> None:
-    """Refuses a guide that cannot propose latents."""
-    pair.require_observed()
-    if isinstance(pair, Pair):
+def _no_proposal(pair: Pair) -> ValueError | None:
+    """Why a guide's own draws have no weights, or None."""
+    try:
         pair.require_rows()
-    if pair.deterministic:
-        raise ValueError(
-            "the guide is deterministic, so it cannot propose latents: importance sampling needs "
-            "a guide with a density"
+    except ValueError as error:
+        return error
+    if pair.deterministic or pair.implicit:
+        kind = "deterministic" if pair.deterministic else "implicit"
+        return ValueError(
+            f"the guide is {kind}, so its draws have no density and no weights: leave "
+            "proposal='own' out, and one is fitted"
         )
+    return None
 
 
 def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
@@ -134,7 +271,7 @@ def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
     draws = min(num_samples, 100, pair.block or num_samples) if pair.sliced else 1
 
     def weights(rows: Tensor) -> Iterator[Tensor]:
-        once = _Proposal(pair, rows) if free else None
+        once = _Encoded(pair, rows) if free else None
         for start in range(0, num_samples, draws):
             k = min(draws, num_samples - start)
             if once is None:
@@ -152,7 +289,7 @@ def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
         yield weights(rows)
 
 
-class _Proposal:
+class _Encoded:
     """q(z | x) of a block of rows, encoded once and drawn from many times."""
 
     def __init__(self, pair: Pair, rows: Tensor) -> None:
@@ -173,96 +310,3 @@ class _Proposal:
             values[name] = drawn.movedim(0, axis).flatten(axis - 1, axis)
         guide = with_values(self.sites, values)
         return Terms(self.pair, self.rows.repeat_interleave(k), guide), log_q
-
-
-@contextmanager
-def refitted(
-    model: Program,
-    guide: Program,
-    x: Data,
-    steps: int = 1000,
-    learning_rate: float = 1e-3,
-    batch: int = 256,
-    plate: str | None = None,
-) -> Iterator[list[float]]:
-    r"""Fits the guide to these data with the model held, and puts it back on leaving.
-
-    An encoder trained on other data is a worse proposal on these than it could be; refitting it
-    takes its generalisation gap out of the comparison of models. What moves are the parameters
-    that reach the guide and not the model; the loss is `Trace_ELBO`'s, in eval mode.
-
-    Args:
-        model: the generative program.
-        guide: the encoder program.
-        x: rows of data, or the tuple of the programs' positional arguments.
-        steps: of Adam.
-        learning_rate: of Adam.
-        batch: rows per step, selected at random; all where the pair runs whole.
-        plate: the data plate's name, where the pair leaves a choice.
-
-    Yields:
-        The losses in nats per datum, one per step.
-
-    Raises:
-        ValueError: if every parameter of the guide is also the model's (a prior made of the
-            encoder), or the guide has none.
-
-    References:
-        Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis of decoder-based
-        generative models, arXiv:1611.04273.
-    """
-    check_positive(steps=steps, batch=batch)
-    pair = Pair(model, guide, x, plate)
-    _check_proposal(pair)
-    with evaluating(model, guide, grad=True):
-        terms = pair.run(pair.sample)
-        drawn = {name: terms.guide[name].value for name in pair.latents}
-        own = _leaves(terms.log_q.sum() + sum(value.sum() for value in drawn.values()))
-        detached = with_values(terms.guide, {n: value.detach() for n, value in drawn.items()})
-        fixed = Terms(pair, terms.rows, detached)
-        shared = _leaves(fixed.log_likelihood.sum() + fixed.log_prior.sum())
-    parameters = [p for p in own if not any(p is q for q in shared)]
-    if not parameters:
-        raise ValueError(
-            "the guide has no parameter of its own to refit: it has none, or shares all of them "
-            "with the model"
-        )
-    kept = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    loss_of = pyro.infer.Trace_ELBO().differentiable_loss
-    held = [poutine.condition(program, data=pair.held) for program in (model, guide)]
-    losses: list[float] = []
-    try:
-        with evaluating(model, guide, grad=True):
-            for _ in range(steps):
-                rows = torch.randint(len(pair), (min(batch, len(pair)),)) if pair.sliced else None
-                loss = loss_of(*held, *pair.blocks.cut(rows))
-                loss = loss / (len(pair) if rows is None else len(rows))
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                for p, g in zip(parameters, gradients, strict=True):
-                    p.grad = g
-                optimizer.step()
-                losses.append(loss.item())
-        yield losses
-    finally:
-        with torch.no_grad():
-            for p, value in zip(parameters, kept, strict=True):
-                p.copy_(value)
-                p.grad = None
-
-
-def _leaves(value: Tensor) -> list[Tensor]:
-    """The leaf tensors a value depends on."""
-    found: list[Tensor] = []
-    seen: set[object] = set()
-    stack = [value.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.append(variable)
-        stack += [parent for parent, _ in node.next_functions]
-    return found

@@ -1,8 +1,10 @@
 """Running a model/guide pair on blocks of rows and reading off its terms datum by datum."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -217,6 +219,13 @@ class Pair:
             )
         self.index = self.index[index]
 
+    def at(self, args: tuple[Any, ...]) -> "Pair":
+        """The same pair at other arguments, of as many rows where it runs whole."""
+        other = copy(self)
+        other.blocks = copy(self.blocks)
+        other.blocks.args = args
+        return other
+
     # Runs
 
     def runs(self, draws: int = 1, block: int | None = None) -> Iterator[Terms]:
@@ -318,6 +327,15 @@ class Pair:
         value = site.value if value is None else value
         value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
         return Rows.of(site, [self.plate]).cut(value, value.dim() - site.event_dim)[0]
+
+    def shaped(self, name: str, rows: Tensor) -> Tensor:
+        """The inverse of `flatten` for a latent: its value, from any number of rows."""
+        site = self.blocks.reading.guide_sites[name]
+        shape = list(site.shape)
+        shape[self.dim_of(site) - site.event_dim] = len(rows)
+        layout = replace(Rows.of(site, [self.plate]), sizes=(len(rows),))
+        value = layout.uncut(rows[None], torch.Size(shape), len(shape) - site.event_dim)
+        return value.to(site.value.dtype)
 
     def joint(self, sites: Sites, names: Iterable[str] | None = None) -> Tensor:
         """The codes, or other sites of a datum, side by side, `(n, d)`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.program import modules
-from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.program.modules import Program
 
 __all__ = ["Data", "Program", "arguments_of", "check_positive", "evaluating"]
 
@@ -29,7 +29,7 @@ def evaluating(*functions: Program, grad: bool = False) -> Iterator[None]:
     A plain function does not say which modules it calls, so each module that runs forward inside
     is switched when it is first called.
     """
-    with modules.evaluating(*modules_of(*functions).values()), torch.set_grad_enabled(grad):
+    with modules.evaluating(*functions), torch.set_grad_enabled(grad):
         yield
 
 

@@ -1,6 +1,6 @@
 """Draws from the model and reconstructions of data, and numbers read off them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -47,18 +47,39 @@ def generate(
 
 
 def draws(
-    pair: Pair, num_samples: int, mean: bool = True, site: str | None = None
+    pair: Pair,
+    num_samples: int,
+    mean: bool = True,
+    site: str | None = None,
+    values: Mapping[str, Tensor] | None = None,
+    rows: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The blocks of `generate`, under one draw of the globals."""
-    name = _observed_site(pair, site)
+    """The blocks of `generate`, under one draw of the globals.
+
+    Args:
+        pair: the pair.
+        num_samples: how many draws.
+        mean: the likelihood's mean and not a draw.
+        site: the observed site, where the model has several.
+        values: of latents of each draw, in rows `(num_samples, size)`; others are sampled.
+        rows: the datum whose covariates each draw has; all data in turn by default. A model that
+            runs whole takes its own.
+    """
+    name = observed_site(pair, site)
     sliced = pair.blocks.how_model == "sliced"
-    size = (pair.block or len(pair)) if sliced else len(pair)
+    size = (pair.block or num_samples) if sliced else len(pair)
+    rows = torch.arange(num_samples) % len(pair) if rows is None else rows
     for start in range(0, num_samples, size):
         count = min(size, num_samples - start)
-        rows = pair.index[(torch.arange(count) + start) % len(pair)] if sliced else None
-        with Unobserve(_variables(pair)):
-            sites = pair.blocks.model_run(pair.held, rows)
-        yield _of_rows(pair, sites[name], mean)[:count]
+        at = torch.arange(start, start + count)
+        # a model that runs whole runs on as many rows as ever
+        at = at if sliced else torch.cat([at, at.new_full((size - count,), start)])
+        given = {k: pair.shaped(k, v[at.to(v.device)]) for k, v in (values or {}).items()}
+        with Unobserve(observed_variables(pair)):
+            sites = pair.blocks.model_run(
+                pair.held | given, pair.index[rows[at]] if sliced else None
+            )
+        yield of_rows(pair, sites[name], mean)[:count]
 
 
 def reconstruction_error(
@@ -86,11 +107,11 @@ def reconstruction_error(
     """
     check_positive(num_samples=num_samples, block=block)
     pair = Pair(model, guide, x, plate, block)
-    name = _observed_site(pair, site)
+    name = observed_site(pair, site)
 
     def errors(terms: Terms) -> list[Tensor]:
         sites = [part[name] for part in terms.model]
-        gaps = [_of_rows(pair, site, True) - _of_rows(pair, site, False) for site in sites]
+        gaps = [of_rows(pair, site, True) - of_rows(pair, site, False) for site in sites]
         return [torch.cat([gap.square().reshape(len(gap), -1).mean(1) for gap in gaps])]
 
     with evaluating(model, guide):
@@ -123,27 +144,38 @@ def sharpness(images: Tensor, block: int = 1024) -> Estimate:
     return mean_of(torch.cat(found))
 
 
-def _observed_site(pair: Pair, asked: str | None) -> str:
-    pair.require_observed()
-    names = _variables(pair)
-    if not names:
-        raise ValueError(
-            f"the model observes no variable in plate {pair.plate!r}: its likelihood is a "
-            "pyro.factor, which cannot be sampled"
-        )
-    if asked is None and len(names) == 1:
-        return names[0]
+def observed_site(pair: Pair, asked: str | None = None) -> str:
+    """The observed variable that is asked for, or the only one; of several the first argument."""
+    names = observed_variables(pair)
+    if asked is None:
+        sites, first = pair.blocks.reading.model_sites, pair.blocks.reading.args[0]
+        given = [name for name in names if sites[name].value is first]
+        if len(names) == 1 or len(given) == 1:
+            return (given or names)[0]
     if asked is not None and asked in names:
         return asked
     raise ValueError(f"site is {asked!r}: choose one of the observed sites {names}")
 
 
-def _variables(pair: Pair) -> list[str]:
+def observed_variables(pair: Pair) -> list[str]:
+    """The sites of data that the model can sample.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    pair.require_observed()
     sites = pair.blocks.reading.model_sites
-    return [name for name in pair.observed if sites[name].role == "observed"]
+    names = [name for name in pair.observed if sites[name].role == "observed"]
+    if not names:
+        raise ValueError(
+            f"the model observes no variable in plate {pair.plate!r}: its likelihood is a "
+            "pyro.factor, which cannot be sampled"
+        )
+    return names
 
 
-def _of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
+def of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
+    """A site's means or values, rows first."""
     value = site.mean() if mean else site.value
     value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
     return value.movedim(pair.dim_of(site) - site.event_dim, 0)

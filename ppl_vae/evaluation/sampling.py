@@ -117,7 +117,7 @@ def markov_chain(
     kept: list[dict[str, Tensor]] = []
     with evaluating(model, guide):
         reading = read(model, guide, args)
-        (name,) = reading.plates(plate)
+        name = reading.plate(plate)
         if arguments is None:
             places = _places(reading.model_sites, name, args)
         else:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero, whole
 from ppl_vae.bodies import positive
+from ppl_vae.bodies.body import inverse_softplus
 from ppl_vae.distributions import DiagonalNormalMixture
 from ppl_vae.priors.prior import Prior
 
@@ -78,6 +79,30 @@ class GaussianMixture(Prior):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor, seed: int = 0) -> None:
+        """Starts the mixture at its maximum likelihood for codes, by expectation maximisation.
+
+        Args:
+            z: codes `(n, d)`, n no less than the components.
+            seed: of the start.
+
+        Raises:
+            ValueError: if there are fewer codes than components.
+        """
+        from sklearn.mixture import GaussianMixture as Mixture
+
+        count = len(self.logits)
+        if len(z) < count:
+            raise ValueError(f"{count} components need as many codes, got {len(z)}")
+        found = Mixture(count, covariance_type="diag", random_state=seed)
+        found.fit(z.detach().double().cpu().numpy())
+        scale = torch.as_tensor(found.covariances_).sqrt().to(self.raw_scale)
+        self.logits.copy_(torch.as_tensor(found.weights_).log())
+        self.loc.copy_(torch.as_tensor(found.means_))
+        # the inverse of `positive`
+        self.raw_scale.copy_(scale + (-torch.expm1(-scale)).log() - inverse_softplus(self.scale))
 
     def forward(self) -> dist.TorchDistribution:
         components = dist.Normal(self.loc, positive(self.raw_scale, self.scale)).to_event(1)

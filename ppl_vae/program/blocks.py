@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import pyro
 import torch
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.program.density import log_density
 from ppl_vae.program.handlers import SetIndices
-from ppl_vae.program.modules import Program, evaluating, modules_of
-from ppl_vae.program.plates import NoDataPlate, PlateName
+from ppl_vae.program.modules import Program, evaluating
+from ppl_vae.program.plates import NoDataPlate, PlateName, check_full
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site
 from ppl_vae.program.whole import Whole
@@ -75,7 +74,7 @@ class Blocks(Whole):
         lengths = [len(a) for a in self.args if isinstance(a, Tensor) and a.dim()]
         if not all(lengths):
             raise ValueError(f"data of {lengths} rows: numbers above 0 are needed")
-        with evaluating(*modules_of(model, guide).values()), torch.no_grad():
+        with evaluating(model, guide), torch.no_grad():
             # A guide that was never called takes the size of its tables from the first call.
             made = getattr(guide, "prototype_trace", True) is not None and not self._messenger
             if block is None or not (made and lengths and self._small(lengths[0])):
@@ -177,19 +176,8 @@ class Blocks(Whole):
     def _read(self, args: tuple[Any, ...]) -> int:
         """Reads a run, and gives the number of its rows."""
         self.reading = reading = read(self.model, self.guide, args, check_shapes=True)
-        plates = reading.plates(self._asked)
-        if len(plates) > 1:
-            raise ValueError(f"plate={list(plates)}: rows are of one plate here; name it alone")
-        self.plate = plates[0]
-        for trace in (reading.model_trace, reading.guide_trace):
-            node = trace.nodes.get(self.plate)
-            if node is not None and site_is_subsample(node):
-                drawn, size = node["fn"].subsample_size, node["fn"].size
-                if drawn is not None and drawn < size:
-                    raise ValueError(
-                        f"plate {self.plate!r} draws {drawn} of {size}: a datum has no fixed row; "
-                        "leave subsample_size out of model and guide"
-                    )
+        self.plate = reading.plate(self._asked)
+        check_full(reading.model_trace, reading.guide_trace, plate=self.plate)
         self._densities = tuple(_densities(s) for s in (reading.model_sites, reading.guide_sites))
         inside = (site.plate(self.plate) for site in reading.guide_sites.values())
         return next(plate.size for plate in inside if plate is not None)

@@ -1,6 +1,7 @@
 """Effect handlers of our own: sampling what is observed, and leaving a model early."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pyro import poutine
@@ -8,7 +9,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-from ppl_vae.program.sites import Site, distribution_name, read_site
+from ppl_vae.program.sites import Site, distribution_name, has_moments, read_site
 
 __all__ = [
     "AtMean",
@@ -176,11 +177,20 @@ def is_messenger(program: Callable[..., Any]) -> bool:
 
 
 class AtMean(Messenger):
-    """Puts latents that have no value yet at the means of their distributions."""
+    """Puts sites that have no value yet at the means of their distributions, if they have one.
+
+    Args:
+        names: the sites.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._names = frozenset(names)
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is None and not site_is_subsample(msg):
-            msg["value"], msg["done"] = msg["fn"].mean, True
+        if msg["value"] is None and msg["name"] in self._names and has_moments(msg["fn"]):
+            with suppress(NotImplementedError):
+                msg["value"], msg["done"] = msg["fn"].mean, True
 
 
 class Replace(Messenger):
@@ -188,7 +198,7 @@ class Replace(Messenger):
 
     Args:
         names: the sites.
-        make: gives the distribution of a site, by its name.
+        make: gives the distribution of a site, by its name; one without a batch has the site's.
     """
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
@@ -197,7 +207,8 @@ class Replace(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self._names:
-            msg["fn"] = self._make(msg["name"])
+            fn, batch = self._make(msg["name"]), msg["fn"].batch_shape
+            msg["fn"] = fn if fn.batch_shape else fn.expand(batch)
 
 
 class Leaves(Messenger):

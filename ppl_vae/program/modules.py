@@ -71,10 +71,11 @@ class evaluating:
     is first called.
 
     Args:
-        modules: those to switch at once.
+        parts: callables or modules; those that stand behind them are switched at once.
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, *parts: object) -> None:
+        modules = modules_of(*parts).values()
         self._modules = [part for module in modules for part in module.modules()]
         self._switched: list[nn.Module] = []
 
@@ -99,7 +100,7 @@ def rehearse(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
     with (
         torch.random.fork_rng(),
         torch.no_grad(),
-        evaluating(*modules_of(model, guide).values()),
+        evaluating(model, guide),
         pyro.validation_enabled(False),
     ):
         trace = poutine.trace(guide).get_trace(*args, **kwargs)

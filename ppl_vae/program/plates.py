@@ -217,15 +217,15 @@ def rowless(model: Sites, guide: Sites) -> bool:
     return bool(latent) and not any(around) and not any(site.sequential for site in latent)
 
 
-def check_full(*traces: Trace) -> None:
-    """Refuses a plate that draws some of its entries at random.
+def check_full(*traces: Trace, plate: str | None = None) -> None:
+    """Refuses a plate that draws some of its entries at random; any where `plate` is None.
 
     Raises:
         ValueError: naming the plate.
     """
     for trace in traces:
         for name, node in trace.nodes.items():
-            if node["type"] != "sample" or not site_is_subsample(node):
+            if plate not in (None, name) or not site_is_subsample(node):
                 continue
             fn: Any = node["fn"]
             if fn.subsample_size is not None and fn.subsample_size < fn.size:

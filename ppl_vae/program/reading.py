@@ -149,6 +149,18 @@ class Reading:
             self._plates[key] = data_plates(self.model_sites, self.guide_sites, plate, sites)
         return self._plates[key]
 
+    def plate(self, plate: PlateName | None = None) -> str:
+        """The data plate, where rows are of one.
+
+        Raises:
+            NoDataPlate: see `plates`.
+            ValueError: for several plates pooled.
+        """
+        names = self.plates(plate)
+        if len(names) > 1:
+            raise ValueError(f"plate={list(names)}: rows are of one plate here; name it alone")
+        return names[0]
+
     def local(self, plate: PlateName | None = None) -> list[str]:
         """The latent sites in the data plate that are codes: missing data are not.
 

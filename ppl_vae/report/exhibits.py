@@ -10,13 +10,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
-from ppl_vae.evaluation.decoding import decode, draw, latents
 from ppl_vae.experiment import Experiment
 from ppl_vae.plots import charts
 from ppl_vae.plots.pictures import is_image
 from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
+from ppl_vae.using.decoding import decode, draw, latents
 
 __all__ = ["SECTIONS", "Picture", "Section", "pictures"]
 
@@ -146,12 +146,13 @@ class _Shown:
         self.image = is_image(self.x)
         pyro.set_rng_seed(seed)
         self.codes: Codes = posterior_codes(self.pair.model, self.pair.guide, self.args)
-        self.latents = latents(self.pair, self.args, self.codes)
+        self.programs = self.pair.model, self.pair.guide
+        self.latents = latents(*self.programs, self.args, self.codes)
 
     def decode(self, chosen: slice) -> Tensor:
         """Reconstructions of some rows."""
         values = {name: value[chosen] for name, value in self.latents.items()}
-        return decode(self.pair, values, tuple(part[chosen] for part in self.args))
+        return decode(*self.programs, tuple(part[chosen] for part in self.args), values)
 
     def between(self, a: int, b: int, at: Tensor) -> Tensor:
         """The mean of p(x | z) on the way from one row to another, at shares `(m, 1)` of it."""
@@ -163,7 +164,7 @@ class _Shown:
             return values[a] + share * (values[b] - values[a])
 
         moved = {name: way(value) for name, value in self.latents.items()}
-        return decode(self.pair, moved, tuple(map(way, self.args)))
+        return decode(*self.programs, tuple(map(way, self.args)), moved)
 
     def varying(self, dimension: int, at: Tensor) -> Tensor:
         """The mean of p(x | z) as one dimension of a code takes values `(m,)`, the rest at the
@@ -174,7 +175,7 @@ class _Shown:
         below = self.codes.slices.keys() - {name}
         values = {k: v[first] for k, v in self.latents.items() if k not in below}
         values[name][:, dimension] = at
-        return decode(self.pair, values, tuple(part[first] for part in self.args))
+        return decode(*self.programs, tuple(part[first] for part in self.args), values)
 
     @property
     def moved(self) -> tuple[str, slice]:
@@ -208,10 +209,10 @@ def _reconstructions(s: _Shown) -> Picture:
 
 def _samples(s: _Shown) -> Picture:
     if not s.image:
-        drawn = draw(s.pair, s.args, min(500, len(s.x)), s.seed)
+        drawn = draw(*s.programs, s.args, min(500, len(s.x)))
         both = {"data": s.x[:500], "model": drawn}
         return Picture.of(charts.points(both), "data and samples of the model as points")
-    drawn = draw(s.pair, s.args, 80, s.seed)
+    drawn = draw(*s.programs, s.args, 80)
     return Picture.tiled([[block] for block in drawn.split(10)], "samples of the model in a grid")
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ppl_vae import evaluation as ev
 from ppl_vae.diagnostics import Calibration, ParetoK, pareto_k, sbc
+from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.evaluation import Estimate
-from ppl_vae.evaluation.decoding import draw, drawn_as
 from ppl_vae.experiment import Experiment
 from ppl_vae.plots.pictures import is_image
 from ppl_vae.report.summary import accuracy, has_classifier
+from ppl_vae.using.decoding import draw, drawn_as
 
 __all__ = ["COSTLY", "GROUPS", "Effort", "Subject"]
 
@@ -186,9 +187,10 @@ def _reconstruction(s: Subject) -> Found:
 def _sharpness(s: Subject) -> Found:
     if not is_image(s.x):
         raise ValueError("sharpness is of images, and these data are none")
-    drawn = draw(s.experiment.pair, s.args, min(len(s.x), s.effort.rows), s.effort.seed)
+    with seeded(s.effort.seed):
+        drawn = draw(*s.pair, s.args, min(len(s.x), s.effort.rows))
     samples = ev.sharpness(drawn)
-    note = f"{len(drawn)} samples: {drawn_as(s.experiment.pair, s.args)}"
+    note = f"{len(drawn)} samples: {drawn_as(*s.pair, s.args)}"
     return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.x)}
 
 

@@ -8,14 +8,15 @@ import pyro
 import torch
 
 from ppl_vae import plots
+from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.evaluation import Codes, Estimate, elbo_terms, full_mmd, linear_probe, posterior_codes
-from ppl_vae.evaluation.decoding import decode, draw, drawn_as, latents
 from ppl_vae.evaluation.estimate import mean_of
 from ppl_vae.experiment import Experiment
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
+from ppl_vae.using.decoding import decode, draw, drawn_as, latents
 
 __all__ = ["accuracy", "evaluate", "has_classifier", "summarize"]
 
@@ -54,10 +55,12 @@ def evaluate(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Any]:
     plots.latent(codes.mean, labels, folder / "latent.png", data.classes, radius=standard)
     shown = slice(40) if plots.is_image(x) else slice(1000)
     few = tuple(part[shown] for part in args)
-    mean = decode(pair, latents(pair, few, codes), few)
+    programs = pair.model, pair.guide
+    mean = decode(*programs, few, latents(*programs, few, codes))
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
-    draws = draw(pair, args, 64 if plots.is_image(x) else len(x[shown]), seed)
-    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(pair, args))
+    with seeded(seed):
+        draws = draw(*programs, args, 64 if plots.is_image(x) else len(x[shown]))
+    plots.samples(draws, folder / "samples.png", x[shown], title=drawn_as(*programs, args))
     return summary
 
 

@@ -1,10 +1,12 @@
 """The claims of the source papers and our own, each reproduced by `ppl-vae reproduce NAME`.
 
 A module here is one experiment. Its docstring says what is shown and how it is measured, and its
-`run(out, seed)` returns a table as `{"columns": [...], "rows": [[...], ...], "pictures": [...]}`.
+`run(out, seed)` returns a table as `{"columns": [...], "rows": [[...], ...], "pictures": [...]}`,
+and what is to be printed below it as `"text"`.
 """
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -17,13 +19,23 @@ def names() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__))
 
 
-def reproduce(name: str, out: str = "runs/reproduce", seed: int = 0) -> None:
+def reproduce(
+    name: str,
+    out: str = "runs/reproduce",
+    seed: int = 0,
+    seeds: int | None = None,
+    minutes: float | None = None,
+) -> None:
     """Runs one experiment of the source papers, and prints its table.
 
     Args:
         name: the experiment; "list" names them all.
-        out: folder that gets a folder of its name, with table.txt and the pictures.
+        out: folder that gets a folder of its name, with table.txt and the pictures. An experiment
+            of many trainings keeps those it has finished there, and goes on with them.
         seed: of all that is drawn.
+        seeds: how many seeds, from `seed` on, where an experiment has a choice.
+        minutes: start nothing new after so many, and print what there is; for experiments of many
+            trainings.
     """
     if name == "list":
         for known in names():
@@ -34,10 +46,14 @@ def reproduce(name: str, out: str = "runs/reproduce", seed: int = 0) -> None:
     if name not in names():
         raise ValueError(f"there is no experiment {name!r}; experiments: {', '.join(names())}")
     module = import_module(f"{__name__}.{name}")
+    options = {"seeds": seeds, "minutes": minutes}
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given.keys() - signature(module.run).parameters.keys():
+        raise ValueError(f"{name} takes no --{key}")
     folder = Path(out, name)
     folder.mkdir(parents=True, exist_ok=True)
-    result = module.run(folder, seed)
-    table = as_table(result)
+    result = module.run(folder, seed, **given)
+    table = as_table(result) + result.get("text", "")
     (folder / "table.txt").write_text(table, encoding="utf-8")
     print(table)
     for picture in result.get("pictures", []):

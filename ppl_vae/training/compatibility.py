@@ -10,7 +10,7 @@ from pyro.infer import ELBO
 
 from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Divergence, Objective
-from ppl_vae.program.modules import Program, evaluating, modules_of
+from ppl_vae.program.modules import Program, evaluating
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, is_point
@@ -49,7 +49,7 @@ def check_compatible(
         UserWarning: if codes on a sphere or simplex are compared with a prior on all vectors,
             which they cannot match.
     """
-    with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
+    with torch.random.fork_rng(), evaluating(model, guide, objective):
         with pyro.validation_enabled(False), torch.no_grad():
             # Pyro's own losses may leave a site to the prior
             complete = isinstance(objective, Objective)
@@ -82,7 +82,7 @@ def check_held_out(
     """
     size = min(part.stop - part.start for part in splits(len(rows[0]), batch_size))
     smallest = tuple(part[:size] for part in rows)
-    with torch.random.fork_rng(), evaluating(*modules_of(model, guide, objective).values()):
+    with torch.random.fork_rng(), evaluating(model, guide, objective):
         try:
             objective.loss(model, guide, *smallest)
         except ValueError as error:

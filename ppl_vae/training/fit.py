@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ppl_vae.arguments import instance
 from ppl_vae.data.dataset import Dataset, check_finite
+from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import splits
-from ppl_vae.objectives import Objective
+from ppl_vae.objectives import InfoVAE, Objective
+from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, modules_of, release
 from ppl_vae.training.adapters import AnyOptimizer, as_pyro, end_epoch
 from ppl_vae.training.alone import alone
@@ -24,6 +26,7 @@ from ppl_vae.training.progress import board, showing
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.spread import spreads, warn_of_collapse
 from ppl_vae.training.stopping import Callback, Keep, Watch, asks_to_stop
+from ppl_vae.training.tuning import Frozen, check_rows, freezing, go_on_from
 from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
@@ -47,6 +50,8 @@ def fit(
     patience: int | None = None,
     keep: Keep = "last",
     monitor: str | None = None,
+    start: Run | str | Path | None = None,
+    freeze: str | Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -98,6 +103,10 @@ def fit(
             is lowest with codes that no longer match the prior, and the ELBO charges for what
             alpha=1 sets free. There is none by default where a critic, a constraint or a schedule
             makes the losses of two epochs different quantities.
+        start: a run, or its folder, whose weights the training goes on from.
+        freeze: names of modules and parameters that stay bit for bit as they are, or globs of
+            them: `["likelihood"]`, `["encoder.network.0", "*.bias"]`. Frozen modules run in
+            evaluation mode, so that the statistics of batch normalisation stay too.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
@@ -151,11 +160,17 @@ def fit(
     if seed is not None:
         set_seed(seed)
 
+    if start is not None:
+        check_rows(start, rows.train)
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn)
     params = stored((model, guide), *first)
-    moved = params | {f"objective.{i}": p for i, p in enumerate(own)}
-    optim = as_pyro(Adam() if optimizer is None else optimizer, moved)
+    if start is not None:
+        go_on_from(start, model, guide, objective, *first)
+    frozen = Frozen.named(freeze, (model, guide, objective), params)
+    trained = params | {f"objective.{i}": p for i, p in enumerate(own)}
+    trained = {k: p for k, p in trained.items() if id(p) not in frozen.parameters}
+    optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
     check_support(model, guide, first, drawn[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
@@ -182,13 +197,24 @@ def fit(
                 "keep": keep,
                 "monitor": watch.monitor if watch.is_used else None,
             }
-        run = Run.create(out, config, overwrite)
+            if start is not None:
+                config["start"] = str(start.path if isinstance(start, Run) else start)
+            if freeze:
+                config["freeze"] = [freeze] if isinstance(freeze, str) else [*freeze]
+        run = Run.create(out, _written_out(config, objective), overwrite)
+        run.save_data(Known.of(rows.data, rows.train).plain)
         run.save_weights(weights.state())
-    training = Training(model, guide, objective, optim, weights, critic_steps, own)
+    training = Training(
+        model, guide, objective, optim, weights, critic_steps, own, frozen.parameters
+    )
 
     history = History()
     best = weights.snapshot() if keep == "best" else None
-    with showing(epochs * steps, epochs, progress) as shown, board(run, tensorboard) as writer:
+    with (
+        freezing(frozen),
+        showing(epochs * steps, epochs, progress) as shown,
+        board(run, tensorboard) as writer,
+    ):
         for epoch in range(1, epochs + 1):
             try:
                 row = training.epoch(rows.epoch(), batch_size, shown.bar)
@@ -216,9 +242,10 @@ def fit(
             for name, value in row.items():
                 if writer is not None and name not in ("epoch", "step"):
                     writer.add_scalar(name, value, training.step)
-            warn_of_collapse(history)
             shown.epoch(row)
-            if asks_to_stop(callbacks, row) or watch.is_over:
+            is_last = asks_to_stop(callbacks, row) or watch.is_over or epoch == epochs
+            warn_of_collapse(history, is_last)
+            if is_last:
                 break
         if watch.is_used:
             shown.say(str(watch))
@@ -236,7 +263,7 @@ class _Rows:
         data: Dataset | Tensor | Sequence[Tensor],
         validation: Tensor | Sequence[Tensor] | None,
     ) -> None:
-        self._data = data if isinstance(data, Dataset) else None
+        self.data = data if isinstance(data, Dataset) else None
         held_out = None if validation is None else _tensors(validation, "validation")
         if isinstance(data, Dataset):
             self.train = data.arguments("train")
@@ -251,12 +278,12 @@ class _Rows:
                 check_finite(part, name)
 
     def to(self, device: torch.device) -> None:
-        self._data = None if self._data is None else self._data.to(device)
+        self.data = None if self.data is None else self.data.to(device)
         self.train = tuple(part.to(device) for part in self.train)
         self.held_out = tuple(part.to(device) for part in self.held_out)
 
     def epoch(self) -> tuple[Tensor, ...]:
-        return self.train if self._data is None else (self._data.epoch(), *self.train[1:])
+        return self.train if self.data is None else (self.data.epoch(), *self.train[1:])
 
 
 def _tensors(data: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
@@ -308,3 +335,13 @@ def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {str(wanted)!r} is not to be had: use cpu or auto") from error
     return device
+
+
+def _written_out(config: Mapping[str, Any], objective: ELBO) -> dict[str, Any]:
+    """The configuration with the numbers that an objective has put in place of "auto"."""
+    scales = objective.scales if isinstance(objective, InfoVAE) else {}
+    part = config.get("objective")
+    if scales and isinstance(part, Mapping):
+        settings = with_scales(part.get("init_args", {}), scales)
+        return {**config, "objective": {**part, "init_args": settings}}
+    return {**config, "scale": dict(scales)} if scales else dict(config)

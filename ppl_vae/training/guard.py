@@ -40,7 +40,7 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
     with (
         torch.random.fork_rng(),
         torch.no_grad(),
-        evaluating(*modules_of(model, guide).values()),
+        evaluating(model, guide),
         pyro.validation_enabled(False),
     ):
         reading = read(model, guide, batch, check_shapes=True, complete=False)
@@ -124,6 +124,7 @@ class GuardedOptimizer(PyroOptim):
     Args:
         inner: the optimiser.
         only: the parameters it may move, by `id`; all when None.
+        but: those of them that it may not.
         before: called once the gradients are found finite, before any parameter moves.
     """
 
@@ -131,13 +132,15 @@ class GuardedOptimizer(PyroOptim):
         self,
         inner: PyroOptim,
         only: Collection[int] | None = None,
+        but: Collection[int] = (),
         before: Callable[[], None] = lambda: None,
     ) -> None:
         # no super().__init__: `inner` holds all there is
-        self.inner, self.only, self.before = inner, only, before
+        self.inner, self.only, self.but, self.before = inner, only, but, before
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         params = [p for p in params if self.only is None or id(p) in self.only]
+        params = [p for p in params if id(p) not in self.but]
         check_gradients(params)
         self.before()
         self.inner(params, *args, **kwargs)

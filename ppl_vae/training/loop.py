@@ -1,7 +1,7 @@
 """The steps of a training, what they move, and the terms they leave."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
 from ppl_vae.training.optim import Scheduled
 from ppl_vae.training.progress import brief
 from ppl_vae.training.run import KINDS
+from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
 
 __all__ = ["Mean", "Training", "Weights"]
@@ -85,15 +86,17 @@ class Training:
         weights: Weights,
         critic_steps: int,
         own: Sequence[Tensor],
+        frozen: Collection[int] = (),
     ) -> None:
         self.model, self.guide, self.objective, self.weights = model, guide, objective, weights
         self.modules = list(modules_of(model, guide, objective).values())
         self.optimizer, self.critic_steps = optimizer, critic_steps
+        self.watch = NoiseWatch(model, guide, objective)
         self.step = 0
 
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
             ids = None if only is None else {id(p) for p in only}
-            guarded = GuardedOptimizer(optimizer, ids, before)
+            guarded = GuardedOptimizer(optimizer, ids, frozen, before)
             return SVI(model, guide, guarded, objective.loss, partial(_loss_and_grads, objective))
 
         # One optimiser: its state is kept by parameter, so the critic's further steps continue
@@ -112,6 +115,7 @@ class Training:
             if isinstance(self.optimizer, Scheduled):
                 self.optimizer.advance()
             mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+            self.watch.after(self.step, batch)
             if bar.update():  # it was drawn: read the terms for the next time
                 bar.set_postfix_str(brief(mean.read()), refresh=False)
         row = mean.read()

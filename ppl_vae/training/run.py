@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["History", "Run"]
 
 CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
-SUMMARY, EVALUATION = "summary.json", "metrics.json"
+SUMMARY, EVALUATION, DATA = "summary.json", "metrics.json", "data.json"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
 DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
 # What a run writes, and so all that overwriting one may remove.
 _OWN = (
-    *(CONFIG, METRICS, WEIGHTS, SUMMARY, EVALUATION),
+    *(CONFIG, METRICS, WEIGHTS, SUMMARY, EVALUATION, DATA),
     *(*PICTURES, *DIAGNOSTICS, "tensorboard"),
 )
 
@@ -86,8 +86,9 @@ class History:
 class Run:
     """The folder of one run.
 
-    It holds `config.yaml`, `metrics.jsonl` (one line an epoch), `weights.safetensors` and, once
-    the run has been evaluated, `summary.json` and its pictures.
+    It holds `config.yaml`, `metrics.jsonl` (one line an epoch), `weights.safetensors`,
+    `data.json` (what is kept of the data, and where they are from here) and, once the run has
+    been evaluated, `summary.json` and its pictures.
 
     Args:
         path: an existing run's folder; `Run.create` makes a new one.
@@ -175,6 +176,44 @@ class Run:
         return config
 
     @property
+    def data(self) -> dict[str, Any] | None:
+        """What `data.json` keeps of the data: see `ppl_vae.data.known`; None where there is none.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        if not (self.path / DATA).is_file():
+            return None
+        try:
+            found = json.loads((self.path / DATA).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path / DATA} is not a whole JSON file") from error
+        return dict(found)
+
+    def save_data(self, known: Mapping[str, Any]) -> None:
+        """Writes `data.json`, with the way from this folder to the files `config.yaml` names."""
+        places = {
+            place: os.path.relpath(place, self.path)
+            for place in _places(self.config.get("data"))
+            if os.path.exists(place)
+        }
+        text = json.dumps({**known, "places": places}, allow_nan=False)
+        (self.path / DATA).write_text(text + "\n", encoding="utf-8")
+
+    def found(self, settings: Any) -> Any:
+        """Settings of data, with files that are not where they were looked for from this folder.
+
+        Args:
+            settings: as `config.yaml` has them.
+        """
+        places = (self.data or {}).get("places", {})
+        for place in _places(settings):
+            there = os.path.normpath(self.path / places.get(place, place))
+            if not os.path.exists(place) and place in places and os.path.exists(there):
+                settings = _replaced(settings, place, there)
+        return settings
+
+    @property
     def history(self) -> History:
         """The epochs so far."""
         with (self.path / METRICS).open(encoding="utf-8") as file:
@@ -229,6 +268,21 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+def _places(settings: Any) -> Iterator[str]:
+    """The files and folders that settings of data name."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key in ("path", "root", "folder") and isinstance(value, str):
+                yield value
+            yield from _places(value)
+
+
+def _replaced(settings: Any, old: str, new: str) -> Any:
+    if isinstance(settings, Mapping):
+        return {key: _replaced(value, old, new) for key, value in settings.items()}
+    return new if settings == old else settings
 
 
 def _plain(value: Any) -> Any:

@@ -210,6 +210,14 @@ def test_every_public_divergence_has_a_case() -> None:
     assert public == {type(case.make()) for case in CASES.values()}
 
 
+@every
+@pytest.mark.parametrize("dim", [1, 40])
+def test_what_moving_all_codes_costs_is_positive_or_not_known(case: Case, dim: int) -> None:
+    """`scale="auto"` goes by it."""
+    cost = case.make().of_unit_shift(dim)
+    assert cost is None or 0 < cost < math.inf
+
+
 @double
 @every
 @pytest.mark.parametrize("junk", [1e4, math.nan])

@@ -264,11 +264,6 @@ def plain_codes(codes: Any) -> dict[str, Estimate]:
     }
 
 
-def refit(model: Any, guide: Any, x: Tensor, **o: Any) -> list[float]:
-    with evaluation.refitted(model, guide, x, steps=3, **o) as losses:
-        return list(losses)
-
-
 def posterior(model: Any, guide: Any, x: Tensor, **o: Any) -> dict[str, Any]:
     found = diagnostics.to_arviz(model, guide, x, draws=100, groups=("posterior",), **o)
     return {"z": found["posterior"]["z"].values[0]}
@@ -287,7 +282,6 @@ CASES: dict[str, Case] = {
         lambda pair, x: {"": float(pair.log_likelihood(x)[0].exp())},
         lambda log_w: {"": mean_of(log_w[0].exp())},
     ),
-    "refitted": Case(refit, lambda *_: {}, lambda _: {}),
     "reconstruction_error": Case(of(EV.reconstruction_error), reconstruction),
     "generate": Case(
         of(EV.generate, num_samples=400, mean=False),

@@ -1,0 +1,198 @@
+"""What is kept of a data set once its rows are gone: enough to read new rows and to sample."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ppl_vae.data.dataset import Beside, Dataset, first_marked
+
+__all__ = ["Known", "Remembered"]
+
+# So many rows of covariates are kept to sample with.
+_COVARIATES = 1000
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run knows of the rows it was trained on, as plain values.
+
+    Attributes:
+        sizes: the shape of a row of each argument that the pair is called with, x first.
+        types: their types, such as `float32`.
+        low: the least value of x: of each column where rows are vectors, else of all.
+        high: the largest.
+        mean: the mean.
+        name: the data set's name.
+        classes: the names of its classes.
+        beside: what the pair is called with beside x.
+        width: how many covariates or classes that is.
+        covariates: those of up to 1000 training rows.
+    """
+
+    sizes: Sequence[Sequence[int]]
+    types: Sequence[str]
+    low: Sequence[float]
+    high: Sequence[float]
+    mean: Sequence[float]
+    name: str = "data"
+    classes: Sequence[str] = ()
+    beside: Beside = ""
+    width: int = 0
+    covariates: Sequence[Sequence[float]] | None = None
+
+    @classmethod
+    def of(cls, data: Dataset | None, args: Sequence[Tensor]) -> Self:
+        """What is kept of a data set, or of the arguments a pair is called with in training."""
+        x = args[0]
+        flat = _floats(x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1))
+        found = (flat.min(0).values, flat.max(0).values, flat.mean(0))
+        low, high, mean = (each.double().tolist() for each in found)
+        shapes = [list(part.shape[1:]) for part in args]
+        types = [str(part.dtype).removeprefix("torch.") for part in args]
+        if data is None:
+            return cls(shapes, types, low, high, mean)
+        covariates = None
+        if data.beside == "covariates":
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+            covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
+        named = (data.name, [*data.classes], data.beside, data.width, covariates)
+        return cls(shapes, types, low, high, mean, *named)
+
+    @classmethod
+    def of_run(cls, kept: Mapping[str, Any]) -> Self:
+        """What a run's `data.json` says."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: kept[name] for name in names if name in kept})
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As mappings, lists and numbers."""
+        return asdict(self)
+
+    def example(self, n: int = 1) -> tuple[Tensor, ...]:
+        """Rows that stand for the data's where only their number, shape and covariates count."""
+        zeros = [torch.zeros(n, *size) for size in self.sizes]
+        if self.beside == "labels":
+            zeros[1] = torch.full((n,), -1)
+        if self.covariates is not None:
+            zeros[1] = torch.tensor(self.covariates)[torch.arange(n) % len(self.covariates)]
+        return self.typed(zeros)
+
+    def typed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Arguments in the types of the training's."""
+        types = [getattr(torch, name) for name in self.types]
+        return tuple(part.to(kind) for part, kind in zip(args, types, strict=True))
+
+    def check(self, args: Sequence[Tensor], missing: bool = False) -> str:
+        """Holds new rows against those of the training.
+
+        Args:
+            args: the pair's arguments.
+            missing: whether values may be missing, as NaN.
+
+        Returns:
+            A warning, of values far outside the training's; else nothing.
+
+        Raises:
+            ValueError: for another number of arguments, another shape, a value that is infinite
+                or, where none may be missing, NaN, or rows most of which lie further outside the
+                training's range than it is wide.
+        """
+        if len(args) != len(self.sizes):
+            what = {"covariates": ", x and its covariates", "labels": ", x and its labels"}
+            raise ValueError(
+                f"{len(args)} arguments are given where the training had {len(self.sizes)}"
+                f"{what.get(self.beside, '')}: give them as a tuple"
+            )
+        for part, size in zip(args, self.sizes, strict=True):
+            if list(part.shape[1:]) != list(size):
+                raise ValueError(
+                    f"rows of shape {tuple(part.shape[1:])} are given where the training's had "
+                    f"{tuple(size)}: reshape or cut them to that"
+                )
+        x = _floats(args[0])
+        if not len(x):
+            raise ValueError("there are no rows: give one or more")
+        check_present(args, missing)
+        low, high = x.new_tensor(self.low), x.new_tensor(self.high)
+        # a column that was constant has no width of its own
+        width = torch.where(high > low, high - low, high.max() - low.min())
+        flat = x.reshape(len(x), -1)
+        far = (flat < low - width) | (flat > high + width)
+        rows = far.any(1)
+        if not rows.any():
+            return ""
+        value, place = first_marked(flat, far)
+        column = int(far.nonzero()[0, 1]) % len(self.low)
+        said = (
+            f"{place} is {value:g} where the training's values lie between "
+            f"{self.low[column]:g} and {self.high[column]:g}"
+        )
+        if 2 * int(rows.sum()) > len(rows):
+            raise ValueError(
+                f"{said}, and so in {int(rows.sum())} of {len(rows)} rows: prepare them as the "
+                "training's rows were"
+            )
+        return said
+
+
+def _floats(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def check_present(args: Sequence[Tensor], missing: bool = False) -> None:
+    """Refuses values that are infinite or, where none may be missing, NaN.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for i, part in enumerate(args):
+        wrong = part.isinf() | (part.isnan() & (not missing or i > 0))
+        if wrong.any():
+            value, place = first_marked(part, wrong)
+            where = place if i == 0 else f"argument {i} at {place}"
+            remedy = "impute fills them in" if value != value and i == 0 else "drop those rows"
+            raise ValueError(f"{where} is {value} ({int(wrong.sum())} such values): {remedy}")
+
+
+class Remembered(Dataset):
+    """A data set of which a run knows what it was like; its rows are read when asked for.
+
+    Args:
+        known: what is known of it.
+        make: reads it.
+    """
+
+    def __init__(self, known: Known, make: Callable[[], Dataset]) -> None:
+        # no super().__init__: there are no rows
+        self.known, self._make = known, make
+        self.name, self.classes, self.beside = known.name, tuple(known.classes), known.beside
+
+    @property
+    def size(self) -> torch.Size:
+        return torch.Size(self.known.sizes[0])
+
+    @property
+    def width(self) -> int:
+        return self.known.width
+
+    def handing(self, what: Beside) -> Self:
+        return self
+
+    def rows(self) -> Dataset:
+        """The data set itself.
+
+        Raises:
+            FileNotFoundError: if it is not where it was.
+            ValueError: if it has become another.
+        """
+        data = self._make().handing(self.beside)
+        if data.size != self.size:
+            raise ValueError(
+                f"{data.name} has rows of shape {tuple(data.size)} where the training's had "
+                f"{tuple(self.size)}: name the data that the run was trained on"
+            )
+        return data

@@ -1,0 +1,156 @@
+"""New rows from files, and results into files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ppl_vae.using.forms import Form, as_tensor
+
+__all__ = ["check_out", "read", "write"]
+
+_TABLES = (".csv", ".parquet")
+_ARRAYS = (".npy", ".npz")
+
+
+def read(path: str | Path, index: str | None = None) -> Any:
+    """Rows from a file: a pandas table of `.csv` or `.parquet`, an array of `.npy` or `.npz`.
+
+    Args:
+        path: the file.
+        index: a column that names the rows and is none of the data's.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of another kind, damaged, or without that column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no data file {str(path)!r}")
+    if path.suffix in _TABLES:
+        return _table(path, index)
+    if index is not None:
+        raise ValueError(f"index={index!r} names a column, and {str(path)!r} is no table")
+    if path.suffix not in _ARRAYS:
+        raise ValueError(f"{str(path)!r} must end in .csv, .parquet, .npy or .npz")
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    names = [*loaded]
+    if len(names) != 1:
+        raise ValueError(f"{str(path)!r} holds {names}: one array of rows is needed")
+    return loaded[names[0]]
+
+
+def _table(path: Path, index: str | None) -> Any:
+    pandas = _pandas(path)
+    try:
+        found = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is not a {path.suffix[1:]} table: {error}") from error
+    if index is not None:
+        if index not in found.columns:
+            raise ValueError(f"{str(path)!r} has no column {index!r}, only {[*found.columns]}")
+        found = found.set_index(index)
+    return found
+
+
+def check_out(path: str | Path, pictures: bool = False, several: bool = False) -> Path:
+    """The file to write, held to be of a kind that can be and in a folder that is there.
+
+    Args:
+        path: the file.
+        pictures: whether a `.png` is taken too.
+        several: whether there is more than one array to write, which `.npy` does not take.
+    """
+    path = Path(path)
+    kinds = [*_TABLES, *(_ARRAYS[several:]), *([".png"] if pictures else [])]
+    if path.suffix not in kinds:
+        *rest, last = kinds
+        raise ValueError(f"out is {str(path)!r}: its name must end in {', '.join(rest)} or {last}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if path.suffix in _TABLES:
+        _pandas(path)
+    return path
+
+
+def write(
+    path: str | Path,
+    values: Any,
+    names: Sequence[str] = (),
+    title: str = "",
+    columns: int = 8,
+    **more: Any,
+) -> None:
+    """Writes results, whole or not at all.
+
+    Args:
+        path: the file; its end says how.
+        values: a tensor, an array or a pandas table, with a row for each row.
+        names: of the columns, where a table is written and none came.
+        title: of a picture.
+        columns: images to a line of it.
+        more: further columns of a table, or arrays of an `.npz`, as long as the rows.
+    """
+    import numpy as np
+
+    path = Path(path)
+    if path.suffix == ".png":
+        from ppl_vae import plots
+
+        shown = as_tensor(values)
+        # ways one below the other, or single points
+        flat = shown.flatten(0, -4) if shown.dim() > 3 else shown.reshape(-1, shown.shape[-1])
+        plots.samples(flat, path, title=title, columns=columns)
+        return
+    new = path.with_name(f".{path.name}.new{path.suffix}")
+    try:
+        if path.suffix in _TABLES:
+            table = values if hasattr(values, "to_csv") else _as_table(as_tensor(values), names)
+            for name, column in more.items():
+                table = table.assign(**{name: np.asarray(column).reshape(-1)})
+            if path.suffix == ".csv":
+                table.to_csv(new, index=_named(table.index))
+            else:
+                table.to_parquet(new)
+        elif path.suffix == ".npz":
+            arrays: dict[str, Any] = {"rows": values, **more}
+            np.savez(new, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
+        else:
+            np.save(new, np.asarray(values.cpu() if isinstance(values, Tensor) else values))
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _as_table(values: Tensor, names: Sequence[str]) -> Any:
+    if values.dim() > 3 or (values.dim() == 3 and values.shape[-1] != len(names)):
+        values = values.reshape(len(values), -1)
+    return Form("pandas").give(values if values.dim() > 1 else values[:, None], names)
+
+
+def _named(index: Any) -> bool:
+    """Whether an index says more than the rows' numbers."""
+    return any(name is not None for name in index.names) or type(index).__name__ != "RangeIndex"
+
+
+def _pandas(path: Path) -> Any:
+    try:
+        import pandas
+
+        if path.suffix == ".parquet":
+            import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{str(path)!r}: tables need pandas, and Parquet pyarrow: pip install "
+            "'ppl-vae[tables]'"
+        ) from error
+    return pandas

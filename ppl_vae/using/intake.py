@@ -1,0 +1,149 @@
+"""What goes into a trained pair and what comes out: arguments, names, forms."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.evaluation.pair import Pair
+from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.using.decoding import decode, has_mean
+from ppl_vae.using.forms import Form, as_tensor
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """A model and a guide with what is known of their rows; the base of `Trained`, which see."""
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        data: Any = None,
+        *,
+        plate: str | None = None,
+        site: str | None = None,
+    ) -> None:
+        self._programs, self._plate, self._site = (model, guide), plate, site
+        self._data = data if isinstance(data, Dataset) else None
+        self._known = data if isinstance(data, Known) else None
+        if isinstance(data, Remembered):
+            self._known = data.known
+        rows = data is not None and not isinstance(data, Dataset | Known)
+        self._args = _tensors(data) if rows else None
+
+    # What goes in
+
+    @property
+    def known(self) -> Known | None:
+        """What new rows are held against."""
+        if self._known is None and (self._data is not None or self._args is not None):
+            args = self._args or self._data.arguments("train")  # type: ignore[union-attr]
+            self._known = Known.of(self._data, args)
+        return self._known
+
+    def _read(self, rows: Any, missing: bool = False) -> tuple[Tensor, ...]:
+        """New rows as the arguments of the pair, held against what is known."""
+        args = _tensors(rows)
+        known = self.known
+        if known is None:
+            check_present(args, missing)
+        else:
+            if known.beside == "labels" and len(args) == 1:
+                args = (*args, torch.full((len(args[0]),), -1))
+            if said := known.check(args, missing):
+                warnings.warn(said, stacklevel=3)
+            args = known.typed(args)
+        return self._placed(args)
+
+    def _placed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        modules = modules_of(*self._programs).values()
+        device = next((p.device for module in modules for p in module.parameters()), None)
+        return tuple(part if device is None else part.to(device) for part in args)
+
+    def _example(self, given: Any, n: int) -> tuple[Tensor, ...]:
+        """Arguments whose number, shape and covariates count: those given, else known ones."""
+        if given is not None:
+            args = _tensors(given)
+            known = self.known
+            if known is not None and len(args) < len(known.sizes):  # covariates or labels alone
+                args = known.typed((torch.zeros(len(args[0]), *known.sizes[0]), *args))
+            return self._placed(args)
+        if self._args is not None:
+            return self._placed(self._args)
+        if self._known is not None and (self._data is None or isinstance(self._data, Remembered)):
+            return self._placed(self._known.example(n))
+        if self._data is None:
+            raise ValueError(
+                "the model takes rows, of which none are known: give some, whose number and "
+                "covariates alone are used, as given="
+            )
+        return self._placed(self._data.arguments(self._data.held_out, labelled=False))
+
+    # What comes out
+
+    @property
+    def code_names(self) -> list[str]:
+        """What each column of a code is called: by its latent site and its place there."""
+        return self._names(self._example(None, 2))
+
+    @property
+    def data_names(self) -> list[str]:
+        """What each column of the data is called."""
+        size = [] if self.known is None else self.known.sizes[0]
+        return [f"x[{i}]" for i in range(size[0])] if len(size) == 1 else []
+
+    def drawn_as(self, mean: bool) -> str:
+        """What `sample` gives, in words."""
+        pair = Pair(*self._programs, self._example(None, 2), self._plate)
+        return f"{'Means' if mean and has_mean(pair, self._site) else 'Draws'} of p(x | z)"
+
+    def _names(self, args: tuple[Tensor, ...]) -> list[str]:
+        pair = Pair(*self._programs, args, self._plate)
+        sizes = {name: pair.sizes[name] for name in pair.codes}
+        return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
+
+    def _data_rows(self, form: Form, values: Tensor, within: str = "draw") -> Any:
+        return form.give(values, form.columns or self.data_names, within)
+
+    def _training(self) -> tuple[Tensor, ...]:
+        """The rows of the training."""
+        if self._args is not None:
+            return self._placed(self._args)
+        data = self._data.rows() if isinstance(self._data, Remembered) else self._data
+        if data is None:
+            raise ValueError("the rows of the training are not known here: give some as rows=")
+        return self._placed(data.arguments("train"))
+
+    def _codes(self, codes: Any) -> Tensor:
+        return self._placed([as_tensor(codes)])[0]
+
+    def _decoded(self, z: Tensor, args: tuple[Tensor, ...], mean: bool) -> Tensor:
+        """Data at codes `(m, d)` or `(m, k, d)`, whose k have their row's covariates."""
+        pair = Pair(*self._programs, args, self._plate)
+        sizes = [pair.sizes[name] for name in pair.codes]
+        if z.dim() not in (2, 3) or z.shape[-1] != sum(sizes):
+            raise ValueError(
+                f"codes of shape {tuple(z.shape)}: (rows, {sum(sizes)}) are needed, or "
+                f"(rows, draws, {sum(sizes)})"
+            )
+        # one code of each row after the other, as a model that runs whole has them
+        turns = z[None] if z.dim() == 2 else z.movedim(1, 0)
+        columns = turns.flatten(0, 1).split(sizes, -1)
+        values = dict(zip(pair.codes, columns, strict=True))
+        rows = (torch.arange(len(z)) % len(pair)).repeat(len(turns))
+        found = decode(*self._programs, args, values, mean, self._site, self._plate, rows=rows)
+        found = found.unflatten(0, turns.shape[:2])
+        return found[0] if z.dim() == 2 else found.movedim(0, 1)
+
+
+def _tensors(rows: Any) -> tuple[Tensor, ...]:
+    """The arguments of a pair: rows, or a tuple of rows and what belongs to them."""
+    if isinstance(rows, tuple | list) and rows and not isinstance(rows[0], int | float | list):
+        return tuple(as_tensor(part) for part in rows)
+    return (as_tensor(rows),)
