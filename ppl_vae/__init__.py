@@ -3,6 +3,7 @@
 Names are loaded when first used, so that importing the package is quick.
 """
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -50,6 +51,10 @@ __all__ = [
     "load",
     "read",
 ]
+
+
+# Pyro imports a bar that asks for widgets, in notebooks, before any is shown.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from numbers import Integral
+from typing import Any
 
 __all__ = ["above_zero", "chosen", "instance", "shape", "whole"]
 
@@ -93,7 +94,7 @@ def shape(owner: object, size: int | Sequence[int], dim: object = 1) -> tuple[in
     Raises:
         ValueError: if it is no shape, or the two seem to have changed places.
     """
-    sizes = (size,) if isinstance(size, Integral) else size
+    sizes: Any = (size,) if isinstance(size, Integral) else size
     name = type(owner).__name__
     if isinstance(size, Integral) and isinstance(dim, Sequence) and not isinstance(dim, str):
         raise ValueError(

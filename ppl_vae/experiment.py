@@ -162,8 +162,9 @@ class Experiment(Trained):
     def __repr__(self) -> str:
         pair, parts = type(self.pair).__name__, (self.pair.prior, self.pair.likelihood)
         names = [type(part).__name__ for part in (*parts, self.pair.encoder)]
+        name = getattr(self._data, "name", "no data")
         return (
-            f"Experiment({pair}({', '.join(names)}) on {self._data.name}, "
+            f"Experiment({pair}({', '.join(names)}) on {name}, "
             f"{type(self.objective).__name__}, {self.epochs} epochs)"
         )
 

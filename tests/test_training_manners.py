@@ -49,7 +49,7 @@ def train(vae: VAE, *args: Any, objective: Any = None, **options: Any) -> Any:
 
 
 def weights(module: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
+    return torch.cat([torch.zeros(0), *(p.detach().flatten() for p in module.parameters())])
 
 
 def adam_of(vae: VAE) -> torch.optim.Optimizer:

@@ -108,8 +108,11 @@ def _moving(objective: ELBO) -> str:
     if not isinstance(objective, nn.Module):
         return ""
     for part in objective.modules():
-        has_critic = isinstance(part, Divergence) and any(True for _ in part.parameters())
-        if has_critic and type(part).critic_loss is not Divergence.critic_loss:
+        if (
+            isinstance(part, Divergence)
+            and type(part).critic_loss is not Divergence.critic_loss
+            and next(part.parameters(), None) is not None
+        ):
             return "its critic is trained on"
         if isinstance(part, Constraint):
             return "the weight of its constraint is adapted"
