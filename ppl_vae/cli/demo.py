@@ -135,7 +135,7 @@ def _measured(
     pyro.set_rng_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        rows = ev.nll(*pair, x, 500, "full_covariance").rows
+        rows = ev.nll(*pair, x, 500, "full_covariance", steps=150).rows
     images = ev.generate(*pair, x, 2000)
     try:
         fid = ev.fid(x, images, net).value

@@ -19,7 +19,7 @@ from ppl_vae.diagnostics.importance import (
 )
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
-from ppl_vae.evaluation.likelihood import Proposals, fitted_weights
+from ppl_vae.evaluation.likelihood import STEPS, Proposals, fitted_weights
 from ppl_vae.evaluation.pair import Pair as EvaluationPair
 from ppl_vae.evaluation.programs import Data, Program, evaluating
 from ppl_vae.evaluation.proposal import Family
@@ -101,6 +101,7 @@ def compare_pairs(
     *,
     draws: int = 2000,
     proposal: Proposals = "auto",
+    steps: int = STEPS,
     seed: int | None = None,
     plate: str | None = None,
     block: int = 8192,
@@ -126,7 +127,8 @@ def compare_pairs(
             if proposal == "own" or met:
                 continue
             program = (*pairs[name], x, plate, block)
-            sources[name], weights[name] = _fitted(program, draws, proposal, weights.get(name))
+            fitted = _fitted(program, draws, proposal, steps, weights.get(name))
+            sources[name], weights[name] = fitted
     present = ~np.isnan(weights[first].k)
     for name, found in weights.items():
         if not np.array_equal(present, ~np.isnan(found.k)):
@@ -158,12 +160,13 @@ def _fitted(
     program: tuple[Program, Program, Data, str | None, int],
     draws: int,
     proposal: Proposals,
+    steps: int,
     own: ParetoK | None,
 ) -> tuple[str, ParetoK]:
     """The family and the weights of a proposal fitted to each datum."""
     family: Family | None = None if proposal in ("auto", "own") else proposal  # type: ignore[assignment]
     with evaluating(*program[:2]):
-        name, found = fitted_weights(EvaluationPair(*program), draws, family)
+        name, found = fitted_weights(EvaluationPair(*program), draws, family, steps)
     k = found.khats().numpy()
     if own is not None:
         k = np.where(np.isnan(own.k), np.nan, k)  # masked data

@@ -131,6 +131,11 @@ def nll(
                 f"proposal={proposal!r} is fitted row by row, and no latent belongs to a row: "
                 "train the guide on these data with Trace_ELBO, and leave proposal out"
             )
+        if pair.deterministic:
+            raise ValueError(
+                "the guide is deterministic, so its draws have no density and no weights: use a "
+                "guide with a density"
+            )
         with evaluating(model, guide):
             log_w = total_terms(pair, num_samples).log_weight
         weights = Weights([log_w[None]], num_samples)
