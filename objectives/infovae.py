@@ -253,9 +253,7 @@ class InfoVAE(Objective):
         if divergence is not None:
             instance("divergence", divergence, Divergence, "MMD()")
         for name, weight in (("alpha", self.alpha), ("scale", scale)):
-            if isinstance(weight, Divergence | type) or (
-                name == "alpha" and isinstance(weight, str)
-            ):
+            if isinstance(weight, Divergence | type):
                 raise TypeError(
                     f"{type(self).__name__}: {name} is {weight!r}: give a number, or a schedule "
                     "such as Linear(0.0, 1.0)"

@@ -161,6 +161,9 @@ class Adversarial(Divergence):
     def reads(self) -> Reads:
         return "density" if self.log_prior else "draws"
 
+    def of_unit_shift(self, dim: int) -> float:
+        return self.bound.of_unit_shift()
+
     def build(self, dim: int) -> None:
         if self._factory is not None:
             self.dim = dim

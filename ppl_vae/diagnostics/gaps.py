@@ -57,7 +57,14 @@ class Gaps(Record):
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """As a `pandas.DataFrame`, a row for each datum; what was not asked for is left out."""
-        names: tuple[str, ...] = ("evidence", "evidence_error", "evidence_k", "elbo", "elbo_error", "refined")
+        names: tuple[str, ...] = (
+            "evidence",
+            "evidence_error",
+            "evidence_k",
+            "elbo",
+            "elbo_error",
+            "refined",
+        )
         names += ("refined_error", "inference", "approximation", "amortisation")
         found = {name: getattr(self, name) for name in names}
         return table({k: v for k, v in found.items() if v is not None}, name="datum")
