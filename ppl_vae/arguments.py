@@ -103,6 +103,6 @@ def shape(owner: object, size: int | Sequence[int], dim: object = 1) -> tuple[in
         )
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise ValueError(f"{name}: size is {size!r}: give the shape of x, such as (1, 28, 28)")
-    if not all(isinstance(n, Integral) and n > 0 for n in sizes):
+    if not all(isinstance(n, Integral) and int(n) > 0 for n in sizes):
         raise ValueError(f"{name}: size is {size!r}, and a shape has whole numbers of at least 1")
     return tuple(int(n) for n in sizes)
