@@ -46,6 +46,7 @@ def decompose(
     reconstruct: Reconstruct | None = None,
     weighs_rate: bool = True,
     free_bits: float = 0.0,
+    sampled: bool = False,
 ) -> Decomposition:
     """Takes a run apart, and adds its terms.
 
@@ -62,6 +63,7 @@ def decompose(
             evaluated, and their KL is only logged, where it is cheap.
         free_bits: nats per datum of each selected site's KL, its auxiliary sites' part with it,
             that are free: the rate counts at least so many, without a gradient below.
+        sampled: whether no KL is taken in closed form.
 
     Raises:
         ValueError: for an auxiliary site on which both selected and other sites depend, or a site
@@ -86,7 +88,7 @@ def decompose(
             if logged is not None:
                 terms.add(f"{kind}/{name}", logged)
             continue
-        kl = reading.kl(name)
+        kl = reading.log_ratio(name) if sampled else reading.kl(name)
         terms.add(f"{kind}/{labels[name]}", kl)
         if name in selected:
             groups[labels[name]] = groups.get(labels[name], zero) + kl

@@ -327,6 +327,10 @@ class Reading:
             kl = closed_kl(guide, model)
             if kl is not None:
                 return self.enumeration.expectation(guide.scaled(kl), guide)
+        return self.log_ratio(name)
+
+    def log_ratio(self, name: str) -> Tensor:
+        r"""The scaled, masked $\log q - \log p$ of a latent at its draw, summed."""
         return self.guide_log_prob(name) - self.log_prob(name)
 
     def expectation(self, values: Tensor, site: Site) -> Tensor:
