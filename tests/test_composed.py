@@ -93,7 +93,7 @@ def exact(scale: float, path: bool = False) -> Tensor:
 @pytest.mark.parametrize("elbo", [TraceGraph_ELBO, Trace_ELBO])
 def test_a_penalty_is_credited_to_draws_upstream(elbo: Callable[[], ELBO]) -> None:
     """The gradient by w, with which b is drawn, is that of the sum over all b."""
-    x, draws, scale = xs(), 250, 60.0
+    x, draws, scale = xs(), 250, 20.0
     objective = InfoVAE(MMD(), scale=scale, sites=["z"], elbo=elbo())
     found = []
     for _ in range(draws):
@@ -106,7 +106,7 @@ def test_a_penalty_is_credited_to_draws_upstream(elbo: Callable[[], ELBO]) -> No
     (expected,) = torch.autograd.grad(exact(scale), [w])
     (wrong,) = torch.autograd.grad(exact(scale, path=True), [w])
     assert ((slopes.mean(0) - expected).abs() < 4.5 * error).all()
-    assert ((wrong - expected).abs() > 9 * error).any()
+    assert ((wrong - expected).abs() > 6 * error).any()
 
 
 def test_enumerated_guide_sites_through_pyro() -> None:
