@@ -393,7 +393,7 @@ def enumerated_in_the_model() -> Shape:
 
     shape = flat()
     # k moves the mean of x, which then has one for each of its values.
-    return Shape(model, shape.guide, shape.args, refused=("wae", "evaluation", "diagnostics"))
+    return Shape(model, shape.guide, shape.args, refused=("wae",))
 
 
 def groups_and_members() -> Shape:

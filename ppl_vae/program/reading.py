@@ -278,6 +278,23 @@ class Reading:
                         "InfoVAE(alpha=0)"
                     )
 
+    def check_drawn(self) -> None:
+        """Refuses to draw observations given latents where both depend on what is summed over,
+        which would be drawn anew.
+
+        Raises:
+            ValueError: naming the sites.
+        """
+        summed = [name for name, site in self.model_sites.items() if site.summed is not None]
+        latent = [name for name in summed if name in self.latent]
+        observed = [name for name in summed if name in self.observed]
+        if latent and observed:
+            raise ValueError(
+                f"{observed[0]!r} cannot be drawn given {latent[0]!r}: both depend on "
+                f"{self.marginalised[0]!r}, which the model sums over and would draw anew; sample "
+                "it in the guide, or use pyro.infer.infer_discrete"
+            )
+
     def _choices(self, joint: Sequence[str], plates: tuple[str, ...]) -> dict[str, int]:
         """The enumerated sites that a row's codes depend on, with their sizes."""
         if not self.enumerated:
