@@ -140,7 +140,7 @@ class Objective(ELBO, Portable):
         """
         register(self)
         with Misplaced() as names:
-            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+            loss = self._loss_for_gradients(model, guide, args, kwargs)
         if names.found:
             used = names.used_by(loss)
             names.check(used)
@@ -166,6 +166,16 @@ class Objective(ELBO, Portable):
         if loss.requires_grad:
             loss.backward()
         return values[0]
+
+    def _loss_for_gradients(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """The loss whose backward pass adds the gradients that are not there yet."""
+        return self.differentiable_loss(model, guide, *args, **kwargs)
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
         """A module that computes the loss of a pair, holding the parameters of all three.
