@@ -23,6 +23,7 @@ from ppl_vae.evaluation.likelihood import STEPS, Proposals, fitted_weights
 from ppl_vae.evaluation.pair import Pair as EvaluationPair
 from ppl_vae.evaluation.programs import Data, Program, evaluating
 from ppl_vae.evaluation.proposal import Family
+from ppl_vae.evaluation.weights import threshold
 from ppl_vae.records import table
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _fitted(
     family: Family | None = None if proposal in ("auto", "own") else proposal  # type: ignore[assignment]
     with evaluating(*program[:2]):
         name, found = fitted_weights(EvaluationPair(*program), draws, family, steps)
-    k = found.khats().numpy()
+    k = found.khats.numpy()
     if own is not None:
         k = np.where(np.isnan(own.k), np.nan, k)  # masked data
     return f"fitted, {name.replace('_', ' ')}", ParetoK(
@@ -176,7 +177,7 @@ def _fitted(
         ess=found.size.numpy(),
         log_evidence=found.log_mean.numpy(),
         draws=draws,
-        threshold=min(1 - 1 / math.log10(draws), 0.7),
+        threshold=threshold(draws),
     )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from ppl_vae.diagnostics.densities import check_density
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.evaluation import weights
 from ppl_vae.evaluation.programs import Data, Program
-from ppl_vae.evaluation.weights import khat
+from ppl_vae.evaluation.weights import UNSEEN, khat
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ __all__ = [
     "unseen",
     "weigh",
 ]
-
-UNSEEN = 0.1
-"""The largest `unseen` at which estimates made with the weights of a data set are usable."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,7 +182,7 @@ def terms(pair: Pair, made: Draws) -> tuple[Tensor, Tensor]:
 
 def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
     """k-hat of a pair that `check_proposal` lets pass, its latents outside the plate held."""
-    weights, exact, present = [], [], []
+    log_w_parts, exact, present = [], [], []
     for _, whole in pair.parts(block):
         part = whole.holding(shared)
         log_w, largest = [], torch.zeros(part.size, dtype=torch.double)
@@ -196,8 +194,8 @@ def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
         eps = torch.finfo(_precision(part)).eps
         exact.append(block_w.amax(0) - block_w.amin(0) <= 64 * eps * (1 + largest))
         present.append(largest != 0)  # not a number is there
-        weights.append(block_w)
-    log_weights = torch.cat(weights, 1)
+        log_w_parts.append(block_w)
+    log_weights = torch.cat(log_w_parts, 1)
     here = torch.cat(present)
     constant = torch.cat(exact) & here
     k = [
@@ -211,19 +209,14 @@ def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
         ess=(2 * log_sum - (2 * log_weights).logsumexp(0)).exp().numpy(),
         log_evidence=(log_sum - math.log(draws)).numpy(),
         draws=draws,
-        threshold=min(1 - 1 / math.log10(draws), 0.7),
+        threshold=weights.threshold(draws),
     )
 
 
 def unseen(found: ParetoK) -> float:
-    r"""About the share of the weight that the draws leave unmet, averaged over data.
-
-    A Pareto tail of shape k leaves :math:`S^{k - 1}` of its mean above the largest of S draws;
-    the threshold t of k-hat is where that is a tenth, so that it is
-    :math:`10^{(k - 1) / (1 - t)}`. In this unit a datum counts by what it may be off.
-    """
-    k = found.k[~np.isnan(found.k)]
-    return float(np.mean(10 ** ((k - 1) / (1 - found.threshold))))
+    """About the share of the weight that the draws leave unmet, averaged over data; see
+    `ppl_vae.evaluation.weights.unseen`."""
+    return weights.unseen(torch.as_tensor(found.k), found.draws)
 
 
 def _precision(pair: Pair) -> torch.dtype:

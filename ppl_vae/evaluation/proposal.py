@@ -216,13 +216,15 @@ class Proposal:
         if self.rows is not None:
             size = self.pair.block or draws * len(self.rows)
             together = max(1, min(draws, size // len(self.rows)))
-        q = self.law
+        q, space, last = self.law, None, 0
         for start in range(0, draws, together):
             k = min(together, draws - start)
             rows = None if self.rows is None else self.rows.repeat_interleave(k)
+            if space is None or k != last:  # the guide says where latents stand, once
+                space, last = Space(self.pair, rows), k
             u = q.sample(torch.Size([k]))
             log_q = q.log_prob(u)
-            log_p = Space(self.pair, rows).log_density(u.transpose(0, 1).flatten(0, 1))
+            log_p = space.log_density(u.transpose(0, 1).flatten(0, 1))
             yield log_p.double().view(-1, k) - log_q.double().T
 
 
