@@ -87,8 +87,8 @@ def nll(
     "auto" takes the guide's draws where they do, which is where the effective size
     $(\sum_k w_k)^2 / \sum_k w_k^2$ of every row is 30 and 5% of K or more and Pareto k-hat
     leaves a tenth of the weight unseen at most (`ppl_vae.compare` has the same rule), and fits a
-    proposal where they do not, or the guide has no density. Fitting takes `steps` runs of the model with
-    gradients; the draws it is fitted with are not those of the estimate.
+    proposal where they do not, or the guide has no density. Fitting takes `steps` runs of the
+    model with gradients; the draws it is fitted with are not those of the estimate.
 
     It is positive where $\log p < 0$. Its expectation is at least the true value and falls to it
     with K; to first order the bias is half the squared error of the weights' mean,
