@@ -98,7 +98,6 @@ class Runs:
         return marginalise(self._run(enumerated), self.guide_sites)
 
     def _predicted(self, reading: Reading, count: int, many: bool) -> dict[str, Tensor]:
-        reading.check_drawn()
         with self.many(count, many):
             run = self._run(Unobserve(self.observed)(reading.without(self.observed)))
         return valued(run, [self.sites[k] for k in self.observed], count)
@@ -114,6 +113,7 @@ class Runs:
             reading = self.read(count, many)
             out = self._made(reading.model_sites, count, reading.guide_sites)
             if predict:
+                reading.check_drawn()
                 out.values |= self._predicted(reading, count, many)
             return out
 
@@ -125,8 +125,7 @@ class Runs:
         def run(count: int, many: bool) -> Draws:
             with self.many(count, many):
                 run = self._run(Unobserve(self.observed)(self.model))
-            left_out = ("factor", "marginalised")
-            sites = [site for site in self.sites.values() if site.role not in left_out]
+            sites = [site for site in self.sites.values() if site.role != "factor"]
             return Draws(valued(run, sites, count))
 
         yield from self._blocks(run, draws, block)
