@@ -97,7 +97,6 @@ class Runs:
         return marginalise(self._run(model), self.guide_sites)
 
     def _predicted(self, reading: Reading, count: int, many: bool) -> dict[str, Tensor]:
-        reading.check_drawn()
         with self.many(count, many):
             run = self._run(Unobserve(self.observed)(reading.without(self.observed)))
         return valued(run, [self.sites[k] for k in self.observed], count)
@@ -113,6 +112,7 @@ class Runs:
             reading = self.read(count, many)
             out = self._made(reading.model_sites, count, reading.guide_sites)
             if predict:
+                reading.check_drawn()
                 out.values |= self._predicted(reading, count, many)
             return out
 
