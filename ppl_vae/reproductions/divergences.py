@@ -87,9 +87,8 @@ def run(out: Path, seed: int) -> dict[str, Any]:
 def _likelihood(experiment: Experiment) -> dict[str, float]:
     """The NLL by a fitted proposal, as after no penalty on the codes is the encoder one."""
     pyro.set_rng_seed(0)
-    pair, family = experiment.pair, "full_covariance"
+    pair, x = experiment.pair, experiment.rows()[0][:ROWS]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the size is in the table
-        x = experiment.rows()[0][:ROWS]
-        found = nll(pair.model, pair.guide, x, DRAWS, family, steps=STEPS)
+        found = nll(pair.model, pair.guide, x, DRAWS, "full_covariance", steps=STEPS)
     return {"nll": found.value, "size": found.sizes[found.proposal]}
