@@ -96,7 +96,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
 # One's own classes
 
 
-@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("kind", TRUSTED)
 def test_own_classes_by_import_path(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", *POINTS, *TRUSTED[kind], "--out", "run"]
