@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.dataset import Channels, Dataset
+from ppl_vae.data.tensors import as_tensor
+from ppl_vae.data.transform import Normalise
 
 __all__ = ["Arrays"]
 
@@ -19,19 +21,29 @@ class Arrays(Dataset):
 
     A `.npy` file holds the rows, `(n, *size)`; an `.npz` file holds `train` and, where there are
     any, `test`, `train_labels`, `test_labels` (negative where unknown), `train_covariates` and
-    `test_covariates`. Bytes (`uint8`) are divided by 255. Pickled objects are not read.
+    `test_covariates`. Pickled objects are not read.
 
     Args:
         path: the file.
         held_out: share of the rows kept for testing when the file has no `test`.
         seed: which rows those are.
+        normalise: as in `Dataset`; None is "bytes" for images of bytes (`uint8`, rows of two
+            dimensions or more) and "none" for all else, so that counts in bytes stay counts.
+        channels: as in `Dataset`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it does not hold such arrays.
     """
 
-    def __init__(self, path: str, held_out: float = 0.1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        path: str,
+        held_out: float = 0.1,
+        seed: int = 0,
+        normalise: Normalise | None = None,
+        channels: Channels | None = None,
+    ) -> None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no data file {str(path)!r}")
         if not 0 < held_out < 1:
@@ -46,7 +58,7 @@ class Arrays(Dataset):
         for key, value in arrays.items():
             if value.dtype.kind not in "biuf":
                 raise ValueError(f"{str(path)!r}: {key} holds {value.dtype}, not real numbers")
-        found = {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
+        found = {key: as_tensor(value, f"{str(path)!r}: {key}") for key, value in arrays.items()}
         unknown = sorted(set(found) - {f"{a}{b}" for a in _PARTS for b in _KINDS})
         if unknown:
             raise ValueError(
@@ -54,9 +66,10 @@ class Arrays(Dataset):
                 "either with _labels or _covariates: rename it or leave it out"
             )
         rows = found["train"]
-        for key in ("train", "test"):
-            if key in found and found[key].dtype == torch.uint8:
-                found[key] = found[key] / 255
+        if normalise is None:
+            parts = [found[key] for key in _PARTS if key in found]
+            images = any(part.dtype == torch.uint8 and part.ndim > 2 for part in parts)
+            normalise = "bytes" if images else "none"
         if "test" not in found and rows.ndim:
             if not 1 <= round(held_out * len(rows)) < len(rows):
                 raise ValueError(
@@ -79,4 +92,6 @@ class Arrays(Dataset):
             train_covariates=found.get("train_covariates"),
             test_covariates=found.get("test_covariates"),
             name=Path(path).stem,
+            normalise=normalise,
+            channels=channels,
         )

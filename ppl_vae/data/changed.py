@@ -46,6 +46,7 @@ class Binarized(Dataset):
             name=f"binarized {data.name}",
             classes=data.classes,
         )
+        self.transform = data.transform
         self.dynamic = dynamic
 
     def epoch(self) -> Tensor:
@@ -95,7 +96,7 @@ class PartlyLabelled(Dataset):
             name=f"{data.name} with {labels} labels",
             classes=data.classes,
         )
-        self.data = data
+        self.transform, self.data = data.transform, data
 
     def epoch(self) -> Tensor:
         """The training rows of one pass, as those of the data themselves."""

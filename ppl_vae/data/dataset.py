@@ -2,10 +2,13 @@ r"""What a data set is."""
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
+
+from ppl_vae.data.tensors import as_tensor
+from ppl_vae.data.transform import Normalise, Transform
 
 __all__ = [
     "Beside",
@@ -20,12 +23,15 @@ Beside = Literal["", "covariates", "labels"]
 
 Part = Literal["train", "test"]
 
+Channels = Literal["first", "last"]
+
 
 class Dataset:
     r"""Training rows and held-out rows of one shape, and what else is known of each row.
 
     Args:
-        train: the training rows, `(n, *size)`; integers are turned into floats.
+        train: the training rows, `(n, *size)`: a tensor, a list, or anything with `__array__` or
+            `to_numpy`; integers are turned into floats.
         test: the held-out rows, `(m, *size)`, or None.
         train_labels: the class of each training row as an integer, `(n,)`, or None; negative
             where it is not known.
@@ -34,6 +40,9 @@ class Dataset:
         test_covariates: the same of the held-out rows.
         name: what pictures and messages call it.
         classes: the names of the classes.
+        normalise: what is done to the rows, held-out ones as training rows, by the training rows'
+            statistics; kept as `transform`. "bytes" divides integers by 255.
+        channels: of images: "first", or "last", which are moved to the front.
 
     Raises:
         ValueError: if a value is NaN or infinite (its place is named), if a row has another shape
@@ -50,24 +59,43 @@ class Dataset:
 
     def __init__(
         self,
-        train: Tensor,
-        test: Tensor | None = None,
-        train_labels: Tensor | None = None,
-        test_labels: Tensor | None = None,
+        train: Any,
+        test: Any = None,
+        train_labels: Any = None,
+        test_labels: Any = None,
         *,
-        train_covariates: Tensor | None = None,
-        test_covariates: Tensor | None = None,
+        train_covariates: Any = None,
+        test_covariates: Any = None,
         name: str = "data",
         classes: Sequence[str] = (),
+        normalise: Normalise = "none",
+        channels: Channels | None = None,
     ) -> None:
         self.name = name
-        self.train = check_values(train, f"{name}: train")
-        self.test = None if test is None else check_values(test, f"{name}: test")
+        given = [
+            None if x is None else as_tensor(x, f"{name}: {part}")
+            for part, x in (("train", train), ("test", test))
+        ]
+        given = [None if x is None else _channels_first(x, channels, name) for x in given]
+        if normalise == "bytes":
+            _check_bytes(given, name)
+        assert given[0] is not None
+        self.transform = Transform.of(normalise, given[0])
+        rows = [
+            None if x is None else check_values(self.transform.apply(x), f"{name}: {part}")
+            for part, x in zip(("train", "test"), given, strict=True)
+        ]
+        assert rows[0] is not None
+        self.train, self.test = rows[0], rows[1]
         if self.test is not None and self.test.shape[1:] != self.size:
             raise ValueError(
                 f"{name}: held-out rows have shape {tuple(self.test.shape[1:])} where training "
                 f"rows have {tuple(self.size)}: reshape them to one shape"
             )
+        train_labels, test_labels, train_covariates, test_covariates = (
+            None if x is None else as_tensor(x, f"{name}: labels or covariates")
+            for x in (train_labels, test_labels, train_covariates, test_covariates)
+        )
         self.train_labels = _check_labels(train_labels, self.train, f"{name}: train_labels")
         self.test_labels = _check_labels(test_labels, self.test, f"{name}: test_labels")
         covariates = (train_covariates, test_covariates)
@@ -146,12 +174,15 @@ class Dataset:
             return rows, unknown if labels is None else labels
         return (rows,)
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same data on `device`."""
+    def to(self, target: torch.device | str | torch.dtype) -> Self:
+        """The same data on a device, or with its floats of a type."""
         moved = copy(self)
+        floats = isinstance(target, torch.dtype)
         for key, value in vars(self).items():
-            if isinstance(value, Tensor | Dataset):
-                setattr(moved, key, value.to(device))
+            if isinstance(value, Dataset) or (
+                isinstance(value, Tensor) and (not floats or value.is_floating_point())
+            ):
+                setattr(moved, key, value.to(target))
         return moved
 
     def _count(self) -> int:
@@ -182,6 +213,30 @@ class Dataset:
         return (
             f"{type(self).__name__}({self.name}: {len(self)} training rows, {held} held out, "
             f"each of shape {tuple(self.size)})"
+        )
+
+
+def _channels_first(x: Tensor, channels: Channels | None, name: str) -> Tensor:
+    if channels not in (None, *get_args(Channels)):
+        raise ValueError(f"{name}: channels={channels!r}: give 'first' or 'last'")
+    if channels == "last":
+        return x.movedim(-1, 1) if x.ndim == 4 else x
+    if channels is None and x.ndim == 4 and x.shape[3] in (1, 3, 4) and min(x.shape[1:3]) > 4:
+        raise ValueError(
+            f"{name}: rows of shape {tuple(x.shape[1:])} look like images with the channels last: "
+            'give channels="last" to move them, or channels="first" if they are not'
+        )
+    return x
+
+
+def _check_bytes(parts: Sequence[Tensor | None], name: str) -> None:
+    """Holds the parts of one data set to one type, so that they are scaled alike."""
+    types = {x.dtype for x in parts if x is not None}
+    if any(x.is_floating_point() for x in parts if x is not None):
+        kinds = " and ".join(sorted(map(str, types)))
+        raise ValueError(
+            f'{name} holds {kinds}, and normalise="bytes" divides integers by 255: give all parts '
+            'as bytes, or scale them alike and give normalise="none"'
         )
 
 

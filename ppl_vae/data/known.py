@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.dataset import Beside, Dataset, first_marked
+from ppl_vae.data.transform import Transform
 
 __all__ = ["Known", "Remembered"]
 
@@ -30,6 +31,7 @@ class Known:
         beside: what the pair is called with beside x.
         width: how many covariates or classes that is.
         covariates: those of up to 1000 training rows.
+        transform: what was done to the values of x, as `Transform.plain`.
     """
 
     sizes: Sequence[Sequence[int]]
@@ -42,6 +44,7 @@ class Known:
     beside: Beside = ""
     width: int = 0
     covariates: Sequence[Sequence[float]] | None = None
+    transform: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, data: Dataset | None, args: Sequence[Tensor]) -> Self:
@@ -59,6 +62,7 @@ class Known:
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
+        named = (*named, data.transform.plain)
         return cls(shapes, types, low, high, mean, *named)
 
     @classmethod
@@ -71,6 +75,10 @@ class Known:
     def plain(self) -> dict[str, Any]:
         """As mappings, lists and numbers."""
         return asdict(self)
+
+    def scaled(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Arguments whose x has had done to it what was done to the training's."""
+        return Transform.of_plain(self.transform).apply(args[0]), *args[1:]
 
     def example(self, n: int = 1) -> tuple[Tensor, ...]:
         """Rows that stand for the data's where only their number, shape and covariates count."""

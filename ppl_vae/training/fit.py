@@ -11,10 +11,14 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae.data.dataset import Dataset, check_finite
 from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import splits
+from ppl_vae.data.sources import as_dataset
+from ppl_vae.data.tensors import as_tensor
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, modules_of
@@ -32,7 +36,7 @@ __all__ = ["fit"]
 def fit(
     model: Program,
     guide: Program,
-    data: Dataset | Tensor | Sequence[Tensor],
+    data: Any,
     objective: ELBO,
     optimizer: PyroOptim | None = None,
     *,
@@ -40,7 +44,7 @@ def fit(
     batch_size: int = 128,
     seed: int | None = 0,
     device: str | torch.device = "auto",
-    validation: Tensor | Sequence[Tensor] | None = None,
+    validation: Any = None,
     critic_steps: int = 0,
     start: Run | str | Path | None = None,
     freeze: str | Sequence[str] = (),
@@ -126,6 +130,7 @@ def fit(
         )
     optimizer = pyro.optim.Adam({"lr": 1e-3}) if optimizer is None else optimizer
     rows = _Rows(data, validation)
+    rows.typed(model, guide)
     here = rows.train[0].device
     # what plain functions create cannot be moved: they stay where the data lies
     stay = device == "auto" and not modules_of(model, guide)
@@ -210,9 +215,11 @@ class _Rows:
 
     def __init__(
         self,
-        data: Dataset | Tensor | Sequence[Tensor],
-        validation: Tensor | Sequence[Tensor] | None,
+        data: Any,
+        validation: Any,
     ) -> None:
+        if isinstance(data, DataLoader | TorchDataset):
+            data = as_dataset(data)
         self.data = data if isinstance(data, Dataset) else None
         held_out = None if validation is None else _tensors(validation, "validation")
         if isinstance(data, Dataset):
@@ -227,6 +234,19 @@ class _Rows:
             for part in parts:
                 check_finite(part, name)
 
+    def typed(self, model: Program, guide: Program) -> None:
+        """Floats in the type of the pair's parameters, where these have one."""
+        found = {p.dtype for m in modules_of(model, guide).values() for p in m.parameters()}
+        kinds = [kind for kind in found if kind.is_floating_point]
+        if len(kinds) != 1:
+            return
+        if self.data is not None and self.data.train.dtype != kinds[0]:
+            self.data = self.data.to(kinds[0])
+        self.train, self.held_out = (
+            tuple(x.to(kinds[0]) if x.is_floating_point() else x for x in parts)
+            for parts in (self.train, self.held_out)
+        )
+
     def to(self, device: torch.device) -> None:
         self.data = None if self.data is None else self.data.to(device)
         self.train = tuple(part.to(device) for part in self.train)
@@ -236,8 +256,16 @@ class _Rows:
         return self.train if self.data is None else (self.data.epoch(), *self.train[1:])
 
 
-def _tensors(data: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
+def _tensors(data: Any, name: str) -> tuple[Tensor, ...]:
     """The arguments of a pair, held to be tensors of as many rows each."""
+    if hasattr(data, "__array__") or hasattr(data, "to_numpy"):
+        data = as_tensor(data, name)
+        data = data if data.is_floating_point() else data.to(torch.get_default_dtype())
+    if isinstance(data, list | tuple):
+        data = [
+            x if isinstance(x, Tensor) or not hasattr(x, "__array__") else as_tensor(x, name)
+            for x in data
+        ]
     if not isinstance(data, Tensor | list | tuple):
         raise ValueError(f"{name} is a {type(data).__name__}: {_GIVE}")
     parts = (data,) if isinstance(data, Tensor) else tuple(data)

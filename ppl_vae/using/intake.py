@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.transform import Transform
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.using.decoding import decode, has_mean
@@ -56,6 +57,7 @@ class Intake:
         else:
             if known.beside == "labels" and len(args) == 1:
                 args = (*args, torch.full((len(args[0]),), -1))
+            args = known.scaled(args)
             if said := known.check(args, missing):
                 warnings.warn(said, stacklevel=3)
             args = known.typed(args)
@@ -109,6 +111,8 @@ class Intake:
         return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
 
     def _data_rows(self, form: Form, values: Tensor, within: str = "draw") -> Any:
+        if self.known is not None:
+            values = Transform.of_plain(self.known.transform).undo(values)
         return form.give(values, form.columns or self.data_names, within)
 
     def _training(self) -> tuple[Tensor, ...]:
