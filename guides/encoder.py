@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
+from ppl_vae.arguments import shape
 from ppl_vae.bodies import Body, apply_body
+from ppl_vae.program.modules import Portable
 
 __all__ = ["NARROW", "Encoder"]
 
@@ -17,7 +19,7 @@ NARROW = math.exp(-2.0)
 starts as wide as the prior may never learn to say anything; one that starts narrow does."""
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Portable, ABC):
     r"""A conditional distribution :math:`q(z \mid x)`: a module whose call returns it.
 
     A subclass says how many numbers it needs of its network and turns them into a distribution.
@@ -32,8 +34,9 @@ class Encoder(nn.Module, ABC):
         x (*batch, *size) to a distribution of batch shape `batch` and event shape (d,).
     """
 
-    def __init__(self, size: Sequence[int], dim: int, body: Body, outputs: int) -> None:
+    def __init__(self, size: int | Sequence[int], dim: int, body: Body, outputs: int) -> None:
         super().__init__()
+        size = shape(self, size, dim)
         if not isinstance(dim, int) or dim < 1:
             raise ValueError(
                 f"the latent dimension must be a whole number of at least 1, got {dim}; several "

@@ -33,7 +33,7 @@ from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.noise import PenaltyNoise, penalty_noise
 from ppl_vae.objectives.objective import Objective
-from ppl_vae.objectives.schedules import Cyclical, HighThenLow, Linear, Piecewise, Schedule
+from ppl_vae.objectives.schedules import Cosine, Cyclical, HighThenLow, Linear, Piecewise, Schedule
 from ppl_vae.objectives.tcvae import TCVAE
 from ppl_vae.objectives.wae import WAE
 
@@ -54,6 +54,7 @@ __all__ = [
     "Bound",
     "CapacityVAE",
     "Constraint",
+    "Cosine",
     "CramerWold",
     "Cyclical",
     "Divergence",

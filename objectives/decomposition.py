@@ -46,6 +46,7 @@ def decompose(
     reconstruct: Reconstruct | None = None,
     weighs_rate: bool = True,
     free_bits: float = 0.0,
+    sampled: bool = False,
 ) -> Decomposition:
     """Takes a run apart, and adds its terms.
 
@@ -62,18 +63,22 @@ def decompose(
             evaluated, and their KL is only logged, where it is cheap.
         free_bits: nats per datum of each selected site's KL, its auxiliary sites' part with it,
             that are free: the rate counts at least so many, without a gradient below.
+        sampled: whether no KL is taken in closed form.
 
     Raises:
-        ValueError: for an auxiliary site on which both selected and other sites depend.
+        ValueError: for an auxiliary site on which both selected and other sites depend, or a site
+            that is summed out of the priors of both.
     """
     data = _number_of_data(reading, plate)
     terms.add_data(data)
     zero = torch.zeros_like(data)
     reconstruction, rate, rest = zero, zero, zero
     groups: dict[str, Tensor] = {}
+    labels = reading.labels
+    _check_shared(reading, selected)
     for name in reading.observed:
         term = -reading.log_prob(name) if reconstruct is None else reconstruct(reading, name)
-        terms.add(f"reconstruction/{name}", term)
+        terms.add(f"reconstruction/{labels[name]}", term)
         reconstruction = reconstruction + term
     inside = {*selected, *reading.inside(plate)}
     for name in reading.latent:
@@ -83,10 +88,10 @@ def decompose(
             if logged is not None:
                 terms.add(f"{kind}/{name}", logged)
             continue
-        kl = reading.kl(name)
-        terms.add(f"{kind}/{name}", kl)
+        kl = reading.log_ratio(name) if sampled else reading.kl(name)
+        terms.add(f"{kind}/{labels[name]}", kl)
         if name in selected:
-            groups[name] = kl
+            groups[labels[name]] = groups.get(labels[name], zero) + kl
         else:
             rest = rest + kl
     for name in reading.auxiliary:
@@ -94,7 +99,8 @@ def decompose(
             if weighs_rate:
                 term = reading.guide_log_prob(name)
                 terms.add(f"rate/{name}", term)
-                group = next(n for n in groups if n in reading.standing_on(name))
+                on = reading.standing_on(name)
+                group = next(labels[n] for n in reading.latent if n in on and n in selected)
                 groups[group] = groups[group] + term
         else:
             term = reading.guide_log_prob(name)
@@ -107,6 +113,19 @@ def decompose(
     for kl in groups.values():
         rate = rate + (torch.maximum(kl, free_bits * data) if free_bits else kl)
     return Decomposition(reconstruction, rate, rest, data)
+
+
+def _check_shared(reading: Reading, selected: Collection[str]) -> None:
+    """Refuses to weigh a part of a density that several sites share."""
+    for site in reading.model_sites.values():
+        names = () if site.summed is None or site.is_observed else site.summed.names
+        others = sorted({*names} - {*selected})
+        if others and len(others) < len(names):
+            raise ValueError(
+                f"sites {list(names)} share a density, as {reading.marginalised} are summed out "
+                f"of it, and the KL of {others} has another weight: name all of them with sites=, "
+                "or none"
+            )
 
 
 def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
@@ -164,6 +183,8 @@ def _goes_with(reading: Reading, auxiliary: str, selected: Collection[str]) -> b
 
 def _cheap_kl(reading: Reading, name: str) -> Tensor | None:
     """The rate of a Gaussian site, for the log of an objective that does not weigh it."""
+    if reading.model_sites[name].summed is not None:
+        return None
     fns = [sites[name].fn for sites in (reading.guide_sites, reading.model_sites)]
     if not all(isinstance(base_of(fn), Normal) for fn in fns) or name in reading.out_of_order:
         return None

@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pyro import poutine
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer.util import zero_grads
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 
+from ppl_vae.arguments import instance
+from ppl_vae.objectives.composed import check_credited, check_elbo, through
 from ppl_vae.objectives.decomposition import decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
 from ppl_vae.objectives.starts import start
 from ppl_vae.objectives.trainable import check_scored
+from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
 
 __all__ = ["Autoencoder", "BetaVAE", "InfoVAE"]
@@ -41,7 +48,8 @@ class InfoVAE(Objective):
 
     A discrete guide site marked `infer={"enumerate": "parallel"}` is summed over: every term is
     its exact expectation, and each value makes a row of the aggregate posterior, weighted by its
-    probability, of whose pairs those within one datum are left out.
+    probability, of whose pairs those within one datum are left out. One of the model, so marked
+    (`pyro.infer.config_enumerate`) and absent from the guide, is summed out of the densities.
 
     Args:
         divergence: D, such as `MMD()`; none is needed where its coefficient is 0.
@@ -57,11 +65,17 @@ class InfoVAE(Objective):
             a latent and an observation, of several the one named `data`.
         given: for a prior p(z | c) that is not a location-scale family, a function of the model's
             arguments that returns the covariates c `(n, k)`.
+        elbo: a loss of Pyro's to go through, which gets the model with one factor more that holds
+            $-(\alpha + \lambda - 1)\, W D + \alpha\, \mathrm{KL}$: `TraceGraph_ELBO()` for a
+            guide that is not reparameterised upstream of the codes, with its baselines;
+            `TraceEnum_ELBO()`, `TraceMeanField_ELBO()` and the like for their very estimators. All
+            densities are evaluated then, at alpha=1 too, and particles are the loss's own.
         free_bits: nats per datum of each local site's KL that are free,
             $\sum_s W \max\big(\tfrac1W \mathrm{KL}_s, \text{free bits}\big)$: the mean over the
             batch is floored, so below it nothing pulls a site towards its prior. `terms` keep the
             KL itself.
-        **elbo: `num_particles`, `vectorize_particles`, `max_plate_nesting`, as in `Objective`.
+        **particles: `num_particles`, `vectorize_particles`, `max_plate_nesting`, as in
+            `Objective`.
 
     Raises:
         ValueError: if alpha + scale < 1, or a divergence is wanted and not given; when called,
@@ -103,15 +117,25 @@ class InfoVAE(Objective):
         plate: str | Sequence[str] | None = None,
         given: Callable[..., Tensor] | None = None,
         free_bits: float = 0.0,
-        **elbo: Any,
+        elbo: ELBO | None = None,
+        **particles: Any,
     ):
-        super().__init__(**elbo)
+        check_elbo(elbo, particles)
+        if elbo is not None:
+            particles = {"num_particles": elbo.num_particles}
+        super().__init__(**particles)
+        self.elbo = elbo
         if not 0 <= free_bits < math.inf:
             raise ValueError(f"free_bits={free_bits} must be finite and not negative")
         if free_bits and _is_zero(1 - alpha if not callable(alpha) else 1):
             raise ValueError(
                 f"free_bits={free_bits:g} frees a part of a KL that alpha=1 leaves out: lower "
                 "alpha, or leave free_bits out"
+            )
+        if free_bits and elbo is not None:
+            raise ValueError(
+                f"free_bits={free_bits:g} frees a part of a KL that elbo= weighs by itself: leave "
+                "one of them out"
             )
         self.free_bits = free_bits
         self.alpha = alpha
@@ -147,14 +171,84 @@ class InfoVAE(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
+        if self.elbo is not None:
+            return self._composed(self.elbo, "differentiable_loss", model, guide, args, kwargs)
         terms = Terms()
         loss: Tensor | float = 0.0
         for reading in self._get_traces(model, guide, args, kwargs):
             loss = loss + self._particle(reading, terms)
         return self._finish(torch.as_tensor(loss), terms)
 
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        if self.elbo is None:
+            return super().loss(model, guide, *args, **kwargs)
+        with torch.enable_grad(), self._still():
+            return float(self._composed(self.elbo, "loss", model, guide, args, kwargs).detach())
+
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        with poutine.trace(param_only=True) as seen:
+            try:
+                return super().loss_and_grads(model, guide, *args, **kwargs)
+            except FloatingPointError:  # a loss of Pyro's may have added its gradients by itself
+                nodes = seen.trace.nodes.values()
+                zero_grads([node["value"].unconstrained() for node in nodes])
+                raise
+
+    def _loss_for_gradients(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        if self.elbo is None or hasattr(self.elbo, "differentiable_loss"):
+            return super()._loss_for_gradients(model, guide, args, kwargs)
+        return self._composed(self.elbo, "loss_and_grads", model, guide, args, kwargs)
+
+    def _composed(
+        self,
+        elbo: ELBO,
+        how: str,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """The loss through one of Pyro's. A critic's own is added outside, credited to no draw."""
+        terms, critics = Terms(), list[Tensor]()
+
+        def cost(reading: Reading) -> Tensor:
+            self._settle(reading)
+            selected, alpha = self._weighed(reading), self.at_step(self.alpha)
+            for name in selected:
+                check_match(reading.model_sites[name], reading.guide_sites[name])
+            sampled = not isinstance(elbo, TraceMeanField_ELBO)
+            run = decompose(
+                reading, terms, selected, self.plate, self.reconstruction, sampled=sampled
+            )
+            self._check_reconstruction(reading, run.reconstruction)
+            added = torch.zeros_like(run.rate)
+            if type(self).reconstruction is not InfoVAE.reconstruction:  # in place of the loss's
+                added = run.reconstruction + sum(reading.log_prob(n) for n in reading.observed)
+            if not _is_zero(alpha):
+                added = added - alpha * run.rate
+            if self.matched(reading):
+                check_credited(elbo, reading)
+                added = added + self._penalties(reading, terms, critics)
+            return added
+
+        loss = through(elbo, how, cost, model, guide, args, kwargs)
+        loss = self.num_particles * loss + sum(c - c.detach() for c in critics)
+        loss = self._finish(loss, terms)
+        self.terms = detach_provenance(self.terms)
+        return loss
+
     def compared(self, reading: Reading) -> list[str]:
-        if not _is_zero(1 - self.at_step(self.alpha)):
+        if self.elbo is not None or not _is_zero(1 - self.at_step(self.alpha)):
             return reading.latent
         selected = self._selected(reading)
         return [name for name in reading.latent if name not in selected]
@@ -191,15 +285,7 @@ class InfoVAE(Objective):
 
     def _particle(self, reading: Reading, terms: Terms) -> Tensor | float:
         self._settle(reading)
-        alpha = self.at_step(self.alpha)
-        is_elbo = _is_zero(alpha)
-        selected: set[str] = set()
-        named = self.plate is not None or any(names for names, *_ in self.joints)
-        if not is_elbo or self.free_bits or named:
-            selected = self._selected(reading)  # refuses what no site and no plate is named
-        if is_elbo and not self.free_bits:  # every KL has weight 1, and no plate is asked for
-            selected = set()
-        weight = 1 - alpha
+        selected, weight = self._weighed(reading), 1 - self.at_step(self.alpha)
         weighs = not _is_zero(weight)
         free = self.free_bits
         run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs, free)
@@ -208,6 +294,15 @@ class InfoVAE(Objective):
         if weighs:
             loss = loss + weight * run.rate
         return loss + self._divergences(reading, terms)
+
+    def _weighed(self, reading: Reading) -> set[str]:
+        """The sites whose KL has another weight than 1, or free bits."""
+        is_elbo = _is_zero(self.at_step(self.alpha)) and not self.free_bits
+        named = self.plate is not None or any(names for names, *_ in self.joints)
+        if is_elbo and not named:
+            return set()  # no plate is asked for
+        selected = self._selected(reading)  # refuses what no site and no plate is named
+        return set() if is_elbo else selected
 
     def _selected(self, reading: Reading) -> set[str]:
         """The sites whose KL is weighed: those that some divergence compares, or could."""
@@ -224,6 +319,14 @@ class InfoVAE(Objective):
         return selected
 
     def _divergences(self, reading: Reading, terms: Terms) -> Tensor | float:
+        critics = list[Tensor]()
+        loss = self._penalties(reading, terms, critics)
+        for critic in critics:
+            loss = loss + (critic - critic.detach())
+        return loss
+
+    def _penalties(self, reading: Reading, terms: Terms, critics: list[Tensor]) -> Tensor | float:
+        """The divergences by their coefficients; what critics minimise is added to a list."""
         loss: Tensor | float = 0.0
         for names, divergence, scale in self.joints:
             coefficient = self._coefficient(scale)
@@ -240,7 +343,7 @@ class InfoVAE(Objective):
                 loss = loss + coefficient * q.weights.sum() * value
                 critic = divergence.critic_loss(q)
                 if critic is not None:
-                    loss = loss + (critic - critic.detach())
+                    critics.append(critic)
                 terms.add_mean(f"divergence/{q.name}", value)
                 if q.name in self.scales:
                     terms.add_mean(f"scale/{q.name}", torch.full_like(value, self.scales[q.name]))
@@ -249,6 +352,14 @@ class InfoVAE(Objective):
     def _check(
         self, joint: tuple[str, ...] | None, divergence: Divergence | None, scale: Scale
     ) -> None:
+        if divergence is not None:
+            instance("divergence", divergence, Divergence, "MMD()")
+        for name, weight in (("alpha", self.alpha), ("scale", scale)):
+            if isinstance(weight, Divergence | type):
+                raise TypeError(
+                    f"{type(self).__name__}: {name} is {weight!r}: give a number, or a schedule "
+                    "such as Linear(0.0, 1.0)"
+                )
         if isinstance(scale, str):
             if scale != "auto":
                 raise ValueError(f"scale={scale!r}: use 'auto', a number or a schedule")

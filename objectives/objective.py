@@ -14,7 +14,7 @@ from ppl_vae.objectives.divergences.divergence import Counted, Divergence
 from ppl_vae.objectives.divergences.reach import warn_out_of_reach
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
-from ppl_vae.program.modules import rehearse
+from ppl_vae.program.modules import Portable, rehearse
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.registration import Misplaced, register, settle
 from ppl_vae.program.running import read
@@ -53,7 +53,7 @@ class Terms:
         return sums | {name: total / num_particles for name, total in self._own.items()}
 
 
-class Objective(ELBO, nn.Module):
+class Objective(ELBO, Portable):
     r"""A loss for `pyro.infer.SVI` over a model and a guide, to be minimised.
 
     A subclass writes `differentiable_loss`. The sign, the sum over data and the scales are Pyro's:
@@ -140,7 +140,7 @@ class Objective(ELBO, nn.Module):
         """
         register(self)
         with Misplaced() as names:
-            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+            loss = self._loss_for_gradients(model, guide, args, kwargs)
         if names.found:
             used = names.used_by(loss)
             names.check(used)
@@ -166,6 +166,16 @@ class Objective(ELBO, nn.Module):
         if loss.requires_grad:
             loss.backward()
         return values[0]
+
+    def _loss_for_gradients(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """The loss whose backward pass adds the gradients that are not there yet."""
+        return self.differentiable_loss(model, guide, *args, **kwargs)
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
         """A module that computes the loss of a pair, holding the parameters of all three.

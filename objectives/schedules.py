@@ -9,6 +9,7 @@ A value is a tensor computed from the step's tensor with no read-back to the hos
 compiled step sees it change.
 """
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Cyclical", "HighThenLow", "Length", "Linear", "Piecewise", "Schedule", "schedules_of"]
+__all__ = [
+    "Cosine",
+    "Cyclical",
+    "HighThenLow",
+    "Length",
+    "Linear",
+    "Piecewise",
+    "Schedule",
+    "schedules_of",
+]
 
 Length = int | float
 """A number of steps (int), or a fraction of the run (float in (0, 1], or 0.0 for none)."""
@@ -131,6 +141,36 @@ class Linear(_Valued):
         return self.start + (self.stop - self.start) * _ramp(
             step, self.steps(self.after), self.steps(self.over)
         )
+
+
+@dataclass(repr=False)
+class Cosine(Linear):
+    r"""From one value to another along half a cosine; by default a learning rate's way to nothing.
+
+    With $r = \min(1, \max(0, (t - t_0) / T))$ the value is $a + (b - a) (1 - \cos \pi r) / 2$.
+
+    Args:
+        start: the value a until step $t_0$.
+        stop: the value b from step $t_0 + T$ on.
+        over: T, the length of the way.
+        after: $t_0$, how long `start` is held.
+
+    References:
+        Loshchilov and Hutter (2017), SGDR: stochastic gradient descent with warm restarts,
+        arXiv:1608.03983.
+
+    Example:
+        >>> Cosine(over=100)(torch.tensor(50))
+        tensor(0.5000)
+    """
+
+    start: float = 1.0
+    stop: float = 0.0
+    over: Length = 1.0
+
+    def __call__(self, step: Tensor) -> Tensor:
+        along = _ramp(step, self.steps(self.after), self.steps(self.over))
+        return self.start + (self.stop - self.start) * (1 - (math.pi * along).cos()) / 2
 
 
 @dataclass(repr=False)

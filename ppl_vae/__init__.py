@@ -3,17 +3,27 @@
 Names are loaded when first used, so that importing the package is quick.
 """
 
+import warnings
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "MMD": "ppl_vae.objectives",
     "VAE": "ppl_vae.pairs",
+    "WAE": "ppl_vae.objectives",
+    "Bernoulli": "ppl_vae.likelihoods",
+    "BetaVAE": "ppl_vae.objectives",
     "ConditionalVAE": "ppl_vae.pairs",
+    "Dataset": "ppl_vae.data",
     "Experiment": "ppl_vae.experiment",
     "HierarchicalVAE": "ppl_vae.pairs",
+    "InfoVAE": "ppl_vae.objectives",
+    "MeanFieldNormal": "ppl_vae.guides",
+    "Normal": "ppl_vae.likelihoods",
     "SemiSupervisedVAE": "ppl_vae.pairs",
+    "StandardNormal": "ppl_vae.priors",
     "compare": "ppl_vae.comparison",
     "fit": "ppl_vae.training",
     "load": "ppl_vae.experiment",
@@ -21,17 +31,30 @@ _HOME = {
 }
 
 __all__ = [
+    "MMD",
     "VAE",
+    "WAE",
+    "Bernoulli",
+    "BetaVAE",
     "ConditionalVAE",
+    "Dataset",
     "Experiment",
     "HierarchicalVAE",
+    "InfoVAE",
+    "MeanFieldNormal",
+    "Normal",
     "SemiSupervisedVAE",
+    "StandardNormal",
     "__version__",
     "compare",
     "fit",
     "load",
     "read",
 ]
+
+
+# Pyro imports a bar that asks for widgets, in notebooks, before any is shown.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def __getattr__(name: str) -> Any:

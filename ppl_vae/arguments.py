@@ -1,10 +1,11 @@
 """Checks of what parts are made with."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral
+from typing import Any
 
-__all__ = ["above_zero", "chosen", "whole"]
+__all__ = ["above_zero", "chosen", "instance", "shape", "whole"]
 
 
 def above_zero(owner: object, **numbers: float) -> None:
@@ -60,3 +61,48 @@ def chosen(owner: object, choices: Collection[str], **words: str) -> None:
                 f"{type(owner).__name__}: {name} is {word!r}, which is none of "
                 f"{', '.join(choices)}"
             )
+
+
+def instance(name: str, value: object, kind: type, such_as: str) -> None:
+    """Refuses what is not an instance of a class.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: the class.
+        such_as: one to write instead.
+
+    Raises:
+        TypeError: saying what to write.
+    """
+    if isinstance(value, kind):
+        return
+    if isinstance(value, type):
+        write = f"{value.__name__}(...)" if issubclass(value, kind) else such_as
+        raise TypeError(f"{name} is the class {value.__name__}: write {write}, an instance of it")
+    raise TypeError(f"{name} is {value!r}: give a {kind.__name__}, such as {such_as}")
+
+
+def shape(owner: object, size: int | Sequence[int], dim: object = 1) -> tuple[int, ...]:
+    """The shape of x, where `300` stands for `(300,)`.
+
+    Args:
+        owner: the part that is being made.
+        size: the shape, or the number of entries of a vector.
+        dim: what was given for the dimension of z.
+
+    Raises:
+        ValueError: if it is no shape, or the two seem to have changed places.
+    """
+    sizes: Any = (size,) if isinstance(size, Integral) else size
+    name = type(owner).__name__
+    if isinstance(size, Integral) and isinstance(dim, Sequence) and not isinstance(dim, str):
+        raise ValueError(
+            f"{name}: x has the shape {size} and z the dimension {dim}, as if they had changed "
+            "places: likelihoods take (dim, size), encoders (size, dim)"
+        )
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise ValueError(f"{name}: size is {size!r}: give the shape of x, such as (1, 28, 28)")
+    if not all(isinstance(n, Integral) and int(n) > 0 for n in sizes):
+        raise ValueError(f"{name}: size is {size!r}, and a shape has whole numbers of at least 1")
+    return tuple(int(n) for n in sizes)

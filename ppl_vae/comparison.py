@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ppl_vae.diagnostics.compare import Comparison, compare_pairs
-from ppl_vae.evaluation.likelihood import Proposals
+from ppl_vae.evaluation.likelihood import STEPS, Proposals
 from ppl_vae.evaluation.programs import Data, Program, arguments_of
 from ppl_vae.experiment import load
 from ppl_vae.training.run import Run
@@ -22,6 +22,7 @@ def compare(
     *,
     draws: int = 2000,
     proposal: Proposals = "auto",
+    steps: int = STEPS,
     seed: int | None = None,
     plate: str | None = None,
     block: int = 8192,
@@ -50,6 +51,7 @@ def compare(
         draws: number of draws S for each datum, at least 25.
         proposal: "auto"; "own", the guide's draws alone; or the family that is fitted for every
             model, as of `ppl_vae.evaluation.nll`.
+        steps: of Adam that fit it.
         seed: makes it repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
         block: how many draws times data are run at once.
@@ -96,7 +98,7 @@ def compare(
     device = str(first.device) if isinstance(first, torch.Tensor) else "cpu"
     pairs = {name: _pair(name, model, trust, device) for name, model in models.items()}
     return compare_pairs(
-        pairs, x, draws=draws, proposal=proposal, seed=seed, plate=plate, block=block
+        pairs, x, draws=draws, proposal=proposal, steps=steps, seed=seed, plate=plate, block=block
     )
 
 

@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from ppl_vae.arguments import instance
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
@@ -23,12 +25,14 @@ from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
+from ppl_vae.program.modules import release
 from ppl_vae.training import weights
 from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.fit import fit, pick_device, set_seed
 from ppl_vae.training.guard import check_support
 from ppl_vae.training.optim import Adam
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.stopping import Callback, Keep
 from ppl_vae.using.trained import Trained
 
 __all__ = ["Experiment", "build", "load"]
@@ -53,16 +57,21 @@ class Experiment(Trained):
         dim: dimension d of the latent code; of each layer's, the one next to x first, for a
             HierarchicalVAE.
         pair: class of the pair, or `functools.partial` of it with settings of its own.
-        prior: factory of p(z), called with d, the last one of several; with d and the shape of
-            the covariates if its second argument is `size`, as of ConditionalNormal; or with the
-            encoder, if its first argument is of that name.
-        likelihood: factory of p(x | z), called with d, the first one of several, and the shape
-            of x.
-        encoder: factory of q(z | x), called with the shape of x and `dim`.
-        optimizer: the optimiser; Adam at a learning rate of 1e-3 by default.
+        prior: p(z), made or by name, or a factory of it. That is called with d, the last one of
+            several; with d and the shape of the covariates if its second argument is `size`, as
+            of ConditionalNormal; or with the encoder, if its first argument is of that name.
+        likelihood: p(x | z), made or by name, or a factory of it, called with d, the first one of
+            several, and the shape of x.
+        encoder: q(z | x), made or by name, or a factory of it, called with the shape of x and
+            `dim`.
+        optimizer: the optimiser, of Pyro, or a class of `torch.optim` or a partial of one; Adam at
+            a learning rate of 1e-3 by default.
         epochs: passes through the training rows.
         batch_size: rows to a step.
         critic_steps: further steps of the objective's own parameters before each step.
+        patience: end after so many epochs without a lower `monitor`.
+        keep: end with the weights of the last epoch, or of that with the lowest `monitor`.
+        monitor: a number of the log, such as validation/loss; see `ppl_vae.fit`.
         start: folder of a run whose weights the training goes on from.
         freeze: names of parts and parameters that stay as they are, or globs of them, such as
             `likelihood` or `encoder.network.*`.
@@ -90,26 +99,41 @@ class Experiment(Trained):
         objective: Objective,
         dim: int | Sequence[int] = 10,
         pair: Callable[[Any, Any, Any], Pair] = VAE,
-        prior: Callable[[Any], Prior]
+        prior: Prior
+        | Callable[[Any], Prior]
         | Callable[[int, torch.Size], ConditionalNormal] = StandardNormal,
-        likelihood: Callable[[int, torch.Size], Likelihood] = Bernoulli,
-        encoder: Callable[[torch.Size, int], Encoder]
+        likelihood: Likelihood | Callable[[int, torch.Size], Likelihood] = Bernoulli,
+        encoder: Encoder
+        | Ladder
+        | Callable[[torch.Size, int], Encoder]
         | Callable[[torch.Size, Sequence[int]], Ladder] = MeanFieldNormal,
-        optimizer: PyroOptim | None = None,
+        optimizer: PyroOptim | Callable[..., torch.optim.Optimizer] | None = None,
         epochs: int = 100,
         batch_size: int = 128,
         critic_steps: int = 0,
+        patience: int | None = None,
+        keep: Keep = "last",
+        monitor: str | None = None,
         start: str | None = None,
         freeze: Sequence[str] = (),
         seed: int = 0,
         device: str = "auto",
     ) -> None:
         made = pair.func if isinstance(pair, functools.partial) else pair
+        instance("data", data, Dataset, "Digits()")
+        instance("objective", objective, Objective, "InfoVAE(MMD(), scale=64.0)")
+        if isinstance(optimizer, torch.optim.Optimizer):
+            name = type(optimizer).__name__
+            raise ValueError(
+                f"optimizer is an instance of {name}, made before the networks that it would "
+                f"train: give the class, torch.optim.{name}, or a functools.partial of it"
+            )
         if not (inspect.isclass(made) and issubclass(made, Pair)):
             raise ValueError(f"pair is {made!r}: give a subclass of Pair, or a partial of one")
         data, self.objective = data.handing(made.beside), objective
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
+        self.patience, self.keep, self.monitor = patience, keep, monitor
         self.start, self.freeze = start, freeze
         self.seed, self.device = seed, device
         set_seed(seed)
@@ -117,8 +141,8 @@ class Experiment(Trained):
         if not dims:
             raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
         (first, *rest), beside = data.size, data.width
-        q = encoder(torch.Size([first + beside, *rest]), dim)  # type: ignore[arg-type]
-        p_x = likelihood(dims[0] + beside, data.size)
+        q = _made("encoder", encoder, torch.Size([first + beside, *rest]), dim)
+        p_x = _made("likelihood", likelihood, dims[0] + beside, data.size)
         self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
         objective.build(data.size, self.pair.codes)
         super().__init__(self.pair.model, self.pair.guide, data)
@@ -134,6 +158,19 @@ class Experiment(Trained):
             self._data = self._data.rows()
         assert self._data is not None
         return self._data
+
+    def __repr__(self) -> str:
+        pair, parts = type(self.pair).__name__, (self.pair.prior, self.pair.likelihood)
+        names = [type(part).__name__ for part in (*parts, self.pair.encoder)]
+        name = getattr(self._data, "name", "no data")
+        return (
+            f"Experiment({pair}({', '.join(names)}) on {name}, "
+            f"{type(self.objective).__name__}, {self.epochs} epochs)"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        release(*self.pair.parameters(), *self.objective.parameters())
+        return dict(vars(self))
 
     def rows(self, part: Part | None = None) -> tuple[Tensor, ...]:
         """What the pair is evaluated at, on its device: held-out rows, unlabelled.
@@ -169,7 +206,8 @@ class Experiment(Trained):
         *,
         overwrite: bool = False,
         config: Mapping[str, Any] | None = None,
-        progress: bool | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
     ) -> History:
         """Trains.
 
@@ -177,7 +215,8 @@ class Experiment(Trained):
             out: folder for the run: configuration, metrics and weights.
             overwrite: replace a run that is there.
             config: what the folder's `config.yaml` shall say, see `ppl_vae.fit`.
-            progress: show a bar; None does on a terminal.
+            callbacks: called with each epoch's row, see `ppl_vae.fit`.
+            progress: show how it goes, see `ppl_vae.fit`.
 
         Returns:
             The `History` of the training.
@@ -193,6 +232,10 @@ class Experiment(Trained):
             seed=self.seed,
             device=self.device,
             critic_steps=self.critic_steps,
+            callbacks=callbacks,
+            patience=self.patience,
+            keep=self.keep,
+            monitor=self.monitor,
             start=self.start,
             freeze=self.freeze,
             out=out,
@@ -295,9 +338,30 @@ def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experim
     return build(schema, settings, data=Remembered(Known.of_run(kept), read))
 
 
-def _prior(
-    factory: Callable[..., Any], encoder: nn.Module, dim: int, beside: int
-) -> Prior | ConditionalNormal:
+def _named(place: str, name: str) -> Any:
+    """The library's class of this name, in any case."""
+    home = import_module(f"ppl_vae.{'guides' if place == 'encoder' else place + 's'}")
+    known = {k.lower(): k for k in home.__all__ if not inspect.isabstract(getattr(home, k))}
+    key = name.lower().replace("_", "")
+    if key not in known:
+        raise ValueError(f"{place} is {name!r}: known are {', '.join(sorted(known.values()))}")
+    return getattr(home, known[key])
+
+
+def _made(place: str, part: Any, *args: Any) -> Any:
+    """A part: one that is made already, or what its name or factory makes."""
+    if isinstance(part, nn.Module):
+        return part
+    made = _named(place, part) if isinstance(part, str) else part
+    if not callable(made):
+        raise TypeError(f"{place} is {part!r}: give a part, or a class that it is made by")
+    return made(*args)
+
+
+def _prior(factory: Any, encoder: nn.Module, dim: int, beside: int) -> Prior | ConditionalNormal:
+    if isinstance(factory, nn.Module):
+        return factory  # type: ignore[return-value]
+    factory = _named("prior", factory) if isinstance(factory, str) else factory
     names = [*inspect.signature(factory).parameters]
     if names[1:2] == ["size"]:
         if not beside:

@@ -392,8 +392,8 @@ def enumerated_in_the_model() -> Shape:
             pyro.sample("x", dist.Normal(z.sum(-1) + k, 0.8), obs=x[:, 0])
 
     shape = flat()
-    refused = (*LOSSES, "evaluation", "diagnostics")
-    return Shape(model, shape.guide, shape.args, refused=refused)
+    # k moves the mean of x, which then has one for each of its values.
+    return Shape(model, shape.guide, shape.args, refused=("wae",))
 
 
 def groups_and_members() -> Shape:

@@ -399,7 +399,7 @@ def test_what_has_no_common_scale_is_refused():
         compare({**pairs, "m": (model, guide)}, x, draws=25)
     built = PAIRS["auxiliary"]()
     with pytest.raises(ValueError, match=r"'u': the guide draws \['u'\]"):
-        compare({"u": (built.model, built.guide)}, built.args, draws=25)
+        compare({"u": (built.model, built.guide)}, built.args, draws=25, proposal="own")
     cost = other(lambda z: dist.Normal(z @ p.weight.T, math.nan, validate_args=False), torch.clone)
     with (
         pyro.validation_enabled(False),

@@ -192,8 +192,11 @@ def test_guides_that_are_not_amortised(make: Callable[..., Any], block: int | No
         assert "log q is one number" in found["elbo"].note
         close(found["rate"], rate(mean, sd))
         with pytest.raises(ValueError, match="no log q by row") as caught:
-            ev.nll(model, guide, x, 20, block=block)
+            ev.nll(model, guide, x, 20, "own", block=block)
         assert "\n" not in str(caught.value)
+        fitted = ev.nll(model, guide, x, 100, block=block)
+        assert fitted.standard_error is not None
+        assert abs(fitted.value + evidence) < 4.5 * fitted.standard_error + 1e-6
     else:
         # Every log-weight is the evidence of its row.
         assert ev.nll(model, guide, x, 3, block=block).value == pytest.approx(-evidence)

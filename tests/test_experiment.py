@@ -468,10 +468,11 @@ def test_too_few_held_out_rows_are_refused_before_anything_is_written(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_of_seeds_says_none_where_a_figure_is_not_given() -> None:
+def test_a_table_of_seeds_has_a_dash_where_a_figure_is_not_given() -> None:
     from ppl_vae.cli.demo import _median, _shown
 
-    given = {"probe": None, "rate": 1.0, "reconstruction": 2.0, "mmd": 0.0}
-    assert _shown(given)[0] == _shown(given)[-1] == "none"
+    given = {"nll": 24.0, "gap": None, "rate": 1.0, "probe": 0.5, "mmd": 0.0}
+    shown = _shown(given)
+    assert (shown[0], shown[1], shown[-1]) == ("24.00", "-", "-")
     assert _median([None, 3.0, 1.0]) == 2.0
     assert _median([None]) is None

@@ -22,7 +22,7 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(comparison, "Digits", digits)
     monkeypatch.setattr(comparison, "objectives", lambda: betas)
-    table = comparison.run(tmp_path, epochs=2, rows=20, draws=100)
+    table = comparison.run(tmp_path, epochs=2, rows=20, draws=400)
     first, second = table["rows"]
     assert {first[0], second[0]} == set(betas)
     for row in (first, second):
@@ -37,4 +37,4 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert second[6] > 0
     # nats by datum against a sum over 40
     assert 20 < first[1] / first[4] < 80
-    assert "20 data, 100 draws each" in (tmp_path / "evidence.txt").read_text()
+    assert "20 data, 400 draws each" in (tmp_path / "evidence.txt").read_text()

@@ -7,7 +7,7 @@ import pytest
 
 from ppl_vae.data import Digits
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
-from ppl_vae.reproductions import divergences, information_preference
+from ppl_vae.reproductions import divergences
 
 
 def test_the_table_of_divergences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,20 +29,3 @@ def test_every_divergence_of_the_table_weighs_one() -> None:
     for name, make in divergences.objectives().items():
         objective = make()
         assert name == "ELBO" or objective.joints[0][2] == float(name.rsplit(", ", 1)[1])
-
-
-def test_the_table_of_information(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(information_preference, "MNIST", lambda *_, **__: Digits())
-    two = {"ELBO": BetaVAE(), "MMD-VAE": InfoVAE(MMD(), scale=784.0)}
-    monkeypatch.setattr(information_preference, "objectives", lambda: two)
-    table = information_preference.run(tmp_path, seed=0)
-    for row in table["rows"]:
-        assert len(row) == len(table["columns"])
-        _, rate, below, above, nll, error, svm = row
-        assert below <= math.log(360) + 1e-9
-        assert below <= above + 1e-9
-        # the information is no more than the rate, in expectation over data
-        assert rate > 0
-        assert nll > 0
-        assert error > 0
-        assert 0 <= svm <= 1

@@ -227,7 +227,7 @@ def test_data_without_labels(tmp_path: Path) -> None:
     experiment.fit(out)
     found = metrics.save(Run(out), metrics.measure(experiment, SMALL))
     assert found["skipped"]["probes"] == "labels are needed, and these data have none"
-    assert "deterministic" in found["skipped"]["likelihood"]
+    assert "fitted" in found["metrics"]["log_likelihood"]["note"]
     assert "sharpness" in found["skipped"]
     assert found["metrics"]["elbo"]["value"] is None
     assert found["metrics"]["elbo"]["note"]

@@ -101,7 +101,7 @@ _GLOBALS = "is outside the data plate: the weights of all data hang together"
 REFUSED: dict[tuple[str, str], str] = {
     (name, pair): message
     for names, pairs, message in [
-        (("aggregate kl", "tcvae"), ("chain_top_down", "chain_bottom_up", "auto_local"), _DENSITY),
+        (("aggregate kl", "tcvae"), ("chain_top_down", "chain_bottom_up"), _DENSITY),
         (
             ("iwae", "iwae, dreg"),
             ("global_and_local", "auto_globals", "pyro_modules"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -145,7 +146,7 @@ class Adversarial(Divergence):
             raise ValueError(f"Adversarial draws={draws}: one prior draw or more")
         made = isinstance(net, nn.Module)
         self.dim = dim
-        self._factory = None if made else _critic(hidden) if net is None else net
+        self._factory = None if made else partial(_critic, hidden) if net is None else net
         self.net = (
             net if isinstance(net, nn.Module) else Unbuilt("the critic", "a module, or dim=")
         )
@@ -241,14 +242,11 @@ class Adversarial(Divergence):
         return _logit(self.net(points), points)
 
 
-def _critic(hidden: Sequence[int]) -> Factory:
-    def make(inputs: torch.Size, outputs: torch.Size) -> nn.Module:
-        layers: list[nn.Module] = []
-        for a, b in pairwise((*inputs, *hidden)):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear((*inputs, *hidden)[-1], *outputs))
-
-    return make
+def _critic(hidden: Sequence[int], inputs: torch.Size, outputs: torch.Size) -> nn.Module:
+    layers: list[nn.Module] = []
+    for a, b in pairwise((*inputs, *hidden)):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear((*inputs, *hidden)[-1], *outputs))
 
 
 def _logit(output: Tensor, points: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ class Conditionals:
 
     def units(self, name: str) -> LocationScale | None:
         reading = self.reading
+        if reading.model_sites[name].summed is not None:
+            return None
         return units(reading.model_sites[name].fn, reading.guide_sites[name].fn)
 
     def by_particle(self, codes: Tensor) -> list[Gaussians | None]:

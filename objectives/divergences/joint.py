@@ -128,6 +128,8 @@ class _Joint:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
 
     def units(self, name: str, fn: TorchDistributionMixin) -> LocationScale | None:
+        if self.reading.model_sites[name].summed is not None:
+            return None  # a mixture's components have units, it has none
         return units(fn, self.reading.guide_sites[name].fn)
 
     def _check_support(self, name: str, noise: Tensor, standard: LocationScale) -> None:
@@ -182,7 +184,9 @@ class _Joint:
                     varies.append(site.name)
             return value
 
-        order = [n for n in self.reading.latent if n in self.redrawn]
+        of_rows = {*self.redrawn, *self.reading.marginalised}
+        sites = self.reading.model_sites
+        order = [n for n in sites if n in of_rows and sites[n].inside(rows.plates)]
         upstream = order[: max(order.index(n) for n in self.names) + 1]
         with torch.no_grad(), torch.random.fork_rng():
             self.reading.at(self.redrawn, dict.fromkeys(upstream, first_row))
@@ -220,24 +224,27 @@ class _AncestralPrior(Prior):
             raise ValueError("given= leaves p(z, c) without a density: use a divergence of draws")
         joint.refuse_varying()
         total: list[Tensor] = []
+        plain: list[str] = []
         start = 0
 
         def setter(site: Site) -> Tensor:
             nonlocal start
             fn = site.fn
-            shape = fn.batch_shape + fn.event_shape
-            batch = len(fn.batch_shape)
+            # Dimensions of what is summed over stand to the left of all plates.
+            batch = int(min(len(fn.batch_shape), joint.reading.max_plate_nesting))
+            shape = fn.batch_shape[len(fn.batch_shape) - batch :] + fn.event_shape
             width = shape.numel() // (rows.particles * len(rows))
             block = codes[:, start : start + width].expand(rows.particles, -1, -1)
             start += width
             value = rows.uncut(block, shape, batch)
             standard = self.joint.units(site.name, fn)
             if standard is None:
-                total.append(rows.cut(fn.log_prob(value), batch)[self.particle].sum(-1))
+                plain.append(site.name)
                 return value
             noise = standard.noise(block, width)
             total.append(noise.log_prob(block[self.particle]))
             return standard.from_noise(value)
 
-        joint.reading.at(joint.redrawn, {name: setter for name in joint.names})
+        sites = joint.reading.at(joint.redrawn, {name: setter for name in joint.names})
+        total += [rows.sum(sites[name].log_density())[self.particle] for name in plain]
         return torch.stack(total).sum(0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import instance
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior, Prior
 from ppl_vae.objectives.divergences.divergence import Divergence, Reads
 from ppl_vae.objectives.divergences.gaussians import Gaussians
@@ -55,6 +56,7 @@ class Memory(Divergence):
 
     def __init__(self, divergence: Divergence, size: int = 1000):
         super().__init__()
+        instance("divergence", divergence, Divergence, "MMD()")
         if size < 1:
             raise ValueError(f"Memory size={size}: one past row or more")
         if isinstance(divergence, Memory):

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import instance
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.expectation import expected_kernel, pairwise_kernel
@@ -110,6 +111,7 @@ class MMD(Divergence):
         if draws is not None and draws < 1:
             raise ValueError(f"{self._name} draws={draws}: one prior draw or more")
         self.kernel = RBF() if kernel is None else kernel
+        instance(f"{self._name} kernel", self.kernel, Kernel, "RBF()")
         self.prior: PriorTerms = prior
         self.noise: NoiseTerms = noise
         self.statistic: Statistic = statistic

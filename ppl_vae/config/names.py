@@ -10,7 +10,6 @@ from typing import Any, get_type_hints
 __all__ = ["BadInput", "load_class", "parameters", "public_classes", "public_path"]
 
 HOMES = (
-    "ppl_vae",
     "ppl_vae.data",
     "ppl_vae.priors",
     "ppl_vae.likelihoods",
@@ -18,6 +17,7 @@ HOMES = (
     "ppl_vae.guides",
     "ppl_vae.objectives",
     "ppl_vae.training.optim",
+    "ppl_vae",
 )
 """Modules whose public classes may be named."""
 
@@ -80,7 +80,7 @@ def import_paths(cls: type) -> list[str]:
 
 
 def public_classes() -> Iterator[type]:
-    return (cls for _, cls in _published())
+    return iter(dict.fromkeys(cls for _, cls in _published()))
 
 
 @functools.cache

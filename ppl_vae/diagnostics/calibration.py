@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,14 +12,18 @@ from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.records import Record, table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Calibration", "Coverage", "coverage", "sbc"]
 
 _JOINT = "log_joint"
 
 
-@dataclass(frozen=True)
-class Coverage:
+@dataclass(frozen=True, repr=False)
+class Coverage(Record):
     """Coverage of central credible intervals.
 
     Attributes:
@@ -34,6 +38,17 @@ class Coverage:
     error: np.ndarray
     simulations: int
 
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each level and a column for each quantity."""
+        levels = len(self.levels)
+        means = {k: np.asarray(v).reshape(levels, -1) for k, v in self.observed.items()}
+        columns = {
+            name if v.shape[1] == 1 else f"{name}[{j}]": v[:, j]
+            for name, v in means.items()
+            for j in range(v.shape[1])
+        }
+        return table(columns, self.levels, "level")
+
     def summary(self) -> dict[str, float]:
         """Figures for a table: coverage averaged over each latent's components."""
         return {
@@ -43,8 +58,8 @@ class Coverage:
         }
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Record):
     """Result of simulation-based calibration.
 
     Attributes:
@@ -89,6 +104,17 @@ class Calibration:
         }
         error = np.sqrt(nominal * (1 - nominal) / self.simulations)
         return Coverage(nominal, inside, error, self.simulations)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each quantity: its p-value and its contraction."""
+        columns: dict[str, list[float]] = {"p_value": [], "contraction": []}
+        index: list[str] = []
+        for name, p_values in self.p_values.items():
+            flat, contracted = np.ravel(p_values), np.ravel(self.contraction[name])
+            index += [name] if flat.size == 1 else [f"{name}[{j}]" for j in range(flat.size)]
+            columns["p_value"] += flat.tolist()
+            columns["contraction"] += contracted.tolist()
+        return table(columns, index, "quantity")
 
     def summary(self) -> dict[str, float]:
         """Figures for a table."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -19,10 +19,15 @@ from ppl_vae.diagnostics.importance import (
 )
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
-from ppl_vae.evaluation.likelihood import Proposals, fitted_weights
+from ppl_vae.evaluation.likelihood import STEPS, Proposals, fitted_weights
 from ppl_vae.evaluation.pair import Pair as EvaluationPair
 from ppl_vae.evaluation.programs import Data, Program, evaluating
 from ppl_vae.evaluation.proposal import Family
+from ppl_vae.evaluation.weights import threshold
+from ppl_vae.records import table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Comparison", "compare_pairs"]
 
@@ -64,6 +69,12 @@ class Comparison:
     bias: np.ndarray
     unseen: np.ndarray
 
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each model, the best first."""
+        names = ("mean", "error", "difference", "difference_error", "monte_carlo", "bias")
+        columns = {name: getattr(self, name) for name in (*names, "unseen")}
+        return table(columns, [*self.names], "model")
+
     def __repr__(self) -> str:
         first = self.weights[self.names[0]]
         n = int((~np.isnan(first.k)).sum())
@@ -91,6 +102,7 @@ def compare_pairs(
     *,
     draws: int = 2000,
     proposal: Proposals = "auto",
+    steps: int = STEPS,
     seed: int | None = None,
     plate: str | None = None,
     block: int = 8192,
@@ -109,14 +121,15 @@ def compare_pairs(
     sources: dict[str, str] = {}
     with seeded(seed):
         for name, pair in read.items():
-            if proposal in ("auto", "own") and _proposes(pair):
+            if proposal in ("auto", "own") and _proposes(name, pair, proposal == "own"):
                 weights[name] = weigh(pair, pair.shared(), draws, block)
                 sources[name] = "guide"
             met = name in weights and unseen(weights[name]) <= UNSEEN
             if proposal == "own" or met:
                 continue
             program = (*pairs[name], x, plate, block)
-            sources[name], weights[name] = _fitted(program, draws, proposal, weights.get(name))
+            fitted = _fitted(program, draws, proposal, steps, weights.get(name))
+            sources[name], weights[name] = fitted
     present = ~np.isnan(weights[first].k)
     for name, found in weights.items():
         if not np.array_equal(present, ~np.isnan(found.k)):
@@ -133,10 +146,13 @@ def compare_pairs(
     return _rank(weights, sources, present)
 
 
-def _proposes(pair: Pair) -> bool:
+def _proposes(name: str, pair: Pair, must: bool) -> bool:
+    """Whether the guide's draws have weights; an error where they must."""
     try:
         check_proposal(pair)
-    except ValueError:
+    except ValueError as error:
+        if must:
+            raise ValueError(f"{name!r}: {error}") from error
         return False
     return True
 
@@ -145,13 +161,14 @@ def _fitted(
     program: tuple[Program, Program, Data, str | None, int],
     draws: int,
     proposal: Proposals,
+    steps: int,
     own: ParetoK | None,
 ) -> tuple[str, ParetoK]:
     """The family and the weights of a proposal fitted to each datum."""
     family: Family | None = None if proposal in ("auto", "own") else proposal  # type: ignore[assignment]
     with evaluating(*program[:2]):
-        name, found = fitted_weights(EvaluationPair(*program), draws, family)
-    k = found.khats().numpy()
+        name, found = fitted_weights(EvaluationPair(*program), draws, family, steps)
+    k = found.khats.numpy()
     if own is not None:
         k = np.where(np.isnan(own.k), np.nan, k)  # masked data
     return f"fitted, {name.replace('_', ' ')}", ParetoK(
@@ -160,7 +177,7 @@ def _fitted(
         ess=found.size.numpy(),
         log_evidence=found.log_mean.numpy(),
         draws=draws,
-        threshold=min(1 - 1 / math.log10(draws), 0.7),
+        threshold=threshold(draws),
     )
 
 

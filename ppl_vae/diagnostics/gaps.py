@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -14,14 +14,18 @@ from torch.distributions import biject_to, transform_to
 from ppl_vae.diagnostics.pair import Draws, Pair
 from ppl_vae.evaluation.weights import khat
 from ppl_vae.program.handlers import Replace
+from ppl_vae.records import Record, table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Gaps", "inference_gaps"]
 
 _Builder = tuple[type, dict[str, Tensor], dict[str, Any], int]
 
 
-@dataclass(frozen=True)
-class Gaps:
+@dataclass(frozen=True, repr=False)
+class Gaps(Record):
     r"""Nats that the guide loses on each datum; all arrays have shape (rows,).
 
     .. math::
@@ -50,6 +54,20 @@ class Gaps:
     elbo_error: np.ndarray
     refined: np.ndarray | None
     refined_error: np.ndarray | None
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each datum; what was not asked for is left out."""
+        names: tuple[str, ...] = (
+            "evidence",
+            "evidence_error",
+            "evidence_k",
+            "elbo",
+            "elbo_error",
+            "refined",
+        )
+        names += ("refined_error", "inference", "approximation", "amortisation")
+        found = {name: getattr(self, name) for name in names}
+        return table({k: v for k, v in found.items() if v is not None}, name="datum")
 
     @property
     def inference(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +12,13 @@ from torch import Tensor
 from ppl_vae.diagnostics.densities import check_density
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.evaluation import weights
 from ppl_vae.evaluation.programs import Data, Program
-from ppl_vae.evaluation.weights import khat
+from ppl_vae.evaluation.weights import UNSEEN, khat
+from ppl_vae.records import Record, table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "UNSEEN",
@@ -26,12 +32,9 @@ __all__ = [
     "weigh",
 ]
 
-UNSEEN = 0.1
-"""The largest `unseen` at which estimates made with the weights of a data set are usable."""
 
-
-@dataclass(frozen=True)
-class ParetoK:
+@dataclass(frozen=True, repr=False)
+class ParetoK(Record):
     r"""Pareto :math:`\hat k` of each datum's importance weights.
 
     Attributes:
@@ -52,6 +55,11 @@ class ParetoK:
     log_evidence: np.ndarray
     draws: int
     threshold: float
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each datum."""
+        columns = {"k": self.k, "exact": self.exact, "ess": self.ess}
+        return table(columns | {"log_evidence": self.log_evidence}, name="datum")
 
     @property
     def usable(self) -> float:
@@ -174,7 +182,7 @@ def terms(pair: Pair, made: Draws) -> tuple[Tensor, Tensor]:
 
 def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
     """k-hat of a pair that `check_proposal` lets pass, its latents outside the plate held."""
-    weights, exact, present = [], [], []
+    log_w_parts, exact, present = [], [], []
     for _, whole in pair.parts(block):
         part = whole.holding(shared)
         log_w, largest = [], torch.zeros(part.size, dtype=torch.double)
@@ -186,8 +194,8 @@ def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
         eps = torch.finfo(_precision(part)).eps
         exact.append(block_w.amax(0) - block_w.amin(0) <= 64 * eps * (1 + largest))
         present.append(largest != 0)  # not a number is there
-        weights.append(block_w)
-    log_weights = torch.cat(weights, 1)
+        log_w_parts.append(block_w)
+    log_weights = torch.cat(log_w_parts, 1)
     here = torch.cat(present)
     constant = torch.cat(exact) & here
     k = [
@@ -201,19 +209,14 @@ def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
         ess=(2 * log_sum - (2 * log_weights).logsumexp(0)).exp().numpy(),
         log_evidence=(log_sum - math.log(draws)).numpy(),
         draws=draws,
-        threshold=min(1 - 1 / math.log10(draws), 0.7),
+        threshold=weights.threshold(draws),
     )
 
 
 def unseen(found: ParetoK) -> float:
-    r"""About the share of the weight that the draws leave unmet, averaged over data.
-
-    A Pareto tail of shape k leaves :math:`S^{k - 1}` of its mean above the largest of S draws;
-    the threshold t of k-hat is where that is a tenth, so that it is
-    :math:`10^{(k - 1) / (1 - t)}`. In this unit a datum counts by what it may be off.
-    """
-    k = found.k[~np.isnan(found.k)]
-    return float(np.mean(10 ** ((k - 1) / (1 - found.threshold))))
+    """About the share of the weight that the draws leave unmet, averaged over data; see
+    `ppl_vae.evaluation.weights.unseen`."""
+    return weights.unseen(torch.as_tensor(found.k), found.draws)
 
 
 def _precision(pair: Pair) -> torch.dtype:

@@ -18,12 +18,13 @@ from ppl_vae.diagnostics.gaps import Gaps, inference_gaps
 from ppl_vae.diagnostics.pair import Draws, Pair, seeded
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.records import Record
 
 __all__ = ["NUTSComparison", "against_nuts"]
 
 
-@dataclass(frozen=True)
-class NUTSComparison:
+@dataclass(frozen=True, repr=False)
+class NUTSComparison(Record):
     r"""The guide's draws beside NUTS draws of the same posteriors.
 
     Arrays by latent site have shape (rows, *event).

@@ -45,6 +45,8 @@ class Pair(Runs):
             reading = read(model, self.guide, self.args, check_shapes=True)
         check_full(reading.guide_trace, reading.model_trace)
         self.plate = _row_plate(reading, plate)
+        if self.plate is not None:
+            reading.check_by_row([self.plate])
         outer, inner = reading.model_sites, reading.guide_sites
         sizes: dict[str, int] = {}
         for site in (*outer.values(), *inner.values()):
@@ -61,7 +63,7 @@ class Pair(Runs):
         self.observed = [k for k, site in outer.items() if site.role == "observed"]
         self.values = {k: laid[k].cpu() for k in self.observed}
         self.raw = {k: outer[k].value for k in self.observed}
-        self.latents = reading.latent
+        self.latents, self.marginalised = reading.latent, reading.marginalised
         self.locals = [
             k for k in self.latents if self.sites[k].local and outer[k].role != "missing"
         ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,10 @@ from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair, seeded
 from ppl_vae.diagnostics.sites import Layout, draw_count
 from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.records import Record, table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
 
@@ -29,8 +33,8 @@ STATISTICS: dict[str, Statistic] = {
 """The statistics looked at unless others are given."""
 
 
-@dataclass(frozen=True)
-class PredictiveCheck:
+@dataclass(frozen=True, repr=False)
+class PredictiveCheck(Record):
     """Statistics of the data against those of data drawn from the model.
 
     Attributes:
@@ -47,6 +51,16 @@ class PredictiveCheck:
     observed: dict[str, float]
     replicated: dict[str, np.ndarray]
     p_values: dict[str, float]
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each statistic."""
+        columns = {
+            "observed": [*self.observed.values()],
+            "mean": [self.replicated[name].mean() for name in self.observed],
+            "sd": [self.replicated[name].std() for name in self.observed],
+            "p_value": [self.p_values[name] for name in self.observed],
+        }
+        return table(columns, [*self.observed], "statistic")
 
     def summary(self) -> dict[str, float]:
         """Figures for a table: the p-values."""

@@ -7,6 +7,7 @@ from typing import Any, Self
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from ppl_vae.diagnostics.draws import Draws, same_densities, scored, valued
@@ -14,6 +15,7 @@ from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Program, evaluating
 from ppl_vae.program import Reading, read
 from ppl_vae.program.handlers import SetValues, Unobserve
+from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.sites import DRAWS, Site, read_sites
 
 __all__ = ["Runs"]
@@ -33,6 +35,7 @@ class Runs:
         guide_sites: those of what the guide samples and observes.
         latents: names of the model's sites that the guide samples.
         observed: names of the observed variables.
+        marginalised: names of the model's sites that it sums over.
         points: names of the guide's sites that are point masses.
         nesting: the number of batch dimensions that plates take.
         width: the number of rows that one draw runs.
@@ -44,6 +47,7 @@ class Runs:
     guide_sites: dict[str, Layout]
     latents: list[str]
     observed: list[str]
+    marginalised: list[str]
     points: list[str]
     nesting: int
     width: int
@@ -86,7 +90,15 @@ class Runs:
     def _run(self, model: Program) -> Sites:
         return read_sites(poutine.trace(model).get_trace(*self.args))
 
+    def _scored(self, model: Program, many: bool) -> Sites:
+        """A run of a model all of whose latents are given; what it sums over is summed out."""
+        if not self.marginalised:
+            return self._run(model)
+        enumerated = EnumMessenger(-1 - self.nesting - many)(model)
+        return marginalise(self._run(enumerated), self.guide_sites)
+
     def _predicted(self, reading: Reading, count: int, many: bool) -> dict[str, Tensor]:
+        reading.check_drawn()
         with self.many(count, many):
             run = self._run(Unobserve(self.observed)(reading.without(self.observed)))
         return valued(run, [self.sites[k] for k in self.observed], count)
@@ -113,7 +125,8 @@ class Runs:
         def run(count: int, many: bool) -> Draws:
             with self.many(count, many):
                 run = self._run(Unobserve(self.observed)(self.model))
-            sites = [site for site in self.sites.values() if site.role != "factor"]
+            left_out = ("factor", "marginalised")
+            sites = [site for site in self.sites.values() if site.role not in left_out]
             return Draws(valued(run, sites, count))
 
         yield from self._blocks(run, draws, block)
@@ -123,6 +136,10 @@ class Runs:
         as Pyro holds them."""
         with self.still():
             run = self._run(Unobserve(self.observed)(self.given))
+            if self.marginalised:
+                drawn = {k: run[k].value for k in [*self.latents, *self.observed]}
+                scored = self._scored(poutine.condition(self.given, data=drawn), many=False)
+                return self._made(scored, 1), {k: run[k].value for k in self.observed}
             return self._made(run, 1), {k: run[k].value for k in self.observed}
 
     def score(self, values: Mapping[str, Tensor], *, many: bool) -> Draws:
@@ -135,7 +152,7 @@ class Runs:
         place = self._wide if many else self._plain
         latents = {k: place(k, v) for k, v in values.items()}
         with self.still(), self.many(count, many):
-            run = self._run(poutine.condition(self.given, data=latents))
+            run = self._scored(poutine.condition(self.given, data=latents), many)
         out = self._made(run, count)
         for name in self.latents:
             if self.sites[name].role == "missing" and name not in values:

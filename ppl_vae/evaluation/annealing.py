@@ -8,6 +8,7 @@ from pyro.ops.integrator import velocity_verlet
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
+from ppl_vae.evaluation.likelihood import STEPS
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.proposal import Proposal, Space
@@ -111,7 +112,7 @@ class _Annealing:
                 )
         if start == "fitted":
             every = pair.index if pair.sliced else None
-            self.fitted = Proposal.fit(pair, every, "full_covariance").law
+            self.fitted = Proposal.fit(pair, every, "full_covariance", STEPS).law
             self.space = Space(pair, self.rows if pair.sliced else None)
 
     def run(self, step_sizes: Tensor, adapt: bool) -> tuple[Tensor, Tensor, float]:

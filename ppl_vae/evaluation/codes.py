@@ -9,12 +9,13 @@ from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.sites import has_moments
+from ppl_vae.records import Record
 
 __all__ = ["ActiveUnits", "Codes", "active_units", "log_det", "posterior_codes"]
 
 
-@dataclass(frozen=True)
-class Codes:
+@dataclass(frozen=True, repr=False)
+class Codes(Record):
     """The codes of n data: the joint of all local latents that are not missing data (d numbers).
 
     Attributes:
@@ -136,8 +137,8 @@ def log_det(
     )
 
 
-@dataclass(frozen=True)
-class ActiveUnits:
+@dataclass(frozen=True, repr=False)
+class ActiveUnits(Record):
     """Active latent dimensions: how many, and the variance of each dimension's mean `(d,)`."""
 
     count: int

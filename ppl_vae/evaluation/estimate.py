@@ -108,7 +108,8 @@ def importance_nll(weights: Weights, note: str, quiet: bool = False) -> Estimate
     With $s_i^2 = V[w_i] / (K \bar w_i^2)$ the standard error is $\sqrt{\sum_i s_i^2} / n$ and the
     bias $s_i^2 / 2$ to first order. Both trust the weights to have met their largest: a bias is
     stated only where the effective size $(\sum w)^2 / \sum w^2$ of every row is 30 and 5% of K or
-    more, or the weights are constant; else the note says why it is not.
+    more, or the weights are constant, and k-hat leaves a tenth of the weight unseen at most; else
+    the note says why it is not.
 
     Args:
         weights: of the rows.
@@ -118,19 +119,22 @@ def importance_nll(weights: Weights, note: str, quiet: bool = False) -> Estimate
     Warns:
         UserWarning: where no bias is stated.
     """
-    size, count, enough = weights.size, weights.count, weights.enough
-    n = len(size)
+    size, count = weights.size, weights.count
+    n, few = len(size), int((~weights.enough).sum())
     variance = ((count / size - 1) / (count - 1)).clamp_min(0)
     rows = -weights.log_mean
     typical, worst = float(size.median()), float(size.min())
     note += f", effective {typical:.3g} in the median and {worst:.3g} at worst"
-    if enough.all():
+    if weights.met:
         note += f", bias about {float(variance.mean()) / 2:.1g} nats"
     else:
+        uneven = "the weights are too uneven to state a bias"
+        where = f"in {few} of {n} rows {uneven} (effective below 30 or 5%)"
+        if not few:
+            where = f"{uneven} (by k-hat {min(weights.unseen, 1):.0%} of them is unseen)"
         why = (
-            f"in {n - int(enough.sum())} of {n} rows the weights are too uneven to state a bias "
-            "(effective below 30 or 5%): the bound may be off by nats and the standard error too "
-            "small, so fit a proposal or take more draws, and see k-hat"
+            f"{where}: the bound may be off by nats and the standard error too small, so fit a "
+            "proposal or take more draws, and see k-hat"
         )
         note += f"; {why}"
         if not quiet:

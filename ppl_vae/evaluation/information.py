@@ -14,14 +14,15 @@ from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.density import density
 from ppl_vae.program.sites import Site
+from ppl_vae.records import Record
 
 __all__ = ["MutualInformation", "Surgery", "mutual_information", "surgery"]
 
 CAPPED = 0.98
 
 
-@dataclass(frozen=True)
-class MutualInformation:
+@dataclass(frozen=True, repr=False)
+class MutualInformation(Record):
     """A sandwich of the mutual information I(x; z) in nats.
 
     Attributes:
@@ -42,8 +43,8 @@ class MutualInformation:
         return f"{self.lower} {self.upper}" + (" (capped)" if self.capped else "")
 
 
-@dataclass(frozen=True)
-class Surgery:
+@dataclass(frozen=True, repr=False)
+class Surgery(Record):
     """The rate and its parts, each a mean over data in nats; see `surgery`.
 
     Attributes:

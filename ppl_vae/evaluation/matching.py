@@ -14,6 +14,7 @@ from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluatin
 from ppl_vae.evaluation.ustatistic import MMDTerms, PairSums, pair_sums
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.program.sites import Site
+from ppl_vae.records import Record
 
 __all__ = ["Discrepancy", "full_mmd", "mmd"]
 
@@ -21,8 +22,8 @@ Gaussian = tuple[Tensor, Tensor]
 """A mean `(d,)` and a covariance `(d, d)`."""
 
 
-@dataclass(frozen=True)
-class Discrepancy:
+@dataclass(frozen=True, repr=False)
+class Discrepancy(Record):
     """Both statistics of one squared MMD, without unit.
 
     Attributes:

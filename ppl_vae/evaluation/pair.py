@@ -315,7 +315,7 @@ class Pair:
 
     def per_row(self, values: Tensor, site: Site) -> Tensor:
         """Sums a tensor of a site's batch shape over all but the data plate."""
-        values = values.expand(torch.broadcast_shapes(values.shape, site.fn.batch_shape))
+        values = values.expand(torch.broadcast_shapes(values.shape, site.batch_shape))
         return Rows.of(site, [self.plate]).sum(values)[0]
 
     def log_prob(self, site: Site) -> Tensor:

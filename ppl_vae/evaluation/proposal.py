@@ -45,6 +45,9 @@ FREEDOM = 10.0
 STARTS = 16
 """Draws of the guide whose mean and spread a fit starts from."""
 
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.0)
+"""Of the guide's mean: a row starts at the one that the model likes best."""
+
 NARROWEST = 0.05
 """The least standard deviation of u to start from: a point's has none."""
 
@@ -138,22 +141,26 @@ class Proposal:
     bend: tuple[nn.Module, Tensor] | None = None
 
     @classmethod
-    def fit(cls, pair: Pair, rows: Tensor | None, family: Family, steps: int = 150) -> "Proposal":
+    def fit(cls, pair: Pair, rows: Tensor | None, family: Family, steps: int) -> "Proposal":
         """Fits a proposal by Adam, from the guide's output on.
 
         Args:
             pair: the pair, in evaluation mode.
             rows: as `Pair.run` takes them.
             family: of the proposal.
-            steps: of Adam, one draw a row each; the learning rate falls from .1 to 0 as a cosine.
+            steps: of Adam, one draw a row each; the learning rate falls to 0 as a cosine, from .1.
 
         Raises:
             NoProposal: for latents that are not mapped from real vectors.
         """
         with torch.no_grad():
             draws = torch.stack([Space(pair, rows).values for _ in range(STARTS)])
-        space = Space(pair, rows)
-        loc, raw = draws.mean(0), draws.std(0).clamp_min(NARROWEST).log()
+            space = Space(pair, rows)
+            # The codes of an encoder without a prior may lie far outside the posterior.
+            nearer = torch.stack([share * draws.mean(0) for share in SHARES])
+            best = torch.stack([space.log_density(u) for u in nearer]).argmax(0)
+        loc = nearer[best, torch.arange(len(best), device=best.device)]
+        raw = draws.std(0).clamp_min(NARROWEST).log()
         found = cls(pair, rows, family, loc, torch.diag_embed(raw.exp()))
         d = loc.shape[1]
         i, j = torch.tril_indices(d, d, -1, device=loc.device)
@@ -209,13 +216,15 @@ class Proposal:
         if self.rows is not None:
             size = self.pair.block or draws * len(self.rows)
             together = max(1, min(draws, size // len(self.rows)))
-        q = self.law
+        q, space, last = self.law, None, 0
         for start in range(0, draws, together):
             k = min(together, draws - start)
             rows = None if self.rows is None else self.rows.repeat_interleave(k)
+            if space is None or k != last:  # the guide says where latents stand, once
+                space, last = Space(self.pair, rows), k
             u = q.sample(torch.Size([k]))
             log_q = q.log_prob(u)
-            log_p = Space(self.pair, rows).log_density(u.transpose(0, 1).flatten(0, 1))
+            log_p = space.log_density(u.transpose(0, 1).flatten(0, 1))
             yield log_p.double().view(-1, k) - log_q.double().T
 
 

@@ -67,6 +67,8 @@ def draws(
     """
     name = observed_site(pair, site)
     sliced = pair.blocks.how_model == "sliced"
+    if values:
+        pair.blocks.reading.check_drawn()
     size = (pair.block or num_samples) if sliced else len(pair)
     rows = torch.arange(num_samples) % len(pair) if rows is None else rows
     for start in range(0, num_samples, size):
@@ -77,7 +79,7 @@ def draws(
         given = {k: pair.shaped(k, v[at.to(v.device)]) for k, v in (values or {}).items()}
         with Unobserve(observed_variables(pair)):
             sites = pair.blocks.model_run(
-                pair.held | given, pair.index[rows[at]] if sliced else None
+                pair.held | given, pair.index[rows[at]] if sliced else None, sums=False
             )
         yield of_rows(pair, sites[name], mean)[:count]
 

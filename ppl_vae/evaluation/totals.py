@@ -15,6 +15,7 @@ from ppl_vae.program.density import closed_kl, log_density
 from ppl_vae.program.plates import NoDataPlate, check_full, rowless
 from ppl_vae.program.sites import Site, is_point
 from ppl_vae.program.whole import Whole
+from ppl_vae.records import Record
 
 __all__ = ["Total", "TotalTerms", "pair_or_total", "total_terms"]
 
@@ -81,8 +82,8 @@ def pair_or_total(
     return total
 
 
-@dataclass(frozen=True)
-class TotalTerms:
+@dataclass(frozen=True, repr=False)
+class TotalTerms(Record):
     """Terms summed over all rows, by draw of the guide, in nats, each `(draws,)`.
 
     Attributes:

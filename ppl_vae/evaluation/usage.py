@@ -44,24 +44,24 @@ def usage(
     Args:
         model: the generative program.
         guide: the encoder program.
-        x: rows of data, or the tuple of the programs' positional arguments; 3 rows or more.
+        x: rows of data, or the tuple of the programs' positional arguments; 2 rows or more.
         block: rows held at once.
         plate: the data plate's name, where the pair leaves a choice.
 
     Raises:
-        ValueError: for fewer than 3 rows, or a model that observes nothing in the plate.
+        ValueError: for a single row, or a model that observes nothing in the plate.
     """
     check_positive(block=block)
     pair = Pair(model, guide, x, plate, block)
     pair.require_observed()
     n = len(pair)
-    if n < 3:
-        raise ValueError(f"usage needs 3 rows or more, whose codes are exchanged; got {n}")
+    if n < 2:
+        raise ValueError(f"usage needs 2 rows or more, whose codes are exchanged; got {n}")
     gaps, neighbours = [], []
     with evaluating(model, guide):
         # Whole rows of blocks: one row by itself has no other to exchange with.
-        count = -(-n // max(3, block or n)) if pair.sliced else 1
-        blocks = torch.randperm(n).tensor_split(max(1, min(count, n // 3)))
+        count = -(-n // max(2, block or n)) if pair.sliced else 1
+        blocks = torch.randperm(n).tensor_split(max(1, min(count, n // 2)))
         for rows in blocks if pair.sliced else (None,):
             terms = pair.run(None if rows is None else pair.index[rows])
             rolled = {

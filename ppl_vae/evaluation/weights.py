@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-__all__ = ["Weights", "khat", "tail_length"]
+__all__ = ["UNSEEN", "Weights", "khat", "tail_length", "threshold", "unseen"]
+
+UNSEEN = 0.1
+"""The largest `unseen` at which estimates made with the weights of a data set are usable."""
 
 
 class Weights:
@@ -56,21 +60,53 @@ class Weights:
         return self.log_sum - math.log(self.count)
 
     @property
+    def typical_size(self) -> float:
+        """The harmonic mean of the rows' effective sizes, which the bias of log p(x) goes with."""
+        return float(1 / (1 / self.size).mean())
+
+    @property
     def enough(self) -> Tensor:
         """Whether a row's effective size is 30 and 5% of K or more, or its weights constant."""
         least = (1 - 1e-6) * self.count
         return (self.size >= max(30, 0.05 * self.count)) | (self.size >= least)
 
+    @cached_property
     def khats(self) -> Tensor:
         """Pareto k-hat of each row, `(n,)`; NaN for fewer than 25 draws, whose tail tells none."""
         if self.count < 25:
             return torch.full((len(self.tail),), math.nan)
         return torch.tensor([khat(row, self.count) for row in self.tail.cpu()])
 
+    @property
+    def unseen(self) -> float:
+        """About the share of the weight that the draws leave unmet; NaN where k-hat is."""
+        return unseen(self.khats.double(), self.count)
+
+    @property
+    def met(self) -> bool:
+        """Whether the draws have met the weight: `enough` of them in every row, and a tenth of it
+        at most unseen. (Of a guide that is much too narrow near half of the rows look even.)"""
+        return bool(self.enough.all()) and not self.unseen > UNSEEN
+
 
 def tail_length(count: int) -> int:
     """How many of K weights are the tail that k-hat is fitted to."""
     return math.ceil(min(count / 5, 3 * math.sqrt(count)))
+
+
+def threshold(count: int) -> float:
+    r"""The largest :math:`\hat k` at which K draws give a usable estimate."""
+    return min(1 - 1 / math.log10(count), 0.7)
+
+
+def unseen(khats: Tensor, count: int) -> float:
+    r"""About the share of the weight that K draws leave unmet, averaged over data but NaN ones.
+
+    A Pareto tail of shape k leaves :math:`K^{k - 1}` of its mean above the largest of K draws;
+    the threshold t of k-hat is where that is a tenth, so that it is
+    :math:`10^{(k - 1) / (1 - t)}`. In this unit a datum counts by what it may be off.
+    """
+    return float((10 ** ((khats - 1) / (1 - threshold(count)))).nanmean())
 
 
 def khat(log_weights: Tensor, count: int | None = None) -> float:

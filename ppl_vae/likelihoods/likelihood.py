@@ -6,10 +6,11 @@ from typing import Literal
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_vae.arguments import whole
+from ppl_vae.arguments import shape, whole
 from ppl_vae.bodies import Body, apply_body
+from ppl_vae.program.modules import Portable
 
 __all__ = ["Likelihood", "Link", "linked"]
 
@@ -17,7 +18,7 @@ Link = Literal["identity", "sigmoid"]
 """What turns a network's output into a mean: nothing, or a squashing into (0, 1)."""
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Portable, ABC):
     r"""A conditional distribution :math:`p(x \mid z)`: a module whose call returns it.
 
     The `support` of the returned distribution says which data it admits.
@@ -34,6 +35,7 @@ class Likelihood(nn.Module, ABC):
 
     def __init__(self, dim: int, size: Sequence[int], body: Body, outputs: int = 1) -> None:
         super().__init__()
+        size = shape(self, size, dim)
         whole(self, dim=dim)
         self.dim = dim
         self.size = torch.Size(size)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ppl_vae.data.dataset import Beside
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.likelihoods import Likelihood
-from ppl_vae.pairs.pair import Pair, check_encoder, part_name
+from ppl_vae.pairs.pair import Pair, check_encoder, check_parts, part_name
 from ppl_vae.priors import ConditionalNormal, Prior
 from ppl_vae.program.registration import register
 
@@ -67,6 +67,7 @@ class ConditionalVAE(Pair):
         self, prior: Prior | ConditionalNormal, likelihood: Likelihood, encoder: Encoder
     ) -> None:
         super().__init__()
+        check_parts(self, prior, likelihood, encoder)
         covariates = covariates_of(prior, likelihood, encoder)
         size = getattr(prior, "size", None)
         if size is not None and math.prod(size) != covariates:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppl_vae.guides.ladder import Ladder, precision_weighted
 from ppl_vae.likelihoods import Likelihood
-from ppl_vae.pairs.pair import Pair, part_name
+from ppl_vae.pairs.pair import Pair, check_parts, part_name
 from ppl_vae.priors import ConditionalNormal, Prior
 from ppl_vae.program.registration import register
 
@@ -62,6 +62,7 @@ class HierarchicalVAE(Pair):
         lower: Callable[[int, torch.Size], ConditionalNormal] = ConditionalNormal,
     ) -> None:
         super().__init__()
+        check_parts(self, prior, likelihood, encoder)
         if not isinstance(encoder, Ladder):
             raise ValueError(
                 f"HierarchicalVAE takes a Ladder for its encoder, not {part_name(encoder)}, and "

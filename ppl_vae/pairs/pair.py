@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ppl_vae.data.dataset import Beside
-from ppl_vae.guides.encoder import Encoder
+from ppl_vae.guides import Encoder, Ladder
+from ppl_vae.likelihoods import Likelihood
+from ppl_vae.priors import ConditionalNormal, Prior
+from ppl_vae.program.modules import Portable
 
-__all__ = ["Pair", "check_encoder", "part_name"]
+__all__ = ["Pair", "check_encoder", "check_parts", "part_name"]
 
 
-class Pair(nn.Module):
+class Pair(Portable):
     """A model and a guide over the same data, made of parts: the base class of `VAE` and its kin.
 
     A subclass is built as `cls(prior, likelihood, encoder, ...)` and has two methods, `model` and
@@ -41,6 +44,32 @@ class Pair(nn.Module):
         """The part that a site's distribution comes from, for messages."""
         found: nn.Module = self.likelihood if site == "x" else self.prior
         return self.encoder if of_guide else found
+
+
+def check_parts(pair: object, prior: object, likelihood: object, encoder: object) -> None:
+    """Refuses classes in place of parts, and parts in each other's places.
+
+    Raises:
+        TypeError: saying what to write.
+    """
+    kinds = {
+        "prior": (Prior, ConditionalNormal),
+        "likelihood": (Likelihood,),
+        "encoder": (Encoder, Ladder),
+    }
+    for name, part in (("prior", prior), ("likelihood", likelihood), ("encoder", encoder)):
+        if isinstance(part, type) or not isinstance(part, nn.Module):
+            what = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
+            raise TypeError(
+                f"{type(pair).__name__}: {name} is {what}: make the part first, as in "
+                "VAE(StandardNormal(2), Normal(2, size), MeanFieldNormal(size, 2))"
+            )
+        other = next((k for k, v in kinds.items() if k != name and isinstance(part, v)), None)
+        if other is not None and not isinstance(part, kinds[name]):
+            raise TypeError(
+                f"{type(pair).__name__}: the {name} given is {part_name(part)}, which is for the "
+                f"{other}: write {type(pair).__name__}(prior, likelihood, encoder)"
+            )
 
 
 def check_encoder(encoder: nn.Module) -> None:

@@ -14,7 +14,7 @@ from ppl_vae.data.dataset import Beside
 from ppl_vae.guides import Encoder, OneHotCategorical, RelaxedCategorical
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.pairs.conditional import beside, covariates_of, joined
-from ppl_vae.pairs.pair import Pair, part_name
+from ppl_vae.pairs.pair import Pair, check_parts, part_name
 from ppl_vae.priors import Prior
 from ppl_vae.program.registration import register
 
@@ -89,6 +89,7 @@ class SemiSupervisedVAE(Pair):
         classes: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        check_parts(self, prior, likelihood, encoder)
         count = covariates_of(prior, likelihood, encoder)
         if not isinstance(prior, Prior):
             raise ValueError(

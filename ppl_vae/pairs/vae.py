@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.likelihoods import Likelihood
-from ppl_vae.pairs.pair import Pair, check_encoder, part_name
+from ppl_vae.pairs.pair import Pair, check_encoder, check_parts, part_name
 from ppl_vae.priors import Prior
 from ppl_vae.program.registration import register
 
@@ -42,6 +42,7 @@ class VAE(Pair):
 
     def __init__(self, prior: Prior, likelihood: Likelihood, encoder: Encoder) -> None:
         super().__init__()
+        check_parts(self, prior, likelihood, encoder)
         check_encoder(encoder)
         self.prior = prior
         self.likelihood = likelihood

@@ -6,14 +6,15 @@ from typing import Self
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.arguments import whole
+from ppl_vae.program.modules import Portable
 
 __all__ = ["Prior"]
 
 
-class Prior(nn.Module, ABC):
+class Prior(Portable, ABC):
     """A distribution p(z) over vectors: a module whose call returns it.
 
     Args:
@@ -44,6 +45,9 @@ class Prior(nn.Module, ABC):
         for name, value in self._constants.items():
             self.get_buffer(name).fill_(value)
         return self
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
 
     @abstractmethod
     def forward(self) -> dist.TorchDistribution: ...

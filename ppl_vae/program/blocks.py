@@ -37,7 +37,7 @@ class Blocks(Whole):
     The pair is run on the first rows alone and, where that is not a run of the whole pair in
     small, on all. Two rows out of order, the last and the second, are then run by themselves. A
     wrong guess costs a run, never a number. Sites that the guide marks for enumeration are
-    sampled.
+    sampled, those of the model alone are summed over.
 
     Args:
         model: the model; any Pyro callable.
@@ -112,6 +112,7 @@ class Blocks(Whole):
         values: Mapping[str, Tensor] | None = None,
         indices: Tensor | None = None,
         until: Sequence[str] = (),
+        sums: bool = True,
     ) -> Sites:
         """The model's sites at given latents, at some rows where it can be, else of all data.
 
@@ -119,14 +120,16 @@ class Blocks(Whole):
             values: of latent sites, for the rows of the run; others are sampled.
             indices: the rows; in any order and number where the model is sliced, fewer than there
                 are at indices of the plate. All where None or the model runs whole.
-            until: the model is left after the last of these sites, and these alone are returned.
+            until: the model is left after the last of these sites.
+            sums: whether what the model sums over is summed out where all latents are given; else
+                it is drawn.
         """
         if self.how_model == "whole":
             indices = None
         if indices is not None and self.how_model == "at indices":
             with SetIndices(self.plate, indices):
-                return self.model_at(values or {}, self.args, until)
-        return self.model_at(values or {}, self.cut(indices), until)
+                return self.model_at(values or {}, self.args, until, sums)
+        return self.model_at(values or {}, self.cut(indices), until, sums)
 
     def cut(self, indices: Tensor | slice | None) -> tuple[Any, ...]:
         """The arguments at some rows; all where None."""
@@ -178,6 +181,7 @@ class Blocks(Whole):
         self.reading = reading = read(self.model, self.guide, args, check_shapes=True)
         self.plate = reading.plate(self._asked)
         check_full(reading.model_trace, reading.guide_trace, plate=self.plate)
+        reading.check_by_row([self.plate])
         self._densities = tuple(_densities(s) for s in (reading.model_sites, reading.guide_sites))
         inside = (site.plate(self.plate) for site in reading.guide_sites.values())
         return next(plate.size for plate in inside if plate is not None)
@@ -224,7 +228,7 @@ def at_rows(tensor: Tensor, site: Site, plate: str, indices: Tensor, event_dim: 
     inside = site.plate(plate)
     if inside is None:
         return tensor
-    shape = site.shape if event_dim else site.fn.batch_shape
+    shape = site.shape if event_dim else site.batch_shape
     tensor = tensor.expand(torch.broadcast_shapes(tensor.shape, shape))
     return tensor.index_select(inside.dim - event_dim, indices.to(tensor.device))
 

@@ -17,10 +17,11 @@ __all__ = ["closed_kl", "density", "is_real", "log_density"]
 def closed_kl(guide: Site, model: Site) -> Tensor | None:
     r"""$\mathrm{KL}(q \Vert p)$ of a latent by batch entry, in nats, neither masked nor scaled.
 
-    None where Pyro has no closed form, and for a point mass, whose `log_density` is a change of
-    variables that the closed form leaves out (a constrained latent of an automatic guide).
+    None where Pyro has no closed form; for a point mass, whose `log_density` is a change of
+    variables that the closed form leaves out (a constrained latent of an automatic guide); and
+    where a site is summed out of the prior.
     """
-    if is_point(guide.fn):
+    if is_point(guide.fn) or model.summed is not None:
         return None
     try:
         kl: Tensor = kl_divergence(guide.fn, model.fn)
@@ -45,7 +46,7 @@ def log_density(site: Site) -> Tensor:
     A latent outside the other program's support has density zero; data outside the likelihood's
     are a mistake, which the distribution's own check tells.
     """
-    if site.is_observed:
+    if site.is_observed or site.summed is not None:
         return site.log_density()
     values: Tensor = scale_and_mask(density(site.fn, site.value), 1.0, site.mask)
     return values

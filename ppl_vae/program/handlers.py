@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 Draw = Callable[[Site], Tensor | None]
+Values = Mapping[str, Callable[[Site], Tensor] | None]
 
 
 class Unobserve(Messenger):
@@ -129,22 +131,34 @@ class _Stop(BaseException):
     """Leaves the model; not an Exception, so that no handler of the model's own catches it."""
 
 
-class _ToLast(Messenger):
-    def __init__(self, values: dict[str, Callable[[Site], Tensor] | None]):
+class _Given(Messenger):
+    """Gives sites values that are made from their distributions."""
+
+    def __init__(self, values: Values) -> None:
         super().__init__()
-        self.values = values
-        self.sites: dict[str, Site] = {}
+        self._values = values
 
     def _pyro_sample(self, msg: Any) -> None:
-        value = self.values.get(msg["name"])
+        value = self._values.get(msg["name"])
         if value is not None:
-            msg["value"] = value(read_site(msg))
-            msg["done"] = True
+            msg["value"], msg["done"] = value(read_site(msg)), True
+
+
+class _Until(Messenger):
+    """Keeps the sites that are met, and leaves the model after the last of some."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._left = set(names)
+        self.sites: dict[str, Site] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            self.sites[msg["name"]] = read_site(msg)
-            if len(self.sites) == len(self.values):
+        if site_is_subsample(msg):
+            return
+        self.sites[msg["name"]] = read_site(msg)
+        if msg["name"] in self._left:
+            self._left.remove(msg["name"])
+            if not self._left:
                 raise _Stop
 
 
@@ -152,23 +166,32 @@ def run_to_last(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    values: dict[str, Callable[[Site], Tensor] | None],
+    values: Values,
+    nesting: float | None = None,
 ) -> dict[str, Site]:
-    """Runs a model down to the last of some sites, and returns those; nothing below is called.
+    """Runs a model down to the last of some sites; nothing below is called.
 
     Args:
         model: the model.
         args: its positional arguments.
         kwargs: its keyword arguments.
         values: the sites, each with None to sample it, or a function from the site to its value.
+        nesting: the number of batch dimensions that plates take, where sites that are marked for
+            parallel enumeration and have no value take all of theirs; None samples them.
+
+    Returns:
+        All sites met.
     """
-    messenger = _ToLast(values)
+    until = _Until(values)
+    inner = until(model)  # innermost, so that all others have seen the last site too
+    if nesting is not None:
+        inner = EnumMessenger(-1 - int(nesting))(inner)
     try:
-        with messenger:
-            model(*args, **kwargs)
+        with _Given(values):
+            inner(*args, **kwargs)
     except _Stop:
         pass
-    return messenger.sites
+    return until.sites
 
 
 def is_messenger(program: Callable[..., Any]) -> bool:

@@ -10,10 +10,28 @@ from pyro import poutine
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Program", "evaluating", "modules_of", "rehearse"]
+__all__ = ["Portable", "Program", "evaluating", "modules_of", "rehearse", "release"]
 
 Program = Callable[..., Any]
 """A model or a guide: any Pyro callable."""
+
+
+class Portable(nn.Module):
+    """A module that can be pickled and copied once Pyro has seen its parameters.
+
+    Pyro's store leaves a weak reference on each parameter that it hands out, and no such reference
+    can be pickled; it is made anew when the parameter is next asked for.
+    """
+
+    def __getstate__(self) -> Any:
+        release(*self.parameters())
+        return super().__getstate__()
+
+
+def release(*parameters: torch.Tensor) -> None:
+    """Takes off what Pyro's store has left on parameters."""
+    for parameter in parameters:
+        vars(parameter).pop("unconstrained", None)
 
 
 def modules_of(*parts: object) -> dict[str, nn.Module]:

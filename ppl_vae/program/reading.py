@@ -15,6 +15,7 @@ from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
 from ppl_vae.program.handlers import run_to_last
+from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import (
     NoDataPlate,
@@ -24,7 +25,7 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, has_mask_inside, read_sites
+from ppl_vae.program.sites import Site, distribution_name, has_mask_inside, read_sites
 
 __all__ = ["Reading"]
 
@@ -58,8 +59,9 @@ class Reading:
         self.model, self.args, self.kwargs = model, args, kwargs
         self.model_trace, self.guide_trace = model_trace, guide_trace
         self.max_plate_nesting = max_plate_nesting
-        self.model_sites = read_sites(model_trace)
-        self.guide_sites = read_sites(guide_trace, self.model_sites)
+        model_sites = read_sites(model_trace)
+        self.guide_sites = read_sites(guide_trace, model_sites)
+        self.model_sites = marginalise(model_sites, self.guide_sites)
         self.enumeration = Enumeration(self.guide_sites)
         self._plates: dict[Any, tuple[str, ...]] = {}
         self._rows: dict[Any, Rows] = {}
@@ -71,9 +73,17 @@ class Reading:
                 if name not in self.guide_sites:
                     if not complete:
                         continue
+                    fn = site.fn
+                    finite = getattr(fn, "has_enumerate_support", False)
                     raise ValueError(
                         f"latent site {name!r} of the model is not in the guide: sample it there, "
-                        "or marginalise it in the model"
+                        + (
+                            f"or sum over the values of this {distribution_name(fn)}: "
+                            "pyro.infer.config_enumerate(model), or infer={'enumerate': "
+                            "'parallel'} at the site"
+                            if finite
+                            else "or marginalise it in the model"
+                        )
                     )
                 if self.guide_sites[name].is_observed:
                     raise ValueError(
@@ -102,6 +112,18 @@ class Reading:
         """The model's latent sites, in the model's order; missing data that the guide samples
         among them."""
         return [n for n in self._model_names("latent", "missing") if n in self.guide_sites]
+
+    @cached_property
+    def marginalised(self) -> list[str]:
+        """The model's sites that are summed over."""
+        return self._model_names("marginalised")
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The names by which densities are told: those of all sites that share one, joined."""
+        shared = [s.summed.names for s in self.model_sites.values() if s.summed is not None]
+        joined = {name: _joined(names) for names in shared for name in names}
+        return {name: joined.get(name, name) for name in self.model_sites}
 
     @cached_property
     def auxiliary(self) -> list[str]:
@@ -222,6 +244,8 @@ class Reading:
                         "does not say which rows count: mask after .to_event(), or use `with "
                         "poutine.mask(mask=...):` in model and guide"
                     )
+        if any(self.model_sites[name].summed is not None for name in joint):
+            self.check_by_row(plates)
         rows = Rows.of(first, plates)
         choices = self._choices(joint, plates)
         if not choices:
@@ -233,6 +257,44 @@ class Reading:
             probability=self.enumeration.probability(choices, first),
         )
 
+    def check_by_row(self, plates: Sequence[str]) -> None:
+        """Refuses densities that do not split by row, as what all rows share is summed out.
+
+        Raises:
+            ValueError: naming a site that the model sums over outside the plates.
+        """
+        for name in self.marginalised:
+            k = self.model_sites[name]
+            if k.inside(plates) or "_enumerate_dim" not in k.infer:
+                continue
+            for site in self.model_sites.values():
+                batch = site.fn.batch_shape
+                dim = k.infer["_enumerate_dim"]
+                if site.inside(plates) and len(batch) >= -dim and batch[dim] > 1:
+                    raise ValueError(
+                        f"site {name!r} of the model is summed over outside plate {plates}, and "
+                        f"{site.name!r} depends on it, so the rows have no densities of their "
+                        "own: give each row a value of it, inside the plate, or use "
+                        "InfoVAE(alpha=0)"
+                    )
+
+    def check_drawn(self) -> None:
+        """Refuses to draw observations given latents where both depend on what is summed over,
+        which would be drawn anew.
+
+        Raises:
+            ValueError: naming the sites.
+        """
+        summed = [name for name, site in self.model_sites.items() if site.summed is not None]
+        latent = [name for name in summed if name in self.latent]
+        observed = [name for name in summed if name in self.observed]
+        if latent and observed:
+            raise ValueError(
+                f"{observed[0]!r} cannot be drawn given {latent[0]!r}: both depend on "
+                f"{self.marginalised[0]!r}, which the model sums over and would draw anew; sample "
+                "it in the guide, or use pyro.infer.infer_discrete"
+            )
+
     def _choices(self, joint: Sequence[str], plates: tuple[str, ...]) -> dict[str, int]:
         """The enumerated sites that a row's codes depend on, with their sizes."""
         if not self.enumerated:
@@ -240,7 +302,7 @@ class Reading:
         sites = [self.guide_sites[n] for n in joint]
         shapes = [s.value.shape[: s.value.dim() - s.event_dim] for s in sites]
         shapes += [s.fn.batch_shape for s in sites]
-        shapes += [self.model_sites[n].fn.batch_shape for n in joint]
+        shapes += [self.model_sites[n].batch_shape for n in joint]
         choices = self.enumeration.choices(*shapes)
         for name in choices:
             inside = list(self.guide_sites[name].dims)
@@ -282,6 +344,10 @@ class Reading:
             kl = closed_kl(guide, model)
             if kl is not None:
                 return self.enumeration.expectation(guide.scaled(kl), guide)
+        return self.log_ratio(name)
+
+    def log_ratio(self, name: str) -> Tensor:
+        r"""The scaled, masked $\log q - \log p$ of a latent at its draw, summed."""
         return self.guide_log_prob(name) - self.log_prob(name)
 
     def expectation(self, values: Tensor, site: Site) -> Tensor:
@@ -334,16 +400,30 @@ class Reading:
     def at(
         self, local: Iterable[str], values: Mapping[str, Callable[[Site], Tensor]]
     ) -> dict[str, Site]:
-        """The sites of the model run with values set site by site from their prior."""
-        return run_to_last(self.without(local), self.args, self.kwargs, dict(values))
+        """The sites of the model run with values set site by site from their prior, without
+        masks. Those that model or guide enumerate are summed out, but for such as have a value."""
+        local, model = set(local), self.without(local)
+        every = {*self.enumerated, *self.marginalised}
+        model = poutine.infer_config(
+            model, lambda site: {"enumerate": "parallel"} if site["name"] in every else {}
+        )
+        nesting = self.max_plate_nesting if every else None
+        met = run_to_last(model, self.args, self.kwargs, values, nesting)
+        kept = {name for name in self.latent if name not in local}
+        sites = {name: site.unmasked() for name, site in met.items()}
+        return marginalise(sites, kept | values.keys())
 
     def without(self, sites: Iterable[str]) -> Program:
-        """The model with this run's values kept, but for some sites."""
+        """The model with this run's values kept, but for some sites and those it sums over."""
         kept = self.model_trace.copy()
-        for name in sites:
+        for name in [*sites, *self.marginalised]:
             kept.nodes.pop(name, None)
         replayed: Program = poutine.replay(self.model, trace=kept)
         return replayed
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "+".join(names) if len(names) < 4 else f"{names[0]}+...+{names[-1]}"
 
 
 def _key(names: PlateName | None) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import torch
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
 from ppl_vae.program.sites import Site
@@ -75,7 +76,12 @@ class Rows:
         return prod(size for i, size in enumerate(shape) if i not in front)
 
     def cut(self, tensor: Tensor, batch: int) -> Tensor:
-        """Reshapes `(*batch, *event)` with `batch` batch dimensions to `(particles, n, d)`."""
+        """Reshapes `(*batch, *event)` with `batch` batch dimensions to `(particles, n, d)`.
+
+        Pyro's record of the draws that a tensor follows from stays behind: custom gradients, as
+        divergences have, do not keep it.
+        """
+        tensor = detach_provenance(tensor)
         order, lead = self._order(tensor, batch)
         tensor = tensor.reshape((1,) * (lead - batch) + tensor.shape).permute(order)
         if self.particle_dim is None:

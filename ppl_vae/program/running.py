@@ -12,6 +12,7 @@ from pyro.util import check_model_guide_match
 
 from ppl_vae.program.agreement import SameRows
 from ppl_vae.program.handlers import SameShapes, ShapeMismatch
+from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import DRAWS, missing_half, read_sites
@@ -28,10 +29,12 @@ def read(
     check_shapes: bool = False,
     complete: bool = True,
 ) -> Reading:
-    """Runs the guide, then the model replayed against it; no log-probability is evaluated.
+    """Runs the guide, then the model replayed against it. No log-probability is evaluated, but of
+    what a site is summed out of.
 
     Enumeration needs to know how many dimensions the plates take: where `max_plate_nesting` is
-    infinite and the guide turns out to enumerate, a first run tells, and a second counts.
+    infinite and the guide turns out to enumerate, or the model a site that the guide does not
+    sample, a first run tells, and a second counts.
 
     Args:
         model: the model; any Pyro callable.
@@ -44,9 +47,9 @@ def read(
         complete: refuses a pair whose guide lacks a latent site of the model.
 
     Raises:
-        ValueError: for a latent site that is missing from the guide, observed there, or (if
-            asked) of another shape; for a site of the guide that the model
-            does not have and that is not marked as auxiliary.
+        ValueError: for a latent site that is missing from the guide and not marked for parallel
+            enumeration, observed there, or (if asked) of another shape; for a site of the guide
+            that the model does not have and that is not marked as auxiliary.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     unwrapped = poutine.unwrap(guide)
@@ -57,7 +60,7 @@ def read(
         model_trace, guide_trace = _run(
             model, guide, args, kwargs, max_plate_nesting, check_shapes
         )
-        if max_plate_nesting == float("inf") and _enumerates(guide_trace):
+        if max_plate_nesting == float("inf") and _enumerates(model_trace, guide_trace):
             max_plate_nesting = _nesting(model_trace, guide_trace)
             model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
     reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
@@ -93,7 +96,10 @@ def _run(
     if check_shapes:
         model = SameShapes(read_sites(sampled))(model)
     rows = SameRows(guide_trace)
-    replayed = poutine.replay(rows(model), trace=sampled)
+    model = rows(model)
+    if max_plate_nesting < float("inf"):
+        model = EnumMessenger()(model)  # further to the left than the guide's
+    replayed = poutine.replay(model, trace=sampled)
     try:
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     except ShapeMismatch as error:
@@ -106,8 +112,9 @@ def _run(
 def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> None:
     """Pyro's own check of names, shapes and plates, on the sites that both traces should have."""
     model, guide = model.copy(), guide.copy()
-    for name in list(model.nodes):
-        if missing_half(name, model.nodes) and name not in guide.nodes:
+    for name, node in list(model.nodes.items()):
+        enumerated = node["type"] == "sample" and "_enumerate_dim" in node["infer"]
+        if (enumerated or missing_half(name, model.nodes)) and name not in guide.nodes:
             model.remove_node(name)
     for name, node in list(guide.nodes.items()):
         if node["type"] == "sample" and node["is_observed"]:
@@ -115,9 +122,12 @@ def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> No
     check_model_guide_match(model, guide, max_plate_nesting)
 
 
-def _enumerates(guide: Trace) -> bool:
+def _enumerates(model: Trace, guide: Trace) -> bool:
     samples = (site for site in guide.nodes.values() if site["type"] == "sample")
-    return any(site["infer"].get("enumerate") == "parallel" for site in samples)
+    if any(site["infer"].get("enumerate") == "parallel" for site in samples):
+        return True
+    sites = marginalise(read_sites(model), guide.nodes)
+    return any(site.role == "marginalised" for site in sites.values())
 
 
 def _nesting(*traces: Trace) -> int:

@@ -18,6 +18,7 @@ __all__ = [
     "Plate",
     "Role",
     "Site",
+    "Summed",
     "base_of",
     "distribution_name",
     "has_mask_inside",
@@ -35,10 +36,12 @@ PARTICLES = "num_particles_vectorized"
 DRAWS = "_draws"
 """The name of a plate over many draws of a whole pair at once."""
 
-Role = Literal["latent", "auxiliary", "observed", "factor", "deterministic", "missing"]
+Role = Literal[
+    "latent", "auxiliary", "observed", "factor", "deterministic", "missing", "marginalised"
+]
 """What a site is: `latent`, sampled by the model; `auxiliary`, sampled by the guide alone;
 `observed`; `factor`, a `pyro.factor`; `deterministic`; `missing`, the half of an `obs_mask` site
-that is not observed."""
+that is not observed; `marginalised`, a discrete one of the model that is summed over."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,19 @@ class Plate:
     dim: int
     size: int
     full_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """A density from which sites that the model enumerates are summed out.
+
+    Attributes:
+        log_density: by batch entry, masked and unscaled, in nats.
+        names: the sites whose joint density it is; none where another of them carries it.
+    """
+
+    log_density: Tensor
+    names: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -76,6 +92,7 @@ class Site:
         scale: the scale of `poutine.scale` and of subsampled plates.
         mask: of `poutine.mask` and of the distribution; None where there is none.
         infer: the statement's `infer`.
+        summed: its density where it depends on a site that the model sums over.
     """
 
     name: str
@@ -88,6 +105,7 @@ class Site:
     scale: Tensor | float = 1.0
     mask: Tensor | bool | None = None
     infer: Mapping[str, Any] = field(default_factory=dict)
+    summed: Summed | None = None
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,9 +114,15 @@ class Site:
         return len(self.fn.event_shape)
 
     @property
+    def batch_shape(self) -> torch.Size:
+        """The distribution's, without the dimensions of sites that are summed out."""
+        shape: torch.Size = self.fn.batch_shape
+        return shape if self.summed is None else self.summed.log_density.shape
+
+    @property
     def shape(self) -> torch.Size:
         """Batch and event shape, as the distribution has them."""
-        shape: torch.Size = self.fn.batch_shape + self.fn.event_shape
+        shape: torch.Size = self.batch_shape + self.fn.event_shape
         return shape
 
     @property
@@ -132,6 +156,8 @@ class Site:
 
     def log_density(self) -> Tensor:
         """The log-density by batch entry in nats, masked and unscaled."""
+        if self.summed is not None:
+            return self.summed.log_density
         value: Tensor = self.fn.log_prob(self.value, *self.args, **self.kwargs)
         return value if self.mask is None else scale_and_mask(value, 1.0, self.mask)
 
@@ -141,6 +167,12 @@ class Site:
         Raises:
             ValueError: if it has none, or none in closed form.
         """
+        if self.summed is not None:
+            raise ValueError(
+                f"the {distribution_name(self.fn)} of site {self.name!r} has a mean for each "
+                "value of a site that the model sums over, and a cost needs one: use InfoVAE, "
+                "which takes the log-likelihood"
+            )
         if has_moments(self.fn):
             try:
                 mean: Tensor = self.fn.mean
@@ -160,6 +192,9 @@ class Site:
 
     def log_prob(self) -> Tensor:
         """The log-density by batch entry in nats, masked and scaled."""
+        if self.summed is not None:
+            scaled: Tensor = scale_and_mask(self.summed.log_density, self.scale, None)
+            return scaled
         return self.scaled(self.fn.log_prob(self.value, *self.args, **self.kwargs))
 
     def unscaled(self) -> "Site":

@@ -5,10 +5,12 @@ from functools import cached_property
 from typing import Any
 
 from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.program.handlers import SetValues, run_to_last
+from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
@@ -20,7 +22,10 @@ Sites = dict[str, Site]
 
 
 class Whole:
-    """A model and a guide with their arguments; sites marked for enumeration are sampled.
+    """A model and a guide with their arguments.
+
+    Sites that the guide marks for enumeration are sampled. Those that the model sums over are
+    where the latents are given, and sampled where they are not.
 
     Args:
         model: the model; any Pyro callable.
@@ -29,7 +34,7 @@ class Whole:
     """
 
     def __init__(self, model: Program, guide: Program, args: Sequence[Any]) -> None:
-        self.model, self.guide = (poutine.infer_config(p, _sampled) for p in (model, guide))
+        self.model, self.guide = model, poutine.infer_config(guide, _sampled)
         self.args = tuple(args)
         guide = poutine.unwrap(guide)
         self._messenger = guide if isinstance(guide, Messenger) else None
@@ -59,13 +64,22 @@ class Whole:
         values: Mapping[str, Tensor],
         args: tuple[Any, ...] | None = None,
         until: Sequence[str] = (),
+        sums: bool = True,
     ) -> Sites:
-        """The model's sites at given latents; up to the last of some, and these alone."""
-        args = self.args if args is None else args
+        """The model's sites at given latents; up to the last of some, where these are named.
+
+        With `sums` what the model sums over is summed out, if all latents are given."""
+        args, model = self.args if args is None else args, self.model
+        given = sums and set(until or self.reading.latent) <= values.keys()
+        nesting = self.reading.max_plate_nesting if self.reading.marginalised and given else None
         with SetValues(values):
             if until:
-                return run_to_last(self.model, args, {}, dict.fromkeys(until))
-            return read_sites(poutine.trace(self.model).get_trace(*args))
+                sites = run_to_last(model, args, {}, dict.fromkeys(until), nesting)
+            else:
+                if nesting is not None:
+                    model = EnumMessenger(-1 - int(nesting))(model)
+                sites = read_sites(poutine.trace(model).get_trace(*args))
+        return sites if nesting is None else marginalise(sites, self.reading.guide_sites)
 
 
 def _sampled(_: Any) -> dict[str, Any]:

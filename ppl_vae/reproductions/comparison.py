@@ -57,7 +57,9 @@ def run(
         # ArviZ 0.23 says elpd_loo, 1.x says elpd.
         loo[name] = float(left_out.elpd_loo if hasattr(left_out, "elpd_loo") else left_out.elpd)
         k[name] = float(np.nanmedian(pareto_k(*pair, x, draws=draws, seed=seed).k))
-    found = compare(pairs, x[:rows], draws=draws, proposal="full_covariance", seed=seed)
+    found = compare(
+        pairs, x[:rows], draws=draws, proposal="full_covariance", steps=1000, seed=seed
+    )
     (out / "evidence.txt").write_text(f"{found}\n", encoding="utf-8")
     best = max(loo.values())
     table: list[list[Any]] = []

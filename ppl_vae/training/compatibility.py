@@ -54,6 +54,12 @@ def check_compatible(
             # Pyro's own losses may leave a site to the prior
             complete = isinstance(objective, Objective)
             reading = read(model, guide, batch, check_shapes=True, complete=complete)
+        seen = [name for name, site in reading.guide_sites.items() if site.role == "observed"]
+        if not reading.observed and seen:
+            raise ValueError(
+                f"the model observes nothing and the guide {seen[0]!r}: have they changed places? "
+                "The model comes first"
+            )
         named = _Named(model, guide, reading)
         _check_sites(named, objective)
         _check_loss(model, guide, objective, batch, named)
@@ -191,7 +197,7 @@ def _check_reach(named: _Named, name: str) -> None:
         warnings.warn(
             f"{named.both(name)}: codes on the {theirs.kind} cannot match a prior on {ours}, "
             "however long they are trained",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -1,19 +1,17 @@
 """Training of a model and a guide by Pyro's SVI."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.optim import PyroOptim
-from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from ppl_vae.arguments import instance
 from ppl_vae.data.dataset import Dataset, check_finite
 from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import splits
@@ -21,24 +19,30 @@ from ppl_vae.data.sources import as_dataset
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
-from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.program.modules import Program, modules_of, release
+from ppl_vae.training.adapters import AnyOptimizer, as_pyro, end_epoch
+from ppl_vae.training.alone import alone
 from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
+from ppl_vae.training.optim import Adam, Scheduled
+from ppl_vae.training.progress import board, showing
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.spread import spreads, warn_of_collapse
+from ppl_vae.training.stopping import Callback, Keep, Watch, asks_to_stop
 from ppl_vae.training.tuning import Frozen, check_rows, freezing, go_on_from
 from ppl_vae.training.weights import stored
 
 __all__ = ["fit"]
 
 
+@alone
 def fit(
     model: Program,
     guide: Program,
     data: Any,
     objective: ELBO,
-    optimizer: PyroOptim | None = None,
+    optimizer: AnyOptimizer | None = None,
     *,
     epochs: int = 10,
     batch_size: int = 128,
@@ -46,19 +50,24 @@ def fit(
     device: str | torch.device = "auto",
     validation: Any = None,
     critic_steps: int = 0,
+    callbacks: Sequence[Callback] = (),
+    patience: int | None = None,
+    keep: Keep = "last",
+    monitor: str | None = None,
     start: Run | str | Path | None = None,
     freeze: str | Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] | None = None,
     tensorboard: bool = True,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> History:
     r"""Trains a pair, with any objective that is a `pyro.infer.ELBO`, by `pyro.infer.SVI`.
 
     Each epoch goes once through the training rows in a new order. A learning-rate scheduler of
-    `pyro.optim` is stepped once an epoch (`ReduceLROnPlateau` with the validation loss, or the
-    training loss where there is none). On the CPU the same seed gives the same run bit for bit.
+    `pyro.optim` or torch's is stepped once an epoch (`ReduceLROnPlateau` with the validation loss,
+    or the training loss where there is none). On the CPU the same seed gives the same run bit for
+    bit. Pyro's parameters and handlers are the process's, so one thread trains at a time.
 
     A module that a plain function reaches through a variable, and hands to `pyro.module`, is
     trained and its parameters are saved; its buffers (those of batch normalisation) are not, as
@@ -75,7 +84,9 @@ def fit(
         data: a data set, which hands its rows and what its `handing` has put beside them; or a
             tensor `(n, *size)`; or several of n rows each that are handed side by side.
         objective: the loss. Its `terms`, if it has any, are logged.
-        optimizer: of `pyro.optim`; `Adam` at a learning rate of 1e-3 by default.
+        optimizer: of `pyro.optim`, or of `torch.optim` an instance that was made with all that is
+            trained, a class, or a `functools.partial` of one; `Adam` at a learning rate of 1e-3 by
+            default.
         epochs: number of passes.
         batch_size: rows to a step.
         seed: of every generator, set at the start; None leaves them as they are.
@@ -85,6 +96,17 @@ def fit(
             with the same noise each time; a data set's own by default.
         critic_steps: further steps before each step, on its batch, that move the objective's own
             parameters (a critic, an auxiliary r) alone.
+        callbacks: functions that are called with each epoch's row, once it is logged and saved; a
+            training ends after an epoch at which one of them returns True.
+        patience: end the training after so many epochs in a row without a lower `monitor`.
+        keep: the weights that pair and run folder end with: of the last epoch, or of the one with
+            the lowest `monitor`.
+        monitor: the number of the rows that `patience` and `keep` follow. By default the held-out
+            loss (the training loss without held-out rows), which is what is minimised: at alpha=1
+            it is the reconstruction with the weighed divergence, where the reconstruction alone
+            is lowest with codes that no longer match the prior, and the ELBO charges for what
+            alpha=1 sets free. There is none by default where a critic, a constraint or a schedule
+            makes the losses of two epochs different quantities.
         start: a run, or its folder, whose weights the training goes on from.
         freeze: names of modules and parameters that stay bit for bit as they are, or globs of
             them: `["likelihood"]`, `["encoder.network.0", "*.bias"]`. Frozen modules run in
@@ -93,7 +115,8 @@ def fit(
         overwrite: replace a run that is there.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
         tensorboard: log to the folder for TensorBoard too, where that is installed.
-        progress: show a bar with the terms in nats per datum; None does on a terminal.
+        progress: show the terms in nats per datum: by a bar on a terminal or in a notebook, and by
+            a line an epoch elsewhere.
 
     Returns:
         The losses and terms of each epoch. A loss is divided by the rows of its batch.
@@ -102,6 +125,8 @@ def fit(
         NotFinite: if a loss, a term or a gradient is NaN or infinite: the optimiser has not acted
             on it, and pair and run folder hold the weights at which all was last finite.
         ValueError: for data that the pair cannot score, before anything is written.
+        TypeError: for an optimiser that is none.
+        RuntimeError: if another thread is training.
         FileExistsError: if there is a run in `out` already.
 
     Example:
@@ -115,6 +140,7 @@ def fit(
         >>> vae = VAE(StandardNormal(2), Bernoulli(2, data.size), MeanFieldNormal(data.size, 2))
         >>> history = fit(vae.model, vae.guide, data, InfoVAE(MMD(), scale=64.0), epochs=2)
     """
+    instance("objective", objective, ELBO, "BetaVAE()")
     for name, number, least in (
         ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("critic_steps", critic_steps, 0)
     ):  # fmt: skip
@@ -128,7 +154,6 @@ def fit(
             f"critic_steps={critic_steps} asked for, but {type(objective).__name__} has no "
             "parameters of its own to train"
         )
-    optimizer = pyro.optim.Adam({"lr": 1e-3}) if optimizer is None else optimizer
     rows = _Rows(data, validation)
     rows.typed(model, guide)
     here = rows.train[0].device
@@ -148,6 +173,9 @@ def fit(
     if start is not None:
         go_on_from(start, model, guide, objective, *first)
     frozen = Frozen.named(freeze, (model, guide, objective), params)
+    trained = params | {f"objective.{i}": p for i, p in enumerate(own)}
+    trained = {k: p for k, p in trained.items() if id(p) not in frozen.parameters}
+    optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
     check_support(model, guide, first, drawn[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
@@ -157,6 +185,10 @@ def fit(
     check_compatible(model, guide, objective, first)
     if rows.held_out:
         check_held_out(model, guide, objective, rows.held_out, batch_size)
+    terms = getattr(objective, "terms", {})
+    watch = Watch(objective, patience, keep, monitor, bool(rows.held_out), terms)
+    if isinstance(optim, Scheduled):
+        optim.plan(epochs * steps)
     weights = Weights(model, guide, objective, params)
     run = None
     if out is not None:
@@ -166,6 +198,9 @@ def fit(
                 "batch_size": batch_size,
                 "seed": seed,
                 "critic_steps": critic_steps,
+                "patience": patience,
+                "keep": keep,
+                "monitor": watch.monitor if watch.is_used else None,
             }
             if start is not None:
                 config["start"] = str(start.path if isinstance(start, Run) else start)
@@ -175,21 +210,24 @@ def fit(
         run.save_data(Known.of(rows.data, rows.train).plain)
         run.save_weights(weights.state())
     training = Training(
-        model, guide, objective, optimizer, weights, critic_steps, own, frozen.parameters
+        model, guide, objective, optim, weights, critic_steps, own, frozen.parameters
     )
 
     history = History()
+    best = weights.snapshot() if keep == "best" else None
     with (
         freezing(frozen),
-        _bar(epochs * steps, progress) as bar,
-        _board(run, tensorboard) as board,
+        showing(epochs * steps, epochs, progress) as shown,
+        board(run, tensorboard) as writer,
     ):
         for epoch in range(1, epochs + 1):
             try:
-                row = training.epoch(rows.epoch(), batch_size, bar)
+                row = training.epoch(rows.epoch(), batch_size, shown.bar)
                 # without held-out rows, a batch shows whether the last step left sound weights
                 held_out = training.validate(rows.held_out or first, batch_size, seed or 0)
             except (NotFinite, KeyboardInterrupt):
+                if best is not None and history.rows:
+                    best.restore()
                 if run is not None:
                     run.save_weights(weights.state())
                 raise
@@ -198,15 +236,27 @@ def fit(
                 row |= held_out
             row |= spreads(model, guide, rows.held_out or rows.train, batch_size)
             history.rows.append(row)
-            if isinstance(optimizer, PyroLRScheduler):
-                _step_schedule(optimizer, row.get("validation/loss", row["loss"]))
+            end_epoch(optim, row.get("validation/loss", row["loss"]))
+            is_best = watch.is_best(row)
+            if best is not None and is_best:
+                best.take()
             if run is not None:
                 run.log(row)
-                run.save_weights(weights.state())
+                if best is None or is_best:
+                    run.save_weights(weights.state())
             for name, value in row.items():
-                if board is not None and name not in ("epoch", "step"):
-                    board.add_scalar(name, value, training.step)
-            warn_of_collapse(history)
+                if writer is not None and name not in ("epoch", "step"):
+                    writer.add_scalar(name, value, training.step)
+            shown.epoch(row)
+            is_last = asks_to_stop(callbacks, row) or watch.is_over or epoch == epochs
+            warn_of_collapse(history, is_last)
+            if is_last:
+                break
+        if watch.is_used:
+            shown.say(str(watch))
+    if best is not None:
+        best.restore()
+    release(*params.values(), *own)
     return history
 
 
@@ -315,14 +365,6 @@ def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu
     return device
 
 
-def _step_schedule(optimizer: PyroLRScheduler, loss: float) -> None:
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
-    if optimizer.pt_scheduler_constructor is plateau:
-        optimizer.step(loss)
-    else:
-        optimizer.step()
-
-
 def _written_out(config: Mapping[str, Any], objective: ELBO) -> dict[str, Any]:
     """The configuration with the numbers that an objective has put in place of "auto"."""
     scales = objective.scales if isinstance(objective, InfoVAE) else {}
@@ -331,26 +373,3 @@ def _written_out(config: Mapping[str, Any], objective: ELBO) -> dict[str, Any]:
         settings = with_scales(part.get("init_args", {}), scales)
         return {**config, "objective": {**part, "init_args": settings}}
     return {**config, "scale": dict(scales)} if scales else dict(config)
-
-
-@contextmanager
-def _bar(total: int, progress: bool | None) -> Iterator[Any]:
-    from tqdm.auto import tqdm
-
-    disable = None if progress is None else not progress
-    with tqdm(total=total, unit="step", disable=disable) as bar:
-        yield bar
-
-
-@contextmanager
-def _board(run: Run | None, wanted: bool) -> Iterator[Any]:
-    if run is None or not wanted:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        yield None
-        return
-    with SummaryWriter(str(run.path / "tensorboard")) as writer:
-        yield writer

@@ -13,13 +13,13 @@ from torch import Tensor
 from ppl_vae.data.loaders import batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+from ppl_vae.training.optim import Scheduled
+from ppl_vae.training.progress import brief
+from ppl_vae.training.run import KINDS
 from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
 
 __all__ = ["Mean", "Training", "Weights"]
-
-KINDS = ("reconstruction", "rate", "divergence", "global")
-"""The kinds of terms an objective leaves, as `kind/site`."""
 
 
 class Weights:
@@ -29,8 +29,12 @@ class Weights:
         self, model: Program, guide: Program, objective: ELBO, params: dict[str, Tensor]
     ) -> None:
         self._modules, self._params = modules_of(model, guide, objective), params
+        self.good = self.snapshot()
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all of it."""
         buffers = [b for m in self._modules.values() for b in m.buffers()]
-        self.good = Snapshot([*self.state().values(), *buffers])
+        return Snapshot([*self.state().values(), *buffers])
 
     def state(self) -> dict[str, Tensor]:
         return state(self._modules, self._params)
@@ -86,7 +90,7 @@ class Training:
     ) -> None:
         self.model, self.guide, self.objective, self.weights = model, guide, objective, weights
         self.modules = list(modules_of(model, guide, objective).values())
-        self.critic_steps = critic_steps
+        self.optimizer, self.critic_steps = optimizer, critic_steps
         self.watch = NoiseWatch(model, guide, objective)
         self.step = 0
 
@@ -108,12 +112,14 @@ class Training:
             for _ in range(self.critic_steps):
                 self._run(self.critic.step, batch)
             loss = self._run(self.main.step, batch)
+            if isinstance(self.optimizer, Scheduled):
+                self.optimizer.advance()
             mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
             self.watch.after(self.step, batch)
             if bar.update():  # it was drawn: read the terms for the next time
-                bar.set_postfix_str(_brief(mean.read()), refresh=False)
+                bar.set_postfix_str(brief(mean.read()), refresh=False)
         row = mean.read()
-        bar.set_postfix_str(_brief(row))
+        bar.set_postfix_str(brief(row))
         return row
 
     def _run(self, call: Callable[..., float], batch: Sequence[Tensor]) -> float:
@@ -193,8 +199,3 @@ def _loss_and_grads(objective: ELBO, *args: Any) -> float:
     if not math.isfinite(loss):
         raise NotFinite(f"the loss is {loss}")
     return loss
-
-
-def _brief(row: Mapping[str, float]) -> str:
-    names = [name for name in KINDS if name in row] or ["loss"]
-    return ", ".join(f"{name} {row[name]:.4g}" for name in names) + " nats"

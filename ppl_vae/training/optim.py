@@ -1,7 +1,7 @@
 """Optimisers with named settings, for configuration files and the command line.
 
-`ppl_vae.fit` takes any optimiser or scheduler of `pyro.optim`; these are some of them whose
-settings are read off their signatures.
+`ppl_vae.fit` takes any optimiser or scheduler of `pyro.optim` and of `torch.optim`; these are some
+of them whose settings are read off their signatures.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,69 @@ from typing import Any
 import pyro.optim
 import torch
 from pyro.optim import PyroOptim
-from pyro.optim.lr_scheduler import PyroLRScheduler
+
+from ppl_vae.objectives import Schedule
 
 __all__ = ["SGD", "Adam", "ClippedAdam"]
 
 
-class Adam(PyroLRScheduler):
-    r"""Adam, with a learning rate that may decay from epoch to epoch.
+class Scheduled(PyroOptim):
+    r"""An optimiser whose learning rate is $\eta\, s(t)\, \gamma^e$ at step t of epoch e.
+
+    Args:
+        optimizer: class of `torch.optim`.
+        settings: its arguments, with the learning rate $\eta$ as `lr`.
+        schedule: s, a factor on the learning rate as a function of the step; None for 1.
+        decay: $\gamma$.
+        clip_norm: largest norm of each parameter's gradient; None for no bound.
+
+    Raises:
+        ValueError: for a setting that is not positive; at its step, for a factor below 0.
+    """
+
+    def __init__(
+        self,
+        optimizer: type[torch.optim.Optimizer],
+        settings: Mapping[str, Any],
+        schedule: Schedule | None,
+        decay: float,
+        clip_norm: float | None,
+    ) -> None:
+        self.lr, self.decay = _positive("lr", settings["lr"]), _positive("decay", decay)
+        self.schedule, self.steps, self.epochs = schedule, 0, 0
+        clip = {} if clip_norm is None else {"clip_norm": _positive("clip_norm", clip_norm)}
+        super().__init__(optimizer, dict(settings), clip)
+
+    def plan(self, steps: int) -> None:
+        """Tells how many steps are to come."""
+        if self.schedule is not None:
+            self.schedule.plan(self.steps + steps)
+        self._set()
+
+    def advance(self, epochs: int = 0) -> None:
+        """Goes on by a step, or by epochs."""
+        self.steps, self.epochs = self.steps + (not epochs), self.epochs + epochs
+        if epochs or self.schedule is not None:
+            self._set()
+
+    def _set(self) -> None:
+        factor = 1.0 if self.schedule is None else float(self.schedule(torch.tensor(self.steps)))
+        if not factor >= 0:
+            raise ValueError(f"{self.schedule} makes the learning rate negative at {self.steps}")
+        rate = self.lr * factor * self.decay**self.epochs
+        self.pt_optim_args["lr"] = rate  # of parameters that are met later
+        for made in self.optim_objs.values():
+            for group in made.param_groups:
+                group["lr"] = rate
+
+    def __repr__(self) -> str:
+        more = "" if self.schedule is None else f", schedule={self.schedule}"
+        more += "" if self.decay == 1 else f", decay={self.decay:g}"
+        return f"{type(self).__name__}(lr={self.lr:g}{more})"
+
+
+class Adam(Scheduled):
+    r"""Adam, with a learning rate that may follow a schedule, or decay from epoch to epoch.
 
     Args:
         lr: learning rate.
@@ -25,6 +81,7 @@ class Adam(PyroLRScheduler):
         weight_decay: L2 penalty on parameters.
         decay: factor on the learning rate after each epoch; 1 keeps it constant.
         clip_norm: largest norm of each parameter's gradient; null for no bound.
+        schedule: a factor on the learning rate as a function of the step, such as Cosine.
 
     References:
         Kingma, Ba (2015): Adam: a method for stochastic optimization. arXiv:1412.6980.
@@ -38,13 +95,14 @@ class Adam(PyroLRScheduler):
         weight_decay: float = 0.0,
         decay: float = 1.0,
         clip_norm: float | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         settings = {"lr": lr, "betas": (beta1, beta2), "weight_decay": weight_decay}
-        super().__init__(*_exponential(torch.optim.Adam, settings, decay, clip_norm))
+        super().__init__(torch.optim.Adam, settings, schedule, decay, clip_norm)
 
 
-class SGD(PyroLRScheduler):
-    r"""Stochastic gradient descent, with a learning rate that may decay from epoch to epoch.
+class SGD(Scheduled):
+    r"""Stochastic gradient descent, with a learning rate that may follow a schedule or decay.
 
     Args:
         lr: learning rate.
@@ -52,6 +110,7 @@ class SGD(PyroLRScheduler):
         weight_decay: L2 penalty on parameters.
         decay: factor on the learning rate after each epoch; 1 keeps it constant.
         clip_norm: largest norm of each parameter's gradient; null for no bound.
+        schedule: a factor on the learning rate as a function of the step, such as Cosine.
     """
 
     def __init__(
@@ -61,9 +120,10 @@ class SGD(PyroLRScheduler):
         weight_decay: float = 0.0,
         decay: float = 1.0,
         clip_norm: float | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(*_exponential(torch.optim.SGD, settings, decay, clip_norm))
+        super().__init__(torch.optim.SGD, settings, schedule, decay, clip_norm)
 
 
 class ClippedAdam(PyroOptim):
@@ -97,22 +157,6 @@ class ClippedAdam(PyroOptim):
                 "lrd": _positive("lrd", lrd),
             },
         )
-
-
-def _exponential(
-    optimizer: type[torch.optim.Optimizer],
-    settings: Mapping[str, Any],
-    decay: float,
-    clip_norm: float | None,
-) -> tuple[type, dict[str, object], dict[str, float]]:
-    """What a `PyroLRScheduler` is made of."""
-    args = {
-        "optimizer": optimizer,
-        "optim_args": {**settings, "lr": _positive("lr", settings["lr"])},
-        "gamma": _positive("decay", decay),
-    }
-    clip = {} if clip_norm is None else {"clip_norm": _positive("clip_norm", clip_norm)}
-    return torch.optim.lr_scheduler.ExponentialLR, args, clip
 
 
 def _positive(name: str, value: float) -> float:

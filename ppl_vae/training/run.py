@@ -6,10 +6,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+
+from ppl_vae.records import table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["History", "Run"]
 
@@ -22,6 +27,10 @@ _OWN = (
     *(CONFIG, METRICS, WEIGHTS, SUMMARY, EVALUATION, DATA),
     *(*PICTURES, *DIAGNOSTICS, "tensorboard"),
 )
+
+
+KINDS = ("reconstruction", "rate", "divergence", "global")
+"""The kinds of terms an objective leaves, as `kind/site`."""
 
 
 class History:
@@ -40,6 +49,11 @@ class History:
 
     def __init__(self, rows: list[dict[str, float]] | None = None) -> None:
         self.rows = [] if rows is None else rows
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """As a `pandas.DataFrame`, a row for each epoch."""
+        columns = {name: self[name] for name in self.names if name != "epoch"}
+        return table(columns, self["epoch"] if self.rows else None, "epoch")
 
     @property
     def names(self) -> list[str]:
@@ -64,8 +78,9 @@ class History:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{k}={v:g}" for k, v in self.last.items()) if self.rows else ""
-        return f"History({len(self)} epochs; {last})"
+        shown = ("loss", *KINDS, "validation/loss")
+        last = [f"{k}={self.last[k]:.4g}" for k in shown if self.rows and k in self.last]
+        return f"History({len(self)} epochs{'; ' * bool(last)}{', '.join(last)})"
 
 
 class Run:

@@ -79,29 +79,34 @@ def _moments(
         yield name, torch.stack(cut).double()
 
 
-def warn_of_collapse(history: History) -> None:
+def warn_of_collapse(history: History, is_last: bool = False) -> None:
     """Warns when two epochs in a row, for the first time, have codes that say next to nothing.
 
     The rate is at least what they say. It is high all the same for codes of another spread than
-    the prior's; there the means tell, unless they are on their way: a Gaussian channel of noise sd
-    and an input of that spread carries log(1 + (spread / sd)^2) / 2 nats, and no other carries
-    more.
+    the prior's; there the means tell: a Gaussian channel of noise sd and an input of that spread
+    carries log(1 + (spread / sd)^2) / 2 nats, and no other carries more. They are looked at after
+    the last epoch only, and then unless they are on their way: at first most encoders widen
+    before their means part.
+
+    Args:
+        history: the epochs so far.
+        is_last: whether no epoch follows.
     """
-    rates = [row.get("rate", math.inf) for row in history]
-    said = [_said(row) for row in history]
-    low = [rate < _COLLAPSED for rate in rates]
-    for k, (before, now) in enumerate(pairwise(said), 1):
-        low[k] = low[k] or now <= min(before, _COLLAPSED)
+    low = [row.get("rate", math.inf) < _COLLAPSED for row in history]
     twice = [a and b for a, b in pairwise(low)]
+    said = [_said(row) for row in history.rows[-2:]]
     if twice[-1:] == [True] and not any(twice[:-1]):
-        by_rate = rates[-1] < _COLLAPSED
-        reason = f"the rate is {rates[-1]:.2g}" if by_rate else f"the means carry {said[-1]:.2g}"
-        warnings.warn(
-            f"posterior collapse: {reason} nats, so the codes say nothing of the data; weaken the "
-            "penalty, start the encoder narrower, standardise its means, or integrate its noise, "
-            "which hides the pull of the data",
-            stacklevel=3,
-        )
+        reason = f"the rate is {history.last['rate']:.2g}"
+    elif is_last and not any(twice) and len(said) == 2 and said[1] <= min(said[0], _COLLAPSED):
+        reason = f"the means carry {said[1]:.2g}"
+    else:
+        return
+    warnings.warn(
+        f"posterior collapse: {reason} nats, so the codes say nothing of the data; weaken the "
+        "penalty, start the encoder narrower, standardise its means, or integrate its noise, "
+        "which hides the pull of the data",
+        stacklevel=4,
+    )
 
 
 def _said(row: Mapping[str, float]) -> float:

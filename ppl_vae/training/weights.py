@@ -60,7 +60,8 @@ def _keeping_shapes(*modules: nn.Module) -> Iterator[None]:
 def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state by name: each module's under its name, loose parameters under `param.`.
 
-    The tensors are the live ones, constrained parameters in their unconstrained form.
+    The tensors are the live ones, constrained parameters in their unconstrained form. A network
+    under `torch.compile` has the names of the plain one.
 
     Args:
         modules: as `modules_of` names them.
@@ -68,10 +69,16 @@ def state(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> dic
     """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        tensors |= {_plain(f"{name}.{key}"): value for key, value in module.state_dict().items()}
     own = {id(p) for module in modules.values() for p in module.parameters()}
-    tensors |= {_PARAM + name: p.detach() for name, p in params.items() if id(p) not in own}
+    loose = {name: p.detach() for name, p in params.items() if id(p) not in own}
+    tensors |= {_PARAM + _plain(name): param for name, param in loose.items()}
     return tensors
+
+
+def _plain(name: str) -> str:
+    """The name that a tensor has where no network is under `torch.compile`."""
+    return name.replace("_orig_mod.", "")
 
 
 def load(
@@ -97,6 +104,7 @@ def load(
     params = stored((model, guide), *args) if args else {}
     modules = modules_of(model, guide, objective)
     live = state(modules, params)
+    tensors = {_plain(name): value for name, value in tensors.items()}
     saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
     missing, unknown = sorted(live.keys() - saved), sorted(saved.keys() - live.keys())
     if missing or unknown:

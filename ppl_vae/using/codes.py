@@ -1,14 +1,12 @@
 """Codes of rows: means, spreads, weighted draws; and the rows' evidence."""
 
-import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ppl_vae.evaluation.codes import posterior_codes
-from ppl_vae.evaluation.likelihood import log_weights
+from ppl_vae.evaluation.likelihood import nll
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 
@@ -105,13 +103,10 @@ def log_likelihood(
     plate: str | None = None,
     block: int | None = 8192,
 ) -> Tensor:
-    r"""An importance-weighted estimate of each row's log-likelihood in nats, `(n,)`.
+    """An importance-weighted estimate of each row's log-likelihood in nats, `(n,)`.
 
-    $$\log \frac{1}{K} \sum_{k=1}^K \frac{p(x_i, z_{ik})}{q(z_{ik} | x_i)}, \quad
-      z_{ik} \sim q(z | x_i)$$
-
-    A lower bound in expectation, see `ppl_vae.evaluation.nll`, which is minus the mean of these.
-    A warning says where the weights are so uneven that it may be far below.
+    A lower bound in expectation: `ppl_vae.evaluation.nll`, which see, is minus the mean of these.
+    Rows whose guide is no proposal get a fitted one.
 
     Args:
         model: the generative program.
@@ -121,21 +116,4 @@ def log_likelihood(
         plate: the data plate's name, where the pair leaves a choice.
         block: rows times draws held at once.
     """
-    check_positive(num_samples=num_samples, block=block)
-    pair = Pair(model, guide, x, plate, block)
-    parts = pair.index.split(_ROWS) if pair.sliced else [pair.index]
-    found, uneven = [], 0
-    for part in parts:
-        args = pair.blocks.args if len(parts) == 1 else pair.blocks.cut(part)
-        log_w = log_weights(model, guide, args, num_samples, block, plate)
-        found.append(log_w.logsumexp(1) - math.log(num_samples))
-        effective = 1 / log_w.softmax(1).square().sum(1)
-        uneven += int((effective < max(30, num_samples // 20)).sum())
-    if uneven and num_samples >= 30:
-        warnings.warn(
-            f"the weights of {uneven} of {len(pair)} rows are so uneven that log p(x) may be "
-            "too low by nats: give more num_samples, or refit the guide to these rows "
-            "(ppl_vae.evaluation.refitted)",
-            stacklevel=3,
-        )
-    return torch.cat(found)
+    return -nll(model, guide, x, num_samples, block=block, plate=plate).rows

@@ -282,6 +282,10 @@ CASES: dict[str, Case] = {
         lambda pair, x: {"": float(pair.log_likelihood(x)[0].exp())},
         lambda log_w: {"": mean_of(log_w[0].exp())},
     ),
+    "usage": Case(of(EV.usage), lambda *_: {}, lambda _: {}),
+    "model_information": Case(
+        of(EV.model_information, num_samples=40, steps=3), lambda *_: {}, lambda _: {}
+    ),
     "reconstruction_error": Case(of(EV.reconstruction_error), reconstruction),
     "generate": Case(
         of(EV.generate, num_samples=400, mean=False),

@@ -15,7 +15,7 @@ from ppl_vae.reproductions.information_preference.cells import DIM
 
 __all__ = ["classifier", "draw", "measure"]
 
-ROWS, DRAWS, IMAGES = 150, 100, 1000
+ROWS, DRAWS, STEPS, IMAGES = 150, 100, 150, 1000
 
 
 def classifier(data: dict[str, Tensor], folder: Path) -> ev.Classifier:
@@ -56,7 +56,7 @@ def _likelihood(vae: VAE, x: Tensor) -> dict[str, Any]:
     """The NLL by the better proposal, by row too, and what the encoder's own draws say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # sizes and k-hat are in the table
-        found = ev.nll(vae.model, vae.guide, x, DRAWS)
+        found = ev.nll(vae.model, vae.guide, x, DRAWS, steps=STEPS)
     assert found.own is not None
     return {
         "NLL": found.value,

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from ppl_vae.reproductions.information_preference.cells import Cell
 
 __all__ = ["over_steps"]
 
+_STEPS = [50, 350, 1000, 6000]
 _PANELS = ("sd of q(z | x)", "spread of the means", "usage, nats")
 
 
@@ -41,8 +43,10 @@ def over_steps(
             axis.plot(x, y, label=label, **style)
     for axis, title in zip(axes, _PANELS, strict=True):
         axis.set(title=title, xlabel="step", xscale="log")
+        axis.set_xticks(_STEPS, list(map(str, _STEPS)), minor=False)
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in (axes[0], axes[2]):
-        axis.set_yscale("log")
+    axes[0].set_ylim(bottom=0)
+    axes[2].set_yscale("log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=150)

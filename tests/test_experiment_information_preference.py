@@ -1,0 +1,98 @@
+"""The cells, their resumed trainings, and the words that rules come to."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppl_vae.reproductions import reproduce
+from ppl_vae.reproductions.information_preference import cells
+from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell, build
+from ppl_vae.reproductions.information_preference.claims import claims
+from ppl_vae.reproductions.information_preference.training import train
+from ppl_vae.reproductions.information_preference.verdicts import Claim, Condition
+
+
+def claim(*runs: list[Condition]) -> Claim:
+    return Claim("x", "text", "rule", dict(enumerate(runs)))
+
+
+def at_least(value: float, error: float = 0.0, nothing: float | None = 1.0) -> Condition:
+    return Condition("ratio", value, at_least=3.0, error=error, nothing=nothing)
+
+
+def test_the_words_of_a_rule() -> None:
+    assert claim([at_least(3.5)], [at_least(3.0)]).verdict == "reproduced"
+    assert claim([at_least(3.5)], [at_least(2.0)]).verdict == "not reproduced"
+    assert claim([at_least(3.5)], [at_least(2.9, 0.1)]).verdict == "undecided"
+    assert claim([at_least(3.5)], [at_least(math.nan)]).verdict == "undecided"
+    assert claim([at_least(0.5)], [at_least(0.7)]).verdict == "contradicted"
+    assert claim([at_least(0.9, 0.1)], [at_least(0.7)]).verdict == "not reproduced"
+    assert claim([at_least(0.5)], [at_least(3.7)]).verdict == "not reproduced"
+    assert claim([at_least(0.5, nothing=None)]).verdict == "not reproduced"
+    assert claim([]).verdict == "undecided"
+    cost = Condition("NLL", 0.4, at_most=0.3, error=0.02, nothing=0.0)
+    assert (cost.margin, cost.opposite) == (pytest.approx(-0.1), True)
+    assert str(cost) == "NLL 0.4 +- 0.02 (<= 0.3: no)"
+    assert str(at_least(math.nan)) == "ratio: not run"
+
+
+def test_claims_of_nothing_are_undecided_and_of_numbers_are_decided() -> None:
+    found = claims({}, range(2), {})
+    assert [c.name for c in found] == list("abcdefghi")
+    assert {c.verdict for c in found} == {"undecided"}
+    rows = torch.linspace(30, 50, 150)
+
+    def measured(usage: float, shift: float, svm: float) -> dict[str, object]:
+        numbers = {"usage": usage, "usage error": 0.1, "SVM": svm, "SVM error": 0.01}
+        return numbers | {"NLL by row": (rows + shift).tolist()}
+
+    results = {}
+    for seed in range(2):
+        for name, usage, shift, svm in (
+            ("ELBO", 2.0, 0.0, 0.5),
+            ("MMD, alpha = .5", 4.0, 0.1, 0.6),
+        ):
+            results[Cell(14, False, False, name, (), seed).name] = {
+                6000: measured(usage, shift, svm)
+            }
+    half = next(c for c in claims(results, range(2), {}) if c.name == "i")
+    assert half.verdict == "reproduced"
+    (usage, cost), _ = half.seeds.values()
+    assert usage.value == pytest.approx(2.0)
+    assert usage.error == pytest.approx(2 * math.hypot(0.1 / 4, 0.1 / 2))
+    assert (cost.value, cost.error) == (pytest.approx(0.1, abs=1e-4), pytest.approx(0, abs=1e-5))
+
+
+def test_cells_have_names_of_their_own() -> None:
+    every = cells(3)
+    assert len({cell.name for cell in every}) == len(every)
+    assert {cell.objective for cell in every} == set(OBJECTIVES)
+    for cell in every:
+        assert cell.stops == tuple(sorted(cell.stops))
+    for name in OBJECTIVES:
+        vae, objective = build(Cell(14, True, True, name, (1,)))
+        x = torch.bernoulli(torch.full((6, 1, 14, 14), 0.3))
+        assert math.isfinite(objective.loss(vae.model, vae.guide, x))
+
+
+@pytest.mark.parametrize("objective", ["ELBO", "adversarial"])
+def test_a_training_goes_on_where_it_stopped(objective: str, tmp_path: Path) -> None:
+    """The weights of a resumed one are those of one that was not interrupted, to the bit."""
+    data = torch.rand(30, 1, 14, 14)
+    cell = Cell(14, True, True, objective, (1, 3), 1)
+    train(cell, data, tmp_path / "whole", 3)
+    train(cell, data, tmp_path / "parts", 1)
+    torch.manual_seed(77)
+    train(cell, data, tmp_path / "parts", 3)
+    whole, parts = (
+        torch.load(tmp_path / name / "3.pt", weights_only=True)["pair"]
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_options_that_an_experiment_does_not_take(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two_points takes no --minutes"):
+        reproduce("two_points", str(tmp_path), minutes=1.0)
