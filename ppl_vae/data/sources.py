@@ -14,7 +14,7 @@ from ppl_vae.data.tensors import as_tensor
 __all__ = ["as_dataset"]
 
 
-def as_dataset(data: Any, name: str = "data") -> Dataset:
+def as_dataset(data: Any, name: str = "data", **settings: Any) -> Dataset:
     """A data set of rows in any form.
 
     Args:
@@ -23,6 +23,7 @@ def as_dataset(data: Any, name: str = "data") -> Dataset:
             `DataLoader`, whose items are x, or x and one more: an integer is its label, numbers
             are its covariates. Those are read once, into memory, in the order they come.
         name: what messages call it.
+        **settings: `normalise`, `channels`, `missing` and the rest, as in `Dataset`.
 
     Raises:
         ValueError: if it holds no rows of numbers.
@@ -34,17 +35,17 @@ def as_dataset(data: Any, name: str = "data") -> Dataset:
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, DataLoader | TorchDataset):
-        return Dataset(data, name=name)
+        return Dataset(data, name=name, **settings)
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=256)
     parts = [_parts(batch, name) for batch in loader]
     if len({len(batch) for batch in parts}) != 1:
         raise ValueError(f"{name} has no items, or items of one and of two parts: give one kind")
     x, *rest = (torch.cat(part) for part in zip(*parts, strict=True))
     if not rest:
-        return Dataset(x, name=name)
+        return Dataset(x, name=name, **settings)
     if rest[0].ndim == 1 and not rest[0].is_floating_point():
-        return Dataset(x, train_labels=rest[0], name=name)
-    return Dataset(x, train_covariates=rest[0], name=name)
+        return Dataset(x, train_labels=rest[0], name=name, **settings)
+    return Dataset(x, train_covariates=rest[0], name=name, **settings)
 
 
 def _parts(batch: Any, name: str) -> tuple[Tensor, ...]:

@@ -41,7 +41,7 @@ class Transform:
         """The transform by the statistics of training rows.
 
         Columns have their own where rows are vectors; images have one of each for all pixels.
-        NaN is left out of the statistics.
+        NaN is left out of the statistics; a column of nothing else stays as it is.
 
         Raises:
             ValueError: if `kind` is no such word.
@@ -58,8 +58,9 @@ class Transform:
         if kind == "minmax":
             low = x.masked_fill(missing, torch.inf).amin(0)
             spread = x.masked_fill(missing, -torch.inf).amax(0) - low
+            low = low.where(low.isfinite(), 0)
         else:
-            low = x.nanmean(0)
+            low = x.nanmean(0).nan_to_num(0.0)
             spread = (x - low).square().nanmean(0).sqrt()
             # the deviation of a constant is rounding error alone
             spread = spread.where(spread > 1e-12 * low.abs(), 0)
@@ -94,7 +95,11 @@ class Transform:
             return rows
         if self.kind == "none":
             return rows if floating else rows.to(torch.get_default_dtype())
-        kept = rows.dtype if floating else torch.get_default_dtype()
+        return self.redo(rows)
+
+    def redo(self, rows: Tensor) -> Tensor:
+        """Rows in the units of the data, whatever their type, as floats of the pair's."""
+        kept = rows.dtype if rows.is_floating_point() else torch.get_default_dtype()
         x = rows.double()
         return ((x - x.new_tensor(self.shift)) / x.new_tensor(self.scale)).to(kept)
 
