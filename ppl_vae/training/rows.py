@@ -56,7 +56,11 @@ class TrainingRows:
         weights: Any = None,
     ) -> None:
         if isinstance(data, DataLoader | TorchDataset):
-            settings = {"normalise": normalise, "channels": channels, "missing": missing}
+            settings: dict[str, Any] = {
+                "normalise": normalise,
+                "channels": channels,
+                "missing": missing,
+            }
             data = as_dataset(data, train_weights=weights, **settings)
             normalise, channels, missing, weights = "none", None, "refuse", None
         self.data = data if isinstance(data, Dataset) else None
