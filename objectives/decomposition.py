@@ -14,7 +14,7 @@ from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import base_of, has_mask_inside
 
-__all__ = ["Decomposition", "cost_of", "decompose"]
+__all__ = ["Decomposition", "cost_of", "decompose", "number_of_data"]
 
 Reconstruct = Callable[[Reading, str], Tensor]
 
@@ -69,7 +69,7 @@ def decompose(
         ValueError: for an auxiliary site on which both selected and other sites depend, or a site
             that is summed out of the priors of both.
     """
-    data = _number_of_data(reading, plate)
+    data = number_of_data(reading, plate)
     terms.add_data(data)
     zero = torch.zeros_like(data)
     reconstruction, rate, rest = zero, zero, zero
@@ -150,14 +150,16 @@ def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
     return reading.expectation(site.scaled(cost(x, mean)), site)
 
 
-def _number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
+def number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
+    """The sum of the row weights of all particles, each 1 where no plate tells."""
     like = _like(reading)
     try:
         plates, local = reading.plates(plate), reading.local(plate)
     except NoDataPlate:
-        return like.new_ones(())
+        local = []
     if not local:
-        return like.new_ones(())
+        draws = (site.draws.size for site in reading.guide_sites.values() if site.draws)
+        return like.new_ones(()) * next(draws, 1)
     sites = [reading.guide_sites[name] for name in local]
     return Rows.of(sites[0], plates).number_of_data(sites, like)
 

@@ -19,7 +19,7 @@ from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
 from ppl_vae.objectives.starts import start
-from ppl_vae.objectives.trainable import check_scored
+from ppl_vae.objectives.trainable import check_scored, untrained, warn_untrained
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
 
@@ -82,6 +82,9 @@ class InfoVAE(Objective):
             for a pair that it has no meaning for, in one line that names the site.
         NoDataPlate: when called, if no plate or more than one could be the data's.
         FloatingPointError: from `loss_and_grads`, for a term that is NaN or infinite.
+
+    Warns:
+        UserWarning: once a site, for a discrete prior with parameters that get no gradient.
 
     References:
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262.
@@ -293,7 +296,16 @@ class InfoVAE(Objective):
         loss = run.reconstruction + run.rest
         if weighs:
             loss = loss + weight * run.rate
+        elif self.is_moving:
+            self._warn_untrained(reading)
         return loss + self._divergences(reading, terms)
+
+    def _warn_untrained(self, reading: Reading) -> None:
+        """Warns once a site of a discrete prior to learn, which draws of it do not train."""
+        by_draws = {k: d for k, d in self.matched(reading).items() if d.reads == "draws"}
+        for name in untrained(reading, [n for n in by_draws if n not in self._warned]):
+            self._warned.add(name)
+            warn_untrained(reading, name, type(by_draws[name]).__name__)
 
     def _weighed(self, reading: Reading) -> set[str]:
         """The sites whose KL has another weight than 1, or free bits."""

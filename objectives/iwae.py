@@ -9,6 +9,7 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
+from ppl_vae.objectives.decomposition import number_of_data
 from ppl_vae.objectives.objective import Objective, Terms
 from ppl_vae.program.handlers import Leaves, is_messenger
 from ppl_vae.program.plates import PlateName
@@ -31,6 +32,11 @@ class IWAE(Objective):
     row of the data plate, and the plate's scale $s_i$ (N / B under subsampling) stays outside. The
     value is the bound, unbiased under subsampling, and at most $\log p(x)$ with the sign turned.
     Masks stay inside: a masked row adds nothing.
+
+    A latent site outside the data plate hangs the weights of all data together: all data are one
+    row then, with $w_k = p(x, z_k) / q(z_k \mid x)$ of everything, where nothing is scaled or
+    subsampled. The bound is at most $\log p(x)$ of all data, and its weights spread as widely as
+    all data together make them.
 
     `gradient="dreg"` takes the doubly reparameterised gradient for the guide, with normalised
     weights $\tilde w_{ik}$,
@@ -56,10 +62,10 @@ class IWAE(Objective):
             at the same draws, all in nats per datum.
 
     Raises:
-        ValueError: for a latent site outside the data plate, through which the weights of all data
-            hang together so that no average by datum exists; for a site that is scaled unlike the
-            others of its row, where a row's weight is no ratio of densities.
-        NoDataPlate: when called, if no plate or more than one could be the data's.
+        ValueError: for a latent site outside the data plate where a site is scaled or subsampled,
+            so that neither an average by datum nor one of all data exists; for a site that is
+            scaled unlike the others of its row, where a row's weight is no ratio of densities.
+        NoDataPlate: when called, if more than one plate could be the data's.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
@@ -196,9 +202,12 @@ class _Run:
         for site in given_outside:
             self.common = self.common - self._by_particle(site)
         # missing data are masked where they are known, and so do not tell how many data there are
-        counted = guide[(reading.local(self.rows.plates) or latent)[0]]
-        mask = self.rows.weights(counted.unscaled(), self.scale.detach())
-        self.data = (self.scale * mask)[0].sum()
+        counted = guide[([n for n in latent if model[n].role == "latent"] or latent)[0]]
+        if self.rows.plates:
+            mask = self.rows.weights(counted.unscaled(), self.scale.detach())
+            self.data = (self.scale * mask)[0].sum()
+        else:
+            self.data = number_of_data(reading, plate) / self.rows.particles
 
     def add(self, terms: Terms) -> None:
         """Adds the terms of the ELBO at these draws."""
@@ -211,17 +220,32 @@ class _Run:
             terms.add(f"rate/{name}", (self.scale * (self.guide[name] - log_prob)).sum())
 
     def _rows(self, plate: PlateName | None) -> Rows:
-        reading = self.reading
-        plates, latent = reading.plates(plate), reading.latent
-        for name in latent:
-            if not reading.guide_sites[name].inside(plates):
-                raise ValueError(
-                    f"latent site {name!r} is outside the data plate: the weights of all data "
-                    "hang together through it, so they do not factor by datum and the bound does "
-                    "not exist. Use InfoVAE(alpha=0), or condition the model on a value of it"
-                )
+        """The data, or all of them as one row where a latent site is outside their plate."""
+        reading, latent = self.reading, self.reading.latent
+        plates: tuple[str, ...] = ()
+        if plate is not None or reading.candidates:
+            plates = reading.plates(plate)
+        outside = [name for name in latent if not reading.guide_sites[name].inside(plates)]
+        if outside or not plates:
+            self._check_whole((outside or latent)[0])
+            return Rows.of(reading.guide_sites[latent[0]], ())
         # One site tells the rows; masks, which stay inside a weight, may differ between sites.
         return reading.rows(plates, latent[:1])[1]
+
+    def _check_whole(self, outside: str) -> None:
+        for site in [*self.reading.guide_sites.values(), *self.reading.model_sites.values()]:
+            scale = site.scale
+            if isinstance(scale, Tensor):
+                scaled = is_validation_enabled() and bool((scale != 1).any())
+            else:
+                scaled = scale != 1
+            if scaled:
+                raise ValueError(
+                    f"latent site {outside!r} is outside the data plate, so all data share one "
+                    f"weight, and site {site.name!r} is scaled or subsampled, which leaves the "
+                    "bound undefined: run the plate in full, use InfoVAE(alpha=0), or condition "
+                    f"the model on a value of {outside!r}"
+                )
 
     def _scale(self, sites: list[Site]) -> Tensor:
         """The scale that all sites of a row share, `(particles, n)`."""

@@ -253,8 +253,9 @@ class Objective(ELBO, Portable):
         for name in reading.enumerated:
             if not self.enumerates:
                 raise ValueError(
-                    f"site {name!r} is enumerated, which {type(self).__name__} does not do: draw "
-                    "it from a relaxed distribution, or use InfoVAE, BetaVAE or WAE"
+                    f"site {name!r} is enumerated, which {type(self).__name__} does not do: mark "
+                    "it so in the model alone, which sums it out, draw it from a relaxed "
+                    "distribution, or use InfoVAE, BetaVAE or WAE"
                 )
         self.max_plate_nesting = reading.max_plate_nesting
         return reading

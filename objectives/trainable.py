@@ -1,5 +1,6 @@
 """What a pair must be so that every term of a loss is right and passes its gradient."""
 
+import warnings
 from collections.abc import Iterable
 
 from pyro.distributions import Rejector, Uniform
@@ -7,10 +8,11 @@ from torch import Tensor
 
 from ppl_vae.objectives.divergences.location_scale import location_scale
 from ppl_vae.program.agreement import check_match
+from ppl_vae.program.dependence import depends
 from ppl_vae.program.reading import Reading
-from ppl_vae.program.sites import support_name
+from ppl_vae.program.sites import base_of, distribution_name, support_name
 
-__all__ = ["check_mean_moves", "check_scored", "check_trainable"]
+__all__ = ["check_mean_moves", "check_scored", "check_trainable", "untrained", "warn_untrained"]
 
 
 def check_trainable(reading: Reading) -> None:
@@ -85,3 +87,34 @@ def check_mean_moves(reading: Reading, cost: Tensor) -> None:
             "use InfoVAE, whose log-likelihood may, or observe with the decoder's output for a "
             "mean"
         )
+
+
+def untrained(reading: Reading, names: Iterable[str]) -> list[str]:
+    """Sites whose prior has parameters to learn that its draws pass no gradient to.
+
+    That of a discrete prior stays where it is under a loss that looks at its draws alone. One
+    that is drawn given another latent is left aside: its parameters are functions of that.
+    """
+    found = []
+    latent = [reading.guide_sites[name].value for name in reading.latent]
+    for name in names:
+        fn = base_of(reading.model_sites[name].fn)
+        if fn.has_rsample:
+            continue
+        values = [getattr(fn, key, None) for key in getattr(fn, "arg_constraints", {})]
+        learned = [v for v in values if isinstance(v, Tensor) and v.requires_grad]
+        parents = [v for v in latent if v.requires_grad]
+        if learned and not any(depends(learned, v) for v in parents):
+            found.append(name)
+    return found
+
+
+def warn_untrained(reading: Reading, name: str, who: str) -> None:
+    """Warns that a learned prior stays where it is."""
+    kind = distribution_name(reading.model_sites[name].fn)
+    warnings.warn(
+        f"the prior of site {name!r}, {kind}, has parameters that get no gradient: alpha=1 leaves "
+        f"its KL out, and {who} looks at draws of it, which are discrete. Lower alpha, or "
+        "fix the prior",
+        stacklevel=5,
+    )

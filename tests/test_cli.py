@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from ppl_vae.cli import main
@@ -346,7 +347,7 @@ def test_trust_lets_them_pass_and_runs_ask_again(
     for command in ("evaluate", "sample"):
         assert "--trust" in refused(capsys, command, "run")
     assert not evil.exists()
-    assert main(["evaluate", "run", "--trust"]) == 0
+    assert main(["evaluate", "run", "--only", "terms", "--trust"]) == 0
     assert evil.exists()
 
 
@@ -409,8 +410,9 @@ def test_data_that_have_moved() -> None:
     words = ["--data", "arrays", "--data.path", "a.npy", "--epochs", "1", "--out", "run"]
     assert main(["fit", *words]) == 0
     Path("a.npy").rename("b.npy")
-    assert main(["evaluate", "run"]) == 2
-    assert main(["evaluate", "run", "--data.path", "b.npy"]) == 0
+    words = ["evaluate", "run", "--only", "terms"]
+    assert main(words) == 2
+    assert main([*words, "--data.path", "b.npy"]) == 0
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "sample", "demo"])
@@ -456,7 +458,9 @@ def test_general_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count(".") == 2
 
 
-def test_demo_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_prints_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["--seeds", "[0]", "--epochs", "1", "--dim", "2"]
     assert main(["demo", *words]) == 0
     shown = capsys.readouterr().out
@@ -467,7 +471,10 @@ def test_demo_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     summaries = [Path(f"runs/demo/{name}/summary.json").read_text() for name in names]
     assert summaries[0] != summaries[1]
     assert Path("runs/demo/samples.png").stat().st_size > 1000
-    # a second time it replaces its own runs
+    # a second time it replaces its own runs, measured or not
+    module = sys.modules["ppl_vae.cli.demo"]
+    nothing = torch.zeros(3), None, torch.rand(16, 1, 8, 8)
+    monkeypatch.setattr(module, "_measured", lambda *_: nothing)
     assert main(["demo", *words]) == 0
     assert main(["demo", *words, "--overwrite=false"]) == 2
 

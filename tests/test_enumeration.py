@@ -1,5 +1,6 @@
 """Enumerated guide sites: exact expectations in every term, weighted rows in the divergence."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyro.infer import SVI, TraceEnum_ELBO
 from syncs import Syncs
 from torch import Tensor
 
-from ppl_vae.objectives import MMD, RBF, WAE, BetaVAE, Divergence, InfoVAE
+from ppl_vae.objectives import MMD, RBF, WAE, BetaVAE, Divergence, InfoVAE, MutualAutoencoder
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.iwae import IWAE
@@ -466,7 +467,10 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match=message):
             objective.differentiable_loss(pair.model, pair.guide, *pair.args)
 
-    refuse(TCVAE(), mixture(), "site 'y' is enumerated, which TCVAE does not do")
+    for which in (TCVAE(), MutualAutoencoder(1.0, auxiliary=torch.nn.Identity())):
+        advice = "mark it so in the model alone.*or use InfoVAE, BetaVAE or WAE"
+        name = type(which).__name__
+        refuse(which, mixture(), f"site 'y' is enumerated, which {name} does not do: {advice}")
     refuse(IWAE(max_plate_nesting=1), mixture(), "site 'y' is enumerated, which IWAE does not do")
     refuse(
         InfoVAE(MMD(), scale=2.0),
@@ -491,6 +495,27 @@ def test_refusals() -> None:
 
     with pyro.validation_enabled(False):
         refuse(BetaVAE(), Pair(outside, guide, (_x(),)), "'x' depends on .* 'y' and is outside")
+
+
+def test_a_learned_discrete_prior_that_draws_do_not_train() -> None:
+    pair = discrete_alone()
+    cases: list[tuple[Any, bool]] = [
+        (InfoVAE(MMD(), scale=5.0), True),
+        (InfoVAE(MMD(), alpha=0.5, scale=5.0), False),
+    ]
+    for objective, stays in cases:
+        pyro.clear_param_store()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                objective.loss_and_grads(pair.model, pair.guide, *pair.args)
+        told = [str(w.message) for w in caught if "get no gradient" in str(w.message)]
+        grad = pyro.get_param_store()["prior"].grad
+        assert (grad is None or not grad.any()) == stays
+        assert len(told) == stays
+        if stays:
+            assert told[0].startswith("the prior of site 'y', Categorical, has parameters that")
+            assert told[0].endswith("which are discrete. Lower alpha, or fix the prior")
 
 
 def test_a_cost_in_place_of_the_likelihood() -> None:

@@ -19,14 +19,13 @@ from ppl_vae.objectives import IWAE
 pytestmark = pytest.mark.usefixtures("double")
 
 GLOBAL = ("global_and_local", "auto_globals", "pyro_modules")
-LOCAL = [name for name in PAIRS if name not in GLOBAL]
 WAYS: dict[str, dict[str, Any]] = {
     "loop": {},
     "vectorised": {"vectorize_particles": True, "max_plate_nesting": 1},
 }
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", PAIRS)
 def test_one_particle_is_the_elbo(name: str) -> None:
     pair = PAIRS[name]()
     ours, theirs = IWAE(1, **pair.keywords), Trace_ELBO()
@@ -238,6 +237,85 @@ def test_dreg_is_silent_at_the_exact_guide() -> None:
 # What is outside the data plate
 
 
+def shared(x: Tensor) -> None:
+    mean = pyro.param("mean", torch.tensor(0.3))
+    w = pyro.sample("w", dist.Normal(mean, 1.0))
+    with pyro.plate("data", x.shape[-1]):
+        z = pyro.sample("z", dist.Normal(w, 1.0))
+        pyro.sample("x", dist.Normal(z, 2.0), obs=x)
+
+
+def conjugate(x: Tensor, off: float = 0.0) -> None:
+    """The exact posterior: x given w has variance 5. `off` moves it."""
+    precision = 1 + x.shape[-1] / 5
+    loc = (0.3 + x.sum() / 5) / precision + pyro.param("off", torch.tensor(off))
+    w = pyro.sample("w", dist.Normal(loc, precision**-0.5))
+    with pyro.plate("data", x.shape[-1]):
+        pyro.sample("z", dist.Normal((w + x / 4) / 1.25, 1.25**-0.5))
+
+
+def only(x: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.3, 1.0))
+    with pyro.plate("data", x.shape[-1]):
+        pyro.sample("x", dist.Normal(w, 5**0.5), obs=x)
+
+
+def posterior(x: Tensor) -> None:
+    with pyro.poutine.block(hide=["z", "data"]):
+        conjugate(x)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gradient", ["pathwise", "dreg"])
+def test_a_global_makes_all_data_one_row(way: str, gradient: Any) -> None:
+    """The exact guide's weights are all p(x): of pairs with codes by row, and without."""
+    x = torch.tensor([0.4, -1.0, 2.2, 0.7])
+    cov = 5 * torch.eye(4) + torch.ones(4, 4)
+    exact = -float(dist.MultivariateNormal(torch.full((4,), 0.3), cov).log_prob(x))
+    for model, guide, data in ((shared, conjugate, 4), (only, posterior, 1)):
+        objective = IWAE(3, gradient=gradient, **WAYS[way])
+        assert objective.loss(model, guide, x) == pytest.approx(exact)
+        assert float(objective.terms["bound"]) == pytest.approx(exact / data)
+        if guide is conjugate:
+            rates = sum(v for k, v in objective.terms.items() if "bound" not in k)
+            assert float(rates) == pytest.approx(exact / 4)
+
+
+def test_a_global_has_pyros_bound() -> None:
+    x = torch.tensor([0.4, -1.0, 2.2, 0.7])
+    found = []
+    for objective in (IWAE(5), RenyiELBO(alpha=0, num_particles=5)):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(2)
+        conjugate(x, 0.8)
+        pyro.set_rng_seed(2)
+        found.append(gradients(lambda o=objective: _loss(o, x)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    assert abs(float(found[0][1]["off"])) > 0.1
+    for name, slope in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], slope, rtol=1e-8, atol=1e-10)
+
+
+def test_dreg_with_a_global_is_unbiased() -> None:
+    x, slopes = torch.tensor([0.4, -1.0, 2.2, 0.7]), []
+    conjugate(x, 0.8)
+    for gradient in ("pathwise", "dreg"):
+        objective = IWAE(4, gradient=gradient)  # type: ignore[arg-type]
+        draws = [gradients(lambda o=objective: _loss(o, x))[1]["off"] for _ in range(120)]
+        slopes.append(torch.stack(draws))
+    error = (sum(s.var() for s in slopes) / 120) ** 0.5
+    assert (slopes[0].mean() - slopes[1].mean()).abs() < 4.5 * error
+    assert slopes[0].mean().abs() > 4.5 * error
+
+
+def _loss(objective: Any, x: Tensor) -> Tensor:
+    if isinstance(objective, IWAE):
+        return objective.differentiable_loss(shared, conjugate, x)
+    runs = objective._get_traces(shared, conjugate, (x,), {})
+    ratios = [p.log_prob_sum() - q.log_prob_sum() for p, q in runs]
+    return -(torch.stack(ratios).logsumexp(0) - math.log(len(ratios)))
+
+
 def test_a_penalty_on_parameters_is_added_once() -> None:
     pair = PPCA.make()
     x = pair.sample(4)
@@ -281,6 +359,20 @@ def test_refusals() -> None:
     refuse(pair.model, AutoNormalMessenger(pair.model), "an AutoGuideMessenger does not", x)
     for name in GLOBAL:
         it = PAIRS[name]()
-        refuse(it.model, it.guide, "is outside the data plate: the weights of all", *it.args)
+        scaled = [poutine.scale(p, scale=2.0) for p in (it.model, it.guide)]
+        refuse(*scaled, "so all data share one weight, and site .* is scaled", *it.args)
+
+    def batch(program: Any) -> Any:
+        def run(x: Tensor) -> None:
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", 4, subsample_size=2):
+                program(x[:2])
+
+        return run
+
+    def code(x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    refuse(batch(code), batch(code), "'w' is outside the data plate.*run the plate in full", x)
     with pytest.raises(ValueError, match="use one of pathwise, dreg"):
         IWAE(gradient="rep")  # type: ignore[arg-type]

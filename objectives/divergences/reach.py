@@ -20,12 +20,12 @@ def is_out_of_reach(near: Tensor, own: Tensor, weights: Tensor) -> Tensor:
     """Whether a share of rows has next to no kernel with the prior, a 0-dim truth value.
 
     Args:
-        near: weighted kernels of each row with the prior's, `(n, m)`; they add up to their mean.
+        near: each row's weighted kernels with the prior, summed, `(n,)`; they add up to the mean.
         own: the mean kernel between two codes of the prior.
         weights: the rows' weights, `(n,)`.
     """
     share = normalised(weights.detach())
-    far = near.detach().sum(1) <= NO_REACH * own.detach() * share
+    far = near.detach() <= NO_REACH * own.detach() * share
     return (share * far).sum() > _FAR_SHARE
 
 

@@ -47,13 +47,19 @@ class Pair(Runs):
         self.plate = _row_plate(reading, plate)
         if self.plate is not None:
             reading.check_by_row([self.plate])
-        outer, inner = reading.model_sites, reading.guide_sites
+        # What the model sums over has no draws.
+        outer = {k: s for k, s in reading.model_sites.items() if s.role != "marginalised"}
+        inner = reading.guide_sites
         sizes: dict[str, int] = {}
         for site in (*outer.values(), *inner.values()):
             for around in site.plates:
                 sizes[around.name] = max(around.size, sizes.get(around.name, 1))
         self.size = 1 if self.plate is None else sizes[self.plate]
-        self.sites = {k: Layout.of(site, self.plate, sizes) for k, site in outer.items()}
+        self.sites = {
+            k: Layout.of(site, self.plate, sizes)
+            for k, site in outer.items()
+            if site.role != "marginalised"  # has every value and none
+        }
         self.guide_sites = {
             k: Layout.of(site, self.plate, sizes)
             for k, site in inner.items()
@@ -71,7 +77,7 @@ class Pair(Runs):
         self.device = outer[self.latents[0]].value.device
         self.points = [k for k in self.guide_sites if is_point(inner[k].fn)]
         sites = [*self.sites.values(), *self.guide_sites.values()]
-        self.nesting = max(site.depth for site in sites)
+        self.nesting = max(site.depth for site in (*outer.values(), *inner.values()))
         # The rows that one draw runs.
         self.width = self.size
         if self.plate is None:

@@ -7,14 +7,13 @@ from typing import Any, Self
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from ppl_vae.diagnostics.draws import Draws, same_densities, scored, valued
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Program, evaluating
 from ppl_vae.program import Reading, read
-from ppl_vae.program.handlers import SetValues, Unobserve
+from ppl_vae.program.handlers import SetValues, Unobserve, enumerated
 from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.sites import DRAWS, Site, read_sites
 
@@ -94,11 +93,10 @@ class Runs:
         """A run of a model all of whose latents are given; what it sums over is summed out."""
         if not self.marginalised:
             return self._run(model)
-        enumerated = EnumMessenger(-1 - self.nesting - many)(model)
-        return marginalise(self._run(enumerated), self.guide_sites)
+        model = enumerated(model, self.nesting + many)
+        return marginalise(self._run(model), self.guide_sites)
 
     def _predicted(self, reading: Reading, count: int, many: bool) -> dict[str, Tensor]:
-        reading.check_drawn()
         with self.many(count, many):
             run = self._run(Unobserve(self.observed)(reading.without(self.observed)))
         return valued(run, [self.sites[k] for k in self.observed], count)
@@ -114,6 +112,7 @@ class Runs:
             reading = self.read(count, many)
             out = self._made(reading.model_sites, count, reading.guide_sites)
             if predict:
+                reading.check_drawn()
                 out.values |= self._predicted(reading, count, many)
             return out
 
@@ -125,8 +124,7 @@ class Runs:
         def run(count: int, many: bool) -> Draws:
             with self.many(count, many):
                 run = self._run(Unobserve(self.observed)(self.model))
-            left_out = ("factor", "marginalised")
-            sites = [site for site in self.sites.values() if site.role not in left_out]
+            sites = [site for site in self.sites.values() if site.role != "factor"]
             return Draws(valued(run, sites, count))
 
         yield from self._blocks(run, draws, block)

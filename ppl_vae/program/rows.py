@@ -144,7 +144,7 @@ class Rows:
 
     def _order(self, tensor: Tensor, batch: int) -> tuple[list[int], int]:
         front = self._front
-        lead = max(batch, -min(front))
+        lead = max(batch, -min(front, default=0))
         first = [lead + dim for dim in front]
         rest = [i for i in range(lead) if i not in first]
         events = range(lead, lead + tensor.dim() - batch)
