@@ -5,12 +5,11 @@ from functools import cached_property
 from typing import Any
 
 from pyro import poutine
-from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.program.handlers import SetValues, run_to_last
-from ppl_vae.program.marginal import marginalise
+from ppl_vae.program.marginal import enumerating, marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
@@ -77,7 +76,7 @@ class Whole:
                 sites = run_to_last(model, args, {}, dict.fromkeys(until), nesting)
             else:
                 if nesting is not None:
-                    model = EnumMessenger(-1 - int(nesting))(model)
+                    model = enumerating(model, nesting)
                 sites = read_sites(poutine.trace(model).get_trace(*args))
         return sites if nesting is None else marginalise(sites, self.reading.guide_sites)
 
