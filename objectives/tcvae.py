@@ -59,7 +59,7 @@ class TCVAE(Counted, BetaVAE):
     fit. The guide must be Gaussian given the data at every picked site; a joint of several sites
     is one code, and none of them may be drawn given another (pick one with `sites=[...]`; those
     left out keep their full KL). A site drawn given a further latent u counts (x, u) as its datum.
-    Costs $n^2 d$ in time and memory.
+    Costs $n^2 d$ in time, and memory linear in n.
 
     Args:
         mutual_information: alpha, a number or a function of the step; negative rewards it.

@@ -13,11 +13,13 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ppl_vae.arguments import instance
+from ppl_vae.bodies import Masked
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
 from ppl_vae.data.known import Known, Remembered
 from ppl_vae.data.loaders import splits
+from ppl_vae.data.sources import as_dataset
 from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
@@ -31,6 +33,7 @@ from ppl_vae.training.compatibility import check_compatible, check_held_out
 from ppl_vae.training.fit import fit, pick_device, set_seed
 from ppl_vae.training.guard import check_support
 from ppl_vae.training.optim import Adam
+from ppl_vae.training.rows import TrainingRows
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.stopping import Callback, Keep
 from ppl_vae.using.trained import Trained
@@ -52,7 +55,7 @@ class Experiment(Trained):
     dimensions and the encoder reads them as k further entries of x's first dimension.
 
     Args:
-        data: the data set.
+        data: the data set, or rows in any form that `ppl_vae.data.as_dataset` takes.
         objective: the loss.
         dim: dimension d of the latent code; of each layer's, the one next to x first, for a
             HierarchicalVAE.
@@ -120,7 +123,9 @@ class Experiment(Trained):
         device: str = "auto",
     ) -> None:
         made = pair.func if isinstance(pair, functools.partial) else pair
-        instance("data", data, Dataset, "Digits()")
+        if isinstance(data, type):
+            instance("data", data, Dataset, "Digits()")
+        data = as_dataset(data)
         instance("objective", objective, Objective, "InfoVAE(MMD(), scale=64.0)")
         if isinstance(optimizer, torch.optim.Optimizer):
             name = type(optimizer).__name__
@@ -131,6 +136,12 @@ class Experiment(Trained):
         if not (inspect.isclass(made) and issubclass(made, Pair)):
             raise ValueError(f"pair is {made!r}: give a subclass of Pair, or a partial of one")
         data, self.objective = data.handing(made.beside), objective
+        if data.missing == "mask":
+            encoder = _masked("encoder", encoder)
+            if "classifier" in inspect.signature(pair).parameters:
+                classifier = inspect.signature(pair).parameters["classifier"].default
+                masked: Any = {"classifier": _masked("classifier", classifier)}
+                pair = functools.partial(pair, **masked)
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.patience, self.keep, self.monitor = patience, keep, monitor
@@ -144,6 +155,7 @@ class Experiment(Trained):
         q = _made("encoder", encoder, torch.Size([first + beside, *rest]), dim)
         p_x = _made("likelihood", likelihood, dims[0] + beside, data.size)
         self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
+        self.pair.missing = data.missing == "mask"
         objective.build(data.size, self.pair.codes)
         super().__init__(self.pair.model, self.pair.guide, data)
 
@@ -189,12 +201,16 @@ class Experiment(Trained):
             ValueError: naming what does not fit.
         """
         pair = self.pair
+        rows = TrainingRows(self.data)
         with torch.random.fork_rng():
             drawn = (self.data.epoch(), *self.data.arguments("train")[1:])
         steps = len(splits(len(drawn[0]), self.batch_size))
         self.objective.plan(self.epochs * steps * (1 + self.critic_steps), len(drawn[0]))
         first = tuple(part[: self.batch_size] for part in drawn)
-        check_support(pair.model, pair.guide, first, drawn[0])
+        whole = rows.stand_ins(drawn)
+        check_support(
+            pair.model, pair.guide, tuple(part[: self.batch_size] for part in whole), whole[0]
+        )
         check_compatible(pair.model, pair.guide, self.objective, first)
         if self.data.test is not None:
             held_out = self.data.arguments("test", labelled=False)
@@ -356,6 +372,23 @@ def _made(place: str, part: Any, *args: Any) -> Any:
     if not callable(made):
         raise TypeError(f"{place} is {part!r}: give a part, or a class that it is made by")
     return made(*args)
+
+
+def _masked(place: str, factory: Any) -> Any:
+    """A factory of the same part whose network reads rows with missing values.
+
+    A part that is made already is left as it is.
+    """
+    factory = _named(place, factory) if isinstance(factory, str) else factory
+    if isinstance(factory, nn.Module):
+        return factory
+    body = inspect.signature(factory).parameters.get("body")
+    if body is None:
+        raise ValueError(
+            f"{place} is {factory!r}, which takes no body=: make one that reads NaN, or leave "
+            'missing="mask"'
+        )
+    return functools.partial(factory, body=functools.partial(Masked, body=body.default))
 
 
 def _prior(factory: Any, encoder: nn.Module, dim: int, beside: int) -> Prior | ConditionalNormal:

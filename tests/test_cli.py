@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from ppl_vae.cli import main
@@ -92,6 +93,7 @@ def test_fit_evaluate_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.load("seven.npy").shape == (7, 2)
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("name", ["Sprites", "FadingSquares"])
 def test_data_of_factors_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", name, "--data.size", "16", "--data.n", "40", "--dim", "2", "--epochs", "1"]
@@ -101,6 +103,7 @@ def test_data_of_factors_by_name(name: str, capsys: pytest.CaptureFixture[str]) 
     assert ("probe" in capsys.readouterr().out) == (name == "Sprites")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_documented_command(mnist_root: Path) -> None:
     code = main(
         ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--data.limit", "256",
@@ -140,6 +143,7 @@ def test_a_seed_repeats_a_run_bit_for_bit() -> None:
         assert Path("a", name).read_bytes() != Path("c", name).read_bytes()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_file_flags_and_python_are_one_schema() -> None:
     Path("run.yaml").write_text(
         yaml.safe_dump(
@@ -167,6 +171,7 @@ def test_file_flags_and_python_are_one_schema() -> None:
     assert Run("more").config["data"]["init_args"]["n"] == 60
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_nested_parts_by_flags() -> None:
     assert (
         main(
@@ -258,6 +263,7 @@ def test_bad_files_are_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "mapping" in refused(capsys, "fit", "--config", str(tmp_path / "list.yaml"))
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_run_is_not_overwritten_unasked(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("run/weights.safetensors").read_bytes()
     assert "already holds a run" in refused(capsys, "fit", *QUICK, "--out", "run", "--seed", "1")
@@ -333,6 +339,7 @@ def test_files_do_not_import_classes_from_outside(
     assert not evil.exists()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_trust_lets_them_pass_and_runs_ask_again(
     evil: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,7 +353,7 @@ def test_trust_lets_them_pass_and_runs_ask_again(
     for command in ("evaluate", "sample"):
         assert "--trust" in refused(capsys, command, "run")
     assert not evil.exists()
-    assert main(["evaluate", "run", "--trust"]) == 0
+    assert main(["evaluate", "run", "--only", "terms", "--trust"]) == 0
     assert evil.exists()
 
 
@@ -404,13 +411,15 @@ def test_a_nan_in_training_ends_with_code_1_and_keeps_the_run(
     assert all(np.isfinite(value.numpy()).all() for value in values.values())
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_data_that_have_moved() -> None:
     np.save("a.npy", np.random.default_rng(0).random((40, 3)))
     words = ["--data", "arrays", "--data.path", "a.npy", "--epochs", "1", "--out", "run"]
     assert main(["fit", *words]) == 0
     Path("a.npy").rename("b.npy")
-    assert main(["evaluate", "run"]) == 2
-    assert main(["evaluate", "run", "--data.path", "b.npy"]) == 0
+    words = ["evaluate", "run", "--only", "terms"]
+    assert main(words) == 2
+    assert main([*words, "--data.path", "b.npy"]) == 0
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "sample", "demo"])
@@ -456,7 +465,9 @@ def test_general_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count(".") == 2
 
 
-def test_demo_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_prints_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["--seeds", "[0]", "--epochs", "1", "--dim", "2"]
     assert main(["demo", *words]) == 0
     shown = capsys.readouterr().out
@@ -467,7 +478,10 @@ def test_demo_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     summaries = [Path(f"runs/demo/{name}/summary.json").read_text() for name in names]
     assert summaries[0] != summaries[1]
     assert Path("runs/demo/samples.png").stat().st_size > 1000
-    # a second time it replaces its own runs
+    # a second time it replaces its own runs, measured or not
+    module = sys.modules["ppl_vae.cli.demo"]
+    nothing = torch.zeros(3), None, torch.rand(16, 1, 8, 8)
+    monkeypatch.setattr(module, "_measured", lambda *_: nothing)
     assert main(["demo", *words]) == 0
     assert main(["demo", *words, "--overwrite=false"]) == 2
 

@@ -96,6 +96,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
 # One's own classes
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("kind", TRUSTED)
 def test_own_classes_by_import_path(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", *POINTS, *TRUSTED[kind], "--out", "run"]
@@ -104,7 +105,7 @@ def test_own_classes_by_import_path(kind: str, capsys: pytest.CaptureFixture[str
     assert main([*words, "--trust"]) == 0
     for command in ("evaluate", "sample", "report"):
         sys.modules.pop("own_parts", None)
-        asked = [command, "run", *(["--quick"] if command == "evaluate" else [])]
+        asked = [command, "run", *(["--only", "terms"] if command == "evaluate" else [])]
         if command == "report":
             asked += ["--out", "report.html"]
         assert main(asked) == 2

@@ -21,6 +21,7 @@ from ppl_vae.diagnostics._arviz import arviz
 from ppl_vae.diagnostics.importance import unseen
 from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.evaluation import nll
+from ppl_vae.evaluation.weights import threshold
 from ppl_vae.experiment import build
 
 _SPREAD = 1.5  # of the global mean's prior
@@ -328,10 +329,12 @@ def test_unusable_weights_are_not_ranked():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("draws", "threshold"), [(25, 0.2847), (1000, 2 / 3), (10_000, 0.7)])
-def test_a_tenth_is_unseen_at_the_threshold(draws, threshold):
-    k = np.array([threshold, math.nan, threshold])
-    found = ParetoK(k, np.zeros(3, bool), np.ones(3), np.zeros(3), draws, threshold)
+@pytest.mark.parametrize(("draws", "known"), [(25, 0.2847), (1000, 2 / 3), (10_000, 0.7)])
+def test_a_tenth_is_unseen_at_the_threshold(draws, known):
+    usable = threshold(draws)
+    assert usable == pytest.approx(known, abs=5e-5)
+    k = np.array([usable, math.nan, usable])
+    found = ParetoK(k, np.zeros(3, bool), np.ones(3), np.zeros(3), draws, usable)
     assert unseen(found) == pytest.approx(0.1)
     # S^(k - 1) with the S that the threshold is of.
     size = min(draws, 10 ** (1 / 0.3))

@@ -58,8 +58,7 @@ def test_a_narrow_guide_s_weights_may_look_even_but_for_their_tail() -> None:
     even = [row for row in rows if bool(row.enough.all())]
     assert len(even) > 25
     assert min(-float(row.log_mean) for row in even) > 1  # nats too low, each of them
-    assert sum(row.met for row in even) < len(even) / 10
-    assert not Weights.cat(rows).met
+    assert not Weights.cat(even).met  # one k-hat is noisy, those of a data set are not
     assert "unseen" in importance_nll(next(r for r in even if not r.met), "", quiet=True).note
     good = normal_weights(1.2, rows=100)
     assert good.met

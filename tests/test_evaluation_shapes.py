@@ -23,7 +23,7 @@ from ppl_vae.program import NoDataPlate
 
 METRICS: dict[str, Callable[..., Any]] = {
     "elbo": ev.elbo,
-    "nll": lambda *pair, **asked: ev.nll(*pair, 8, **asked),
+    "nll": lambda *pair, **asked: ev.nll(*pair, 8, steps=10, **asked),
     "mmd": ev.full_mmd,
     "information": ev.mutual_information,
     "surgery": ev.surgery,

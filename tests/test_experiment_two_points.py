@@ -10,7 +10,8 @@ from ppl_vae.reproductions import two_points
 
 
 @pytest.mark.slow
-def test_variance(tmp_path: Path) -> None:
+def test_variance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_points, "STEPS", {"ELBO": 2200, "MMD": 1400})
     result = two_points.run(tmp_path)
     elbo, mmd = result["rows"]
     name, highest, _, last, error = elbo

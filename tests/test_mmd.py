@@ -156,8 +156,8 @@ def test_variance_of_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     generator = torch.Generator().manual_seed(0)
     root = 0.5**0.5
     variances = {}
-    for name, options in ESTIMATORS.items():
-        mmd = MMD(RBF(), draws=m, **options)
+    for name in ("sampled", "closed prior", "both"):
+        mmd = MMD(RBF(), draws=m, **ESTIMATORS[name])
         torch.manual_seed(1)
         generator.manual_seed(0)
         values = []

@@ -105,7 +105,8 @@ def test_the_table_holds_the_numbers_of_metrics_json(page: Browser, folder: Path
         """[...document.querySelectorAll("td[data-value]")].map(c => ({
           name: c.closest("tr").dataset.metric, run: +c.dataset.run, value: c.dataset.value,
           standard: c.dataset.standardError, data: c.dataset.dataError, bound: c.dataset.bound,
-          text: c.querySelector(".value").innerText, flag: !!c.querySelector(".flag")}))"""
+          text: c.querySelector(".value").innerText,
+          flag: c.querySelector(".flag")?.innerText ?? ""}))"""
     )
     found = {(cell["run"], cell["name"]): cell for cell in cells}
     assert len(found) == len(cells)
@@ -123,7 +124,7 @@ def test_the_table_holds_the_numbers_of_metrics_json(page: Browser, folder: Path
             read = None if cell[field] == "" else json.loads(cell[field])
             assert read == entry[number], key
         assert cell["bound"] == (entry["bound"] or "")
-        assert cell["flag"] == entry.get("capped", False)
+        assert cell["flag"].casefold() == entry["flag"]
         # what is read is the number, to within half of its last digit or of its error
         text = cell["text"].replace("−", "-").lstrip("≥≤ ").split(" ")[0]
         error = entry["data_error"] or entry["standard_error"] or 0.0
@@ -214,8 +215,21 @@ def test_a_capped_information_says_so(tmp_path: Path) -> None:
     few = Effort(samples=25, rows=30, simulations=10)
     found = metrics.measure(experiment, few, ["information"])
     entry = metrics.save(_run(tmp_path), found)["metrics"]["information_lower"]
-    assert entry["capped"]
+    assert entry["flag"] == "capped"
     assert "capped" in entry["note"]
+
+
+def test_a_likelihood_by_uneven_weights_is_flagged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """25 draws are too few for an effective size of 30, whatever they are drawn from."""
+    run = str(tmp_path / "run")
+    assert main(["fit", "--epochs", "1", "--dim", "3", "--out", run]) == 0
+    metrics.evaluate(run, "likelihood", samples=25, rows=30)
+    entry = metrics.read(Run(run))["metrics"]["log_likelihood"]
+    assert entry["flag"] == "uneven weights"
+    assert "too uneven to state a bias" in entry["note"]
+    assert f"uneven weights: {entry['note']}" in capsys.readouterr().out
 
 
 def test_data_without_labels(tmp_path: Path) -> None:

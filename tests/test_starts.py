@@ -320,6 +320,7 @@ def test_it_is_said_and_saved(tmp_path: Path) -> None:
     assert Run(tmp_path / "run").config["scale"] == {"z": 2.0}
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By default, by a flag and for sites; the run's configuration holds the number."""
     run = str(tmp_path / "run")

@@ -21,8 +21,8 @@ from ppl_vae.objectives import BetaVAE
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, DiagonalNormal, FlowPrior, StandardNormal
 from ppl_vae.priors import GaussianMixture as Mixture
+from ppl_vae.program.missing import with_missing
 from ppl_vae.using import Trained
-from ppl_vae.using.missing import with_missing
 from tests.pairs import PAIRS
 from tests.ppca import PPCA
 

@@ -19,13 +19,17 @@ References:
 """
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+from ppl_vae.objectives.divergences.blocks import by_blocks
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence, Reads
+from ppl_vae.objectives.divergences.expectation import quadratic_forms
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.weighting import living_data, normalised
 
@@ -46,7 +50,7 @@ class AggregateKL(Counted, Divergence):
     clamped. By MSS it is never below the rate as sampled less log N, since the information it
     implies is never above log N; by MWS it can be, by up to log n. The bias is large where the
     conditionals that overlap at a code are too rare to be in one batch.
-    Costs $n^2 d$ in time and memory ($n^2 d^2$ in time for full covariances).
+    Costs $n^2 d$ in time ($n^2 d^2$ for full covariances), and memory linear in n.
 
     The guide must be Gaussian given the data at every site of the joint, and none of these sites
     drawn given another. A site drawn given a further latent u counts (x, u) as its datum.
@@ -90,23 +94,103 @@ class AggregateKL(Counted, Divergence):
 
 
 class LogDensities:
-    """Log-densities at the codes of a batch, in nats.
+    """Log-densities at the codes of a batch, in nats, each computed when it is first read.
 
-    Attributes:
-        own: log q(z_i | x_i), `(n,)`.
-        aggregate: the estimated log q(z_i), `(n,)`.
-        by_dimension: the estimated log q(z_ik) of each dimension, `(n, d)`.
-        log_size: log N.
+    Args:
+        rows: the conditionals.
+        q: the batch.
+        estimator: see the module's text.
+        size: the number of data N.
     """
 
     def __init__(self, rows: Gaussians, q: AggregatePosterior, estimator: Estimator, size: Tensor):
-        own, shares = _shares(q, estimator, size)
-        marginals = _marginal_log_densities(rows, q.codes)
-        joint = _full_log_densities(rows, q.codes) if rows.is_full else marginals.sum(-1)
-        self.own = torch.logsumexp(own + joint, 1)
-        self.aggregate = torch.logsumexp(shares + joint, 1)
-        self.by_dimension = torch.logsumexp(shares[..., None] + marginals, 1)
-        self.log_size = size.log()
+        self._rows, self._q, self._estimator, self._size = rows, q, estimator, size
+        self._every = torch.arange(len(q), device=q.weights.device)
+        self._precision, log_det = _precision(rows)
+        self._peak = -0.5 * (log_det + q.dim * _LOG_2_PI)
+
+    @property
+    def log_size(self) -> Tensor:
+        """log N."""
+        return self._size.log()
+
+    @cached_property
+    def own(self) -> Tensor:
+        """log q(z_i | x_i), `(n,)`; of the mixture of its rows where a datum has several."""
+        if self._q.groups is not None:
+            return self._over_pairs(self._within, self._joint, self._q.dim)
+        delta = self._q.codes - self._rows.mean
+        if self._rows.is_full:
+            squares = (delta[:, None] @ self._precision.to(delta) @ delta[..., None])[:, 0, 0]
+        else:
+            squares = (delta.square() * self._precision).sum(1)
+        return self._peak - squares / 2
+
+    @cached_property
+    def aggregate(self) -> Tensor:
+        """The estimated log q(z_i), `(n,)`."""
+        return self._over_pairs(self._shares, self._joint, 1)
+
+    @cached_property
+    def by_dimension(self) -> Tensor:
+        """The estimated log q(z_ik) of each dimension, `(n, d)`."""
+        return self._over_pairs(self._shares, self._marginals, self._q.dim)
+
+    def _over_pairs(
+        self,
+        shares: Callable[[Tensor], Tensor],
+        log_densities: Callable[[Tensor], Tensor],
+        width: int,
+    ) -> Tensor:
+        """The log of the sum of shares times densities, by blocks of rows."""
+
+        def block(rows: Tensor) -> Tensor:
+            return torch.logsumexp(_log(shares(rows)) + log_densities(rows), -1).movedim(-1, 0)
+
+        return by_blocks(block, [self._every], len(self._q) * width)
+
+    def _joint(self, rows: Tensor) -> Tensor:
+        """log q(z_i | x_j) of some rows i, `(b, n)`."""
+        points, of = self._q.codes[rows], self._rows
+        squares = quadratic_forms(points, of.mean, self._precision, of.is_full)
+        return (self._peak[:, None] - squares / 2).T
+
+    def _marginals(self, rows: Tensor) -> Tensor:
+        """log q(z_ik | x_j) of some rows i by dimension k, `(d, b, n)`."""
+        variance = self._rows.covariance
+        assert variance is not None
+        if self._rows.is_full:
+            variance = variance.diagonal(dim1=-2, dim2=-1)
+        delta = self._q.codes[rows].T[..., None] - self._rows.mean.T[:, None]
+        scaled = delta * (2 * variance).rsqrt().T[:, None]
+        return -0.5 * (variance.log() + _LOG_2_PI).T[:, None] - scaled.square()
+
+    def _same_datum(self, rows: Tensor) -> Tensor:
+        ids = self._every if self._q.groups is None else self._q.groups
+        return (ids[rows][:, None] == ids).to(self._q.weights)
+
+    def _within(self, rows: Tensor) -> Tensor:
+        """The weights `(b, n)` of q(z_i | x_j) within x_i's own datum."""
+        same = self._same_datum(rows)
+        of_datum = (same @ self._q.weights)[:, None]
+        shares = same * self._q.weights / torch.where(of_datum > 0, of_datum, 1)
+        return torch.where(of_datum > 0, shares, (rows[:, None] == self._every).to(shares))
+
+    def _shares(self, rows: Tensor) -> Tensor:
+        """The weights `(b, n)` of q(z_i | x_j) in q(z_i)."""
+        q, own = self._q, self._within(rows)
+        share = normalised(q.weights)
+        if self._estimator == "MWS":
+            whole = (share / self._size).expand_as(own)
+        else:
+            same = self._same_datum(rows)
+            # A datum's share of all N: its weight in the batch times the batch's of the data.
+            mine = (same @ share)[:, None] * living_data(q.weights, q.groups) / self._size
+            others = (1 - same) * q.weights
+            rest = others.sum(1, keepdim=True)
+            whole = mine * own + (1 - mine) * others / torch.where(rest > 0, rest, 1)
+        # Where no row has weight the estimate counts for nothing, but must not be log 0.
+        return torch.where(whole.sum(1, keepdim=True) > 0, whole, own)
 
 
 def log_densities(
@@ -166,53 +250,18 @@ def _population(q: AggregatePosterior, size: int | None, rows: int | None) -> Te
     return torch.maximum(told, living_data(weights, q.groups).clamp_min(1))
 
 
-def _same_datum(q: AggregatePosterior) -> Tensor:
-    if q.groups is None:
-        return torch.eye(len(q), dtype=q.weights.dtype, device=q.weights.device)
-    return (q.groups[:, None] == q.groups).to(q.weights)
-
-
-def _shares(q: AggregatePosterior, estimator: Estimator, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Logs of the weights `(n, n)` of q(z_i | x_j) within x_i's own datum, and in q(z_i)."""
-    weights, same = q.weights, _same_datum(q)
-    of_datum = (same @ weights)[:, None]
-    eye = torch.eye(len(q), dtype=weights.dtype, device=weights.device)
-    own = torch.where(of_datum > 0, same * weights / torch.where(of_datum > 0, of_datum, 1), eye)
-    share = normalised(weights)
-    if estimator == "MWS":
-        whole = (share / size).expand_as(own)
-    else:
-        # A datum's share of all N: its weight in the batch times the batch's share of the data.
-        mine = (same @ share)[:, None] * living_data(weights, q.groups) / size
-        others = (1 - same) * weights
-        rest = others.sum(1, keepdim=True)
-        whole = mine * own + (1 - mine) * others / torch.where(rest > 0, rest, 1)
-    # Where no row has weight the estimate counts for nothing, but must not be log 0.
-    whole = torch.where(whole.sum(1, keepdim=True) > 0, whole, own)
-    return _log(own), _log(whole)
-
-
 def _log(shares: Tensor) -> Tensor:
     # Weights carry a gradient where the guide enumerates a site, and at 0 the log's is infinite.
     present = shares > 0
     return torch.where(present, torch.where(present, shares, 1).log(), -torch.inf)
 
 
-def _marginal_log_densities(rows: Gaussians, codes: Tensor) -> Tensor:
-    """log q(z_ik | x_j) by dimension k, `(n, n, d)`."""
-    assert rows.covariance is not None
-    variance = rows.covariance
-    if rows.is_full:
-        variance = variance.diagonal(dim1=-2, dim2=-1)
-    squares = (codes[:, None] - rows.mean).square() / variance
-    return -0.5 * (squares + variance.log() + _LOG_2_PI)
-
-
-def _full_log_densities(rows: Gaussians, codes: Tensor) -> Tensor:
-    """log q(z_i | x_j) for full covariances, `(n, n)`."""
-    assert rows.covariance is not None
-    factor = torch.linalg.cholesky(rows.covariance)
-    delta = (codes[:, None] - rows.mean)[..., None]
-    squares = torch.linalg.solve_triangular(factor, delta, upper=False).square().sum((-2, -1))
-    log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * (squares + codes.shape[-1] * _LOG_2_PI) - log_root
+def _precision(rows: Gaussians) -> tuple[Tensor, Tensor]:
+    """Inverse covariances, `(n, d)` or `(n, d, d)`, and the logs of their determinants, `(n,)`."""
+    covariance = rows.covariance
+    assert covariance is not None
+    if not rows.is_full:
+        return covariance.reciprocal(), covariance.log().sum(1)
+    root = torch.linalg.cholesky(covariance.double())
+    log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.cholesky_inverse(root), log_det.to(covariance)

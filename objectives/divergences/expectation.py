@@ -1,14 +1,24 @@
 """Expectations of radial kernels under Gaussian codes, through their mixtures of Gaussians."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.blocks import by_blocks
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel
 
-__all__ = ["constant", "expected_kernel", "pairwise_kernel", "squared_distances"]
+__all__ = [
+    "constant",
+    "expected_kernel",
+    "matched_sum",
+    "pair_sums",
+    "pairwise_kernel",
+    "quadratic_forms",
+    "squared_distances",
+]
 
 
 def expected_kernel(
@@ -20,11 +30,135 @@ def expected_kernel(
     difference of means, each node of the kernel's mixture, of variance $s = m_q h^2$, gives
 
     $$\det(I + V / s)^{-1/2} \exp\left(-\tfrac{1}{2} \delta^T (s I + V)^{-1} \delta\right).$$
+
+    Against points V is one side's alone, and the exponents are matrix products.
     """
     if a.covariance is None and b.covariance is None:
         return kernel(squared_distances(a.mean, b.mean), squared_length)
+    if _is_separable(kernel, a, b):
+        if a.covariance is None:
+            return _against_points(kernel, b, a.mean, squared_length).T
+        return _against_points(kernel, a, b.mean, squared_length)
     covariance = None if a.covariance is None else a.covariance[:, None]
     return pairwise_kernel(kernel, Gaussians(a.mean[:, None], covariance), b, squared_length)
+
+
+def pair_sums(
+    kernel: Kernel,
+    a: Gaussians,
+    b: Gaussians,
+    squared_length: Tensor | float,
+    pairs: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Each row's sums of weight times E k and of weight over its pairs, `(n, 2)`, by row blocks.
+
+    Args:
+        kernel: the kernel.
+        a: the rows, `(n, d)`.
+        b: what they meet, `(m, d)`.
+        squared_length: the squared length-scale.
+        pairs: the weights `(b, m)` of the pairs of some rows, by their indices `(b,)`.
+    """
+
+    def sums(rows: Tensor, mean: Tensor, covariance: Tensor | None) -> Tensor:
+        weights = pairs(rows)
+        values = expected_kernel(kernel, Gaussians(mean, covariance), b, squared_length)
+        return torch.stack([(weights * values).sum(1), weights.sum(1)], 1)
+
+    rows = torch.arange(len(a), device=a.mean.device)
+    return by_blocks(sums, [rows, a.mean, a.covariance], _per_row(kernel, a, b))
+
+
+def matched_sum(
+    kernel: Kernel,
+    a: Gaussians,
+    b: Gaussians,
+    squared_length: Tensor | float,
+    left: Tensor,
+    right: Tensor,
+    pairs: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The sum of weight times E k over pairs of a row of a and one of b, by blocks of them.
+
+    Args:
+        kernel: the kernel.
+        a: the rows of one side.
+        b: the rows of the other.
+        squared_length: the squared length-scale.
+        left: indices into a, which broadcast with `right`; blocks are of the first dimension.
+        right: indices into b.
+        pairs: the weights of pairs, from blocks of either's indices.
+    """
+
+    def sums(left: Tensor, right: Tensor) -> Tensor:
+        values = pairwise_kernel(kernel, a[left], b[right], squared_length)
+        return (pairs(left, right) * values).flatten(1).sum(1)
+
+    met = torch.broadcast_shapes(left.shape, right.shape)[1:].numel()
+    d = a.mean.shape[-1]
+    covariance = d * d if a.is_full or b.is_full else d
+    per_row = met * covariance * len(kernel.mixture()[0])
+    return by_blocks(sums, [left, right], per_row).sum()
+
+
+def _per_row(kernel: Kernel, a: Gaussians, b: Gaussians) -> int:
+    """Entries that a row of a takes in the largest tensor of `expected_kernel`."""
+    if a.covariance is None and b.covariance is None:
+        return len(b)
+    d = a.mean.shape[-1]
+    covariance = d * d if a.is_full or b.is_full else d
+    separable = _is_separable(kernel, a, b)
+    # Doubles count twice.
+    each = 2 * max(len(b), covariance) if separable else len(b) * covariance
+    return len(kernel.mixture()[0]) * each
+
+
+def _is_separable(kernel: Kernel, a: Gaussians, b: Gaussians) -> bool:
+    return (a.covariance is None or b.covariance is None) and not kernel.is_distance
+
+
+def _against_points(
+    kernel: Kernel, rows: Gaussians, points: Tensor, squared_length: Tensor | float
+) -> Tensor:
+    """E k of rows `(n, d)` with a covariance and of points `(m, d)`, `(n, m)`."""
+    covariance = rows.covariance
+    assert covariance is not None
+    weights, multipliers = (
+        constant(values, points.dtype, points.device) for values in kernel.mixture()
+    )
+    scales = (multipliers * squared_length).reshape(-1, *[1] * covariance.dim())
+    if rows.is_full:
+        eye = torch.eye(points.shape[1], dtype=torch.float64, device=points.device)
+        root = torch.linalg.cholesky(eye + covariance / scales)
+        log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        precision = torch.cholesky_inverse(root) / scales
+    else:
+        log_det = torch.log1p(covariance / scales).sum(-1)
+        precision = (covariance + scales).reciprocal()
+    forms = quadratic_forms(points, rows.mean, precision, rows.is_full)
+    exponents = -0.5 * (log_det.to(forms)[..., None] + forms)
+    return torch.einsum("q,qnm->nm", weights, exponents.exp())
+
+
+def quadratic_forms(points: Tensor, mean: Tensor, precision: Tensor, is_full: bool) -> Tensor:
+    r"""$(y_j - \mu_i)^T P_i (y_j - \mu_i)$ by matrix products, `(..., n, m)`.
+
+    Args:
+        points: y, `(m, d)`.
+        mean: $\mu$, `(n, d)`.
+        precision: P, `(..., n, d, d)` if full, and its diagonals, `(..., n, d)`, if not.
+        is_full: which of them.
+    """
+    # The form of a narrow row is a small difference of large numbers, which doubles hold.
+    middle = mean.detach().mean(0)
+    y, mu, p = points.double() - middle, mean.double() - middle, precision.double()
+    if is_full:
+        moved = (p @ mu[..., None])[..., 0]
+        p, squares = p.flatten(-2), (y[:, :, None] * y[:, None]).flatten(1)
+    else:
+        moved, squares = p * mu, y.square()
+    forms = p @ squares.T - 2 * moved @ y.T + (moved * mu).sum(-1, keepdim=True)
+    return forms.clamp_min(0).to(points.dtype)
 
 
 def pairwise_kernel(

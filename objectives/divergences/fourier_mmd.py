@@ -8,7 +8,7 @@ from ppl_vae.objectives.divergences.expectation import constant, expected_kernel
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel
 from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic
-from ppl_vae.objectives.divergences.weighting import normalised
+from ppl_vae.objectives.divergences.weighting import data_weights, normalised
 
 __all__ = ["FourierMMD"]
 
@@ -92,7 +92,7 @@ class FourierMMD(MMD):
         values = within - 2 * cross / torch.where(pairs > 0, pairs, 1) + own
         with torch.no_grad():  # one draw tells: at random frequencies it would drown in noise
             first = against[torch.arange(1, device=total.device)]
-            near = normalised(q.weights)[:, None] * expected_kernel(kernel, rows, first, length)
+            near = normalised(q.weights) * expected_kernel(kernel, rows, first, length)[:, 0]
             usual = expected_kernel(kernel, against, first, length).mean()
         self._note_reach(q, near, usual, counts)
         return torch.where(counts, kernel.at_zero * values.mean(), 0)
@@ -127,9 +127,9 @@ class FourierMMD(MMD):
         weighted = weights[:, None] * waves
         values, total = weighted.sum(1).square().sum(0), weights.sum().square()
         if groups is not None:
-            same = (groups[:, None] == groups).to(waves)
-            values = values - (weighted * (same @ weighted)).sum((0, 1))
-            total = total - weights @ same @ weights
+            by_datum = torch.zeros_like(weighted).index_add(1, groups, weighted)
+            values = values - by_datum.square().sum((0, 1))
+            total = total - data_weights(weights, groups).square().sum()
         elif self.statistic == "U" or integrated:
             values = values - weighted.square().sum((0, 1))
             total = total - weights.square().sum()

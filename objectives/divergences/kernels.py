@@ -223,8 +223,10 @@ class MultiScale(Kernel):
             raise ValueError(f"scales {self.scales} must be positive numbers, at least one")
 
     def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
-        values = [self.kernel(squared_distance, squared_length * s) for s in self.scales]
-        return torch.stack(values).sum(0)
+        value = torch.zeros_like(squared_distance)
+        for s in self.scales:
+            value = value + self.kernel(squared_distance, squared_length * s)
+        return value
 
     def mixture(self, scales: Sequence[float] = (1.0,)) -> Mixture:
         return self.kernel.mixture([a * b for a in scales for b in self.scales])

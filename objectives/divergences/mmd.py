@@ -10,7 +10,11 @@ from torch import Tensor
 from ppl_vae.arguments import instance
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.divergence import Divergence
-from ppl_vae.objectives.divergences.expectation import expected_kernel, pairwise_kernel
+from ppl_vae.objectives.divergences.expectation import (
+    expected_kernel,
+    matched_sum,
+    pair_sums,
+)
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.objectives.divergences.reach import is_out_of_reach
@@ -145,8 +149,14 @@ class MMD(Divergence):
         against, shared = self._against(q, prior)
         kernel, length = self._scaled_kernel(q, against.mean, shared, prior is None)
         within = self._within(kernel, length, rows, q, shifts)
-        cross_pairs = cross_weights(q.weights, len(against), q.aligned) * shared
-        near = normalised(cross_pairs) * expected_kernel(kernel, rows, against, length)
+        near, met = pair_sums(
+            kernel,
+            rows,
+            against,
+            length,
+            lambda block: cross_weights(q.weights, len(against), q.aligned, block) * shared,
+        ).unbind(1)
+        near = near / _or_one(met.sum())
         cross = near.sum()
         counts = self._counts(q, rows)
         if prior is not None:
@@ -222,11 +232,15 @@ class MMD(Divergence):
         m = len(draws)
         self._need_two(m, of_prior=True)
         groups = torch.arange(m, device=shared.device) % len(q) if q.aligned else None
-        pairs = pair_weights(shared, groups, diagonal=self.statistic == "V")
-        own = normalised(pairs) * expected_kernel(
-            kernel, Gaussians(draws), Gaussians(draws), length
-        )
-        return own.sum(), pairs.sum()
+        points, v_statistic = Gaussians(draws), self.statistic == "V"
+        total, weight = pair_sums(
+            kernel,
+            points,
+            points,
+            length,
+            lambda block: pair_weights(shared, groups, v_statistic, block),
+        ).sum(0)
+        return total / _or_one(weight), weight
 
     def _within(
         self,
@@ -245,15 +259,19 @@ class MMD(Divergence):
             # Of all pairs, not of these: a ratio of two random sums would be biased.
             weight = pair_total(q.weights, q.groups)
         else:
-            pairs = pair_weights(q.weights, q.groups, diagonal=v_statistic)
-            total = (pairs * expected_kernel(kernel, rows, rows, length)).sum()
-            weight = pairs.sum()
+            total, weight = pair_sums(
+                kernel,
+                rows,
+                rows,
+                length,
+                lambda block: pair_weights(q.weights, q.groups, v_statistic, block),
+            ).sum(0)
         if q.past is not None:
             # The mean over the batch paired with the batch and the past. Of two moving rows both
             # pass a gradient, of a pair with the past one of them: it counts twice.
             extra = self._against_past(kernel, length, rows, q.weights, shifts, q.past)
             total, weight = torch.stack([total, weight]) + 2 * extra - extra.detach()
-        return total / torch.where(weight > 0, weight, 1)
+        return total / _or_one(weight)
 
     def _against_past(
         self,
@@ -267,15 +285,23 @@ class MMD(Divergence):
         """Sums over pairs of a row and a past row: of weight times E k, and of weight, `(2,)`."""
         before = self._conditional(past)
         if shifts is None or shifts >= len(past):
-            pairs = weights[:, None] * past.weights
-            values = expected_kernel(kernel, rows, before, length)
+            total = pair_sums(
+                kernel, rows, before, length, lambda block: weights[block][:, None] * past.weights
+            )[:, 0].sum()
         else:
             _, partners, share = cyclic_shifts(past.weights > 0, shifts, first=0)
+            mine = torch.arange(len(rows), device=weights.device)
             # The batch's rows take the places of the past's in turn.
-            other = partners[:, torch.arange(len(rows), device=weights.device) % len(past)]
-            pairs = weights * past.weights[other] * share
-            values = pairwise_kernel(kernel, rows, before[other], length)
-        return torch.stack([(pairs * values).sum(), weights.sum() * past.weights.sum()])
+            total = matched_sum(
+                kernel,
+                rows,
+                before,
+                length,
+                mine[:, None],
+                partners.T[mine % len(past)],
+                lambda one, other: weights[one] * past.weights[other] * share[:, 0],
+            )
+        return torch.stack([total, weights.sum() * past.weights.sum()])
 
     def _closed_prior(self, q: AggregatePosterior) -> Gaussians | None:
         if self.prior == "sampled":
@@ -352,10 +378,17 @@ def _over_shifts(
         table: the rows of each datum, `(data, choices)`; see `rows_by_datum`.
         shifts: R, less than the number of data less 1.
     """
-    weights = weights[table] * (table >= 0)
-    order, partners, share = cyclic_shifts(weights.detach().sum(1) > 0, shifts, first=1)
-    pairs = weights[order][:, :, None] * weights[partners][:, :, None, :]
-    values = pairwise_kernel(
-        kernel, rows[table[order][:, :, None]], rows[table[partners][:, :, None, :]], length
-    )
-    return (share[..., None, None] * pairs * values).sum()
+    data = (weights[table] * (table >= 0)).detach()
+    order, partners, share = cyclic_shifts(data.sum(1) > 0, shifts, first=1)
+
+    def pairs(one: Tensor, other: Tensor) -> Tensor:
+        # An index below 0 stands where a datum has fewer rows.
+        present = (one >= 0) & (other >= 0)
+        return present * share[..., None] * weights[one] * weights[other]
+
+    left, right = table[order][:, None, :, None], table[partners.T][:, :, None]
+    return matched_sum(kernel, rows, rows, length, left, right, pairs)
+
+
+def _or_one(total: Tensor) -> Tensor:
+    return torch.where(total > 0, total, 1)

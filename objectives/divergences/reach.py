@@ -20,12 +20,12 @@ def is_out_of_reach(near: Tensor, own: Tensor, weights: Tensor) -> Tensor:
     """Whether a share of rows has next to no kernel with the prior, a 0-dim truth value.
 
     Args:
-        near: weighted kernels of each row with the prior's, `(n, m)`; they add up to their mean.
+        near: each row's weighted kernels with the prior, summed, `(n,)`; they add up to the mean.
         own: the mean kernel between two codes of the prior.
         weights: the rows' weights, `(n,)`.
     """
     share = normalised(weights.detach())
-    far = near.detach().sum(1) <= NO_REACH * own.detach() * share
+    far = near.detach() <= NO_REACH * own.detach() * share
     return (share * far).sum() > _FAR_SHARE
 
 
@@ -36,5 +36,5 @@ def warn_out_of_reach(divergence: Divergence, name: str) -> None:
         "it is flat there and pulls none of them to the prior. Use a divergence that reaches far, "
         "such as Energy() or a kernel of wide scales in MultiScale(); and standardise the data, "
         "or lower the learning rate",
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -34,7 +34,8 @@ class Sinkhorn(Divergence):
     * **Variance.** About 1/n + 1/m. Prior draws and encoder noise are sampled: start the encoder
       narrow.
     * **Cost.** $4 n^2$ a step of some $\log(\mathrm{diameter} / \mathrm{blur}) /
-      \log(1 / \mathrm{scaling})$, and $n^2 d$.
+      \log(1 / \mathrm{scaling})$, and $n^2 d$. Memory is quadratic
+      in the batch too, as of no other divergence here.
 
     Args:
         blur: the length below which detail is not seen, in units of the code, or "dimension" for

@@ -1,17 +1,19 @@
 """The Stein variational direction and the kernelised Stein discrepancy."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+from ppl_vae.objectives.divergences.blocks import by_blocks
 from ppl_vae.objectives.divergences.divergence import Divergence, Reads
 from ppl_vae.objectives.divergences.expectation import squared_distances
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel, Laplacian, MultiScale
 from ppl_vae.objectives.divergences.reach import NO_REACH
-from ppl_vae.objectives.divergences.weighting import pair_weights
+from ppl_vae.objectives.divergences.weighting import partner_weights
 
 __all__ = ["Stein"]
 
@@ -106,49 +108,68 @@ class Stein(Divergence):
             raise ValueError(
                 "Stein needs two rows or more for pairs: a larger batch, or statistic='V'"
             )
-        pairs = pair_weights(q.weights, q.groups, diagonal=self.statistic == "V")
-        total = pairs.sum()
-        pairs = pairs / torch.where(total > 0, total, 1)
         codes = q.codes.detach()
         scores = q.prior.score(codes)
-        length = self.kernel.squared_length(
-            q.dim, codes, weights=q.weights.detach(), groups=q.groups
+        weights = q.weights.detach()
+        length = self.kernel.squared_length(q.dim, codes, weights=weights, groups=q.groups)
+        found = _by_row(
+            self.kernel,
+            length,
+            codes,
+            scores,
+            lambda rows: partner_weights(weights, q.groups, self.statistic == "V", rows),
         )
-        direction, discrepancy, near = _stein(self.kernel, length, codes, scores, pairs)
-        self.out_of_reach[q.name] = (near <= NO_REACH * self.kernel.at_zero) & (total > 0)
-        # Weights that pass a gradient, of enumerated rows, follow the discrepancy.
-        surrogate = -(q.codes * direction.detach()).sum()
-        return discrepancy + surrogate - surrogate.detach()
+        direction, each = found.split([q.dim, 3], 1)
+        discrepancy, near, total = (weights[:, None] * each).sum(0)
+        self.out_of_reach[q.name] = (near <= NO_REACH * self.kernel.at_zero * total) & (total > 0)
+        whole = torch.where(total > 0, total, 1)
+        value = discrepancy / whole
+        surrogate = -(weights * (q.codes * direction).sum(1)).sum() / whole
+        if q.weights.requires_grad:
+            # Weights that pass a gradient, of enumerated rows, follow the discrepancy: a ratio of
+            # two quadratic forms in them, whose gradients are twice their rows.
+            slope = 2 * (each[:, 0] - value * each[:, 2]) / whole
+            surrogate = surrogate + (q.weights * slope).sum()
+        return value + surrogate - surrogate.detach()
 
 
-def _stein(
-    kernel: Kernel, length: Tensor | float, codes: Tensor, scores: Tensor, pairs: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Over weighted pairs, the direction at each code times its weight, `(n, d)`; KSD^2; and the
-    kernel's mean.
+@torch.no_grad()
+def _by_row(
+    kernel: Kernel,
+    length: Tensor | float,
+    codes: Tensor,
+    scores: Tensor,
+    partners: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Each row's weighted sums over its partners: the direction at its code, d numbers, then
+    KSD^2's kernel, the kernel itself, and the weights, `(n, d + 3)`.
 
     With t = |x - y|^2 and k' = dk/dt: grad_x k = 2 k' (x - y) = -grad_y k, and
     div_x grad_y k = -2 d k' - 4 t k''.
     """
     d = codes.shape[1]
-    distances = squared_distances(codes, codes)
-    value, first, second = _derivatives(kernel, distances, length)
-
     # Differences alone count; about their middle no large numbers cancel.
-    codes = codes - codes.mean(0)
-    pull = pairs * first
-    direction = (pairs * value) @ scores + 2 * (pull @ codes - pull.sum(1)[:, None] * codes)
+    codes, centred = codes - codes.mean(0), scores - scores.mean(0)
+    own = (centred * codes).sum(1)
 
-    product = (scores - scores.mean(0)) @ codes.T
-    own = product.diagonal()
-    difference = own[:, None] + own - product - product.T  # (s_i - s_j) . (z_i - z_j)
-    stein_kernel = (
-        value * (scores @ scores.T)
-        - 2 * first * difference
-        - 2 * d * first
-        - 4 * distances * second
-    )
-    return direction, (pairs * stein_kernel).sum(), (pairs * value).sum().detach()
+    def block(rows: Tensor) -> Tensor:
+        z, s, weights = codes[rows], centred[rows], partners(rows)
+        distances = squared_distances(z, codes)
+        value, first, second = _derivatives(kernel, distances, length)
+        pull = weights * first
+        direction = (weights * value) @ scores + 2 * (pull @ codes - pull.sum(1)[:, None] * z)
+        # (s_i - s_j) . (z_i - z_j)
+        difference = own[rows][:, None] + own - s @ codes.T - z @ centred.T
+        stein_kernel = (
+            value * (scores[rows] @ scores.T)
+            - 2 * first * difference
+            - 2 * d * first
+            - 4 * distances * second
+        )
+        sums = [(weights * each).sum(1) for each in (stein_kernel, value)]
+        return torch.cat([direction, torch.stack([*sums, weights.sum(1)], 1)], 1)
+
+    return by_blocks(block, [torch.arange(len(codes), device=codes.device)], len(codes))
 
 
 def _derivatives(

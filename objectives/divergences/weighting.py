@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.blocks import block_size
+
 __all__ = [
     "cross_weights",
     "cyclic_shifts",
@@ -11,6 +13,7 @@ __all__ = [
     "normalised",
     "pair_total",
     "pair_weights",
+    "partner_weights",
     "rows_by_datum",
     "stand_in",
     "weighted_median_distance",
@@ -70,20 +73,30 @@ def rows_by_datum(groups: Tensor | None, weights: Tensor, data: int | None) -> T
     return table.index_put((datum[order], place), order)
 
 
-def pair_weights(weights: Tensor, groups: Tensor | None, diagonal: bool) -> Tensor:
+def pair_weights(
+    weights: Tensor, groups: Tensor | None, diagonal: bool, rows: Tensor | None = None
+) -> Tensor:
     """Weights of pairs of rows, `(n, n)`, zero for two rows of one datum.
 
     Args:
         weights: the rows' weights `(n,)`.
         groups: `(n,)` integers, equal for rows of one datum, or None where all rows differ.
         diagonal: whether a row counts against itself where there are no groups (a V-statistic).
+        rows: the first rows of the pairs, indices `(b,)`; all by default.
     """
-    pairs = weights[:, None] * weights
+    mine = weights if rows is None else weights[rows]
+    return mine[:, None] * partner_weights(weights, groups, diagonal, rows)
+
+
+def partner_weights(
+    weights: Tensor, groups: Tensor | None, diagonal: bool, rows: Tensor | None = None
+) -> Tensor:
+    """Of the pairs of `pair_weights`, the weights of the second rows."""
+    every = torch.arange(len(weights), device=weights.device)
+    rows = every if rows is None else rows
     if groups is not None:
-        return pairs * (groups[:, None] != groups)
-    if diagonal:
-        return pairs
-    return pairs * ~torch.eye(len(weights), dtype=torch.bool, device=weights.device)
+        return weights * (groups[rows][:, None] != groups)
+    return weights.expand(len(rows), -1) if diagonal else weights * (rows[:, None] != every)
 
 
 def pair_total(weights: Tensor, groups: Tensor | None) -> Tensor:
@@ -91,18 +104,21 @@ def pair_total(weights: Tensor, groups: Tensor | None) -> Tensor:
     return weights.sum().square() - data_weights(weights, groups).square().sum()
 
 
-def cross_weights(weights: Tensor, draws: int, aligned: bool) -> Tensor:
+def cross_weights(
+    weights: Tensor, draws: int, aligned: bool, rows: Tensor | None = None
+) -> Tensor:
     """Weights of pairs of a row and a prior draw, `(n, draws)`.
 
     Args:
         weights: the rows' weights `(n,)`.
         draws: the number of prior draws.
         aligned: whether draw j shares row j mod n's covariates, so that their pair is left out.
+        rows: the rows of the pairs, indices `(b,)`; all by default.
     """
-    pairs = weights[:, None].expand(-1, draws)
+    rows = torch.arange(len(weights), device=weights.device) if rows is None else rows
+    pairs = weights[rows][:, None].expand(-1, draws)
     if not aligned:
         return pairs
-    rows = torch.arange(len(weights), device=weights.device)
     return pairs * (rows[:, None] != torch.arange(draws, device=weights.device) % len(weights))
 
 
@@ -136,17 +152,36 @@ def cyclic_shifts(alive: Tensor, shifts: int, first: int) -> tuple[Tensor, Tenso
     return order, partners, (is_one * (possible / possible.clamp_max(shifts)))[:, None]
 
 
+@torch.no_grad()
 def weighted_median_distance(rows: Tensor, weights: Tensor, groups: Tensor | None) -> Tensor:
     """The median distance of two rows of different data, each pair at the product of weights.
 
     For equal weights it is the lower median, as `torch.median`'s; zero where no pair has weight.
+    It is found exactly, digit by digit, as distances are ordered as their bits are: the weight of
+    each digit is counted over blocks of pairs, of which none is kept.
     """
-    distances, order = torch.pdist(rows).sort()
-    first, second = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
-    mass = weights[first] * weights[second]
-    if groups is not None:
-        mass = mass * (groups[first] != groups[second])
-    upto = mass.double()[order].cumsum(0)
-    # A half that rounding has pushed past a tie is still that half.
-    index = torch.searchsorted(upto, upto[-1:] * (0.5 - 1e-10))
-    return distances[index.clamp_max(len(distances) - 1)][0] * (upto[-1] > 0)
+    wide = rows.dtype == torch.float64
+    rows = rows if wide else rows.float()
+    as_bits = torch.int64 if wide else torch.int32
+    index = torch.arange(len(rows), device=rows.device)
+    blocks = index.split(block_size(len(rows)))
+    median = torch.zeros(1, dtype=as_bits, device=rows.device)
+    left: Tensor | None = None
+    for shift in range(48 if wide else 16, -1, -16):
+        mass = torch.zeros(2**16, dtype=torch.float64, device=rows.device)
+        for block in blocks:
+            bits = _distances(rows[block], rows).view(as_bits)
+            pairs = pair_weights(weights, groups, False, block).double()
+            pairs = pairs * ((bits >> shift >> 16) == median)
+            mass.index_add_(0, (bits >> shift & 0xFFFF).flatten(), pairs.flatten())
+        upto = mass.cumsum(0)
+        # A half that rounding has pushed past a tie is still that half.
+        left = upto[-1:] * (0.5 - 1e-10) if left is None else torch.minimum(left, upto[-1:])
+        digit = torch.searchsorted(upto, left)
+        left = left - (upto - mass).gather(0, digit)
+        median = (median << 16) + digit.to(as_bits)
+    return median.view(rows.dtype)[0]
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -13,6 +13,7 @@ and a network of the user's own is `body=lambda inputs, outputs: net`.
 
 from ppl_vae.bodies.body import Activation, Body, activation_module, apply_body, positive
 from ppl_vae.bodies.convolutional import DCGAN, ResNet
+from ppl_vae.bodies.masked import Masked
 from ppl_vae.bodies.mlp import MLP
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MLP",
     "Activation",
     "Body",
+    "Masked",
     "ResNet",
     "activation_module",
     "apply_body",

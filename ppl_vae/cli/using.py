@@ -80,7 +80,7 @@ def decode(
     if hasattr(codes, "columns"):
         codes = codes[[n for n in trained.code_names if n in codes.columns] or [*codes.columns]]
     found = trained.decode(codes, None if given is None else read(given), mean=mean, seed=seed)
-    write(path, found, trained.data_names, "Data from codes")
+    write(path, _shown(path, found, trained), trained.data_names, "Data from codes")
     print(path)
 
 
@@ -112,7 +112,7 @@ def reconstruct(
     path = check_out(out, pictures=not draws)
     trained, rows = _load(run, device, trust, settings), read(data, index)
     found = trained.reconstruct(rows, draws, seed=seed)
-    write(path, found, trained.data_names, "Reconstructions")
+    write(path, _shown(path, found, trained), trained.data_names, "Reconstructions")
     print(path)
 
 
@@ -152,7 +152,7 @@ def sample(
     rows = None if given is None else read(given)
     drawn = trained.sample(n, rows, steps=steps, mean=mean, seed=seed)
     title = f"{trained.drawn_as(mean and not steps)} at draws of z from the prior"
-    write(path, drawn, trained.data_names, title)
+    write(path, _shown(path, drawn, trained), trained.data_names, title)
     print(path)
 
 
@@ -184,7 +184,7 @@ def interpolate(
     if len(rows) < 2:
         raise ValueError(f"{data!r} has {len(rows)} row: a way needs two")
     found = trained.interpolate(rows[:-1], rows[1:], steps, path=path)
-    write(file, found, trained.data_names, "From row to row", steps)
+    write(file, _shown(file, found, trained), trained.data_names, "From row to row", steps)
     print(file)
 
 
@@ -214,7 +214,13 @@ def traverse(
     path = check_out(out, pictures=True)
     trained, rows = _load(run, device, trust, settings), read(data)
     found = trained.traverse(rows, values, dims)
-    write(path, found, trained.data_names, "Along single coordinates", len(values))
+    write(
+        path,
+        _shown(path, found, trained),
+        trained.data_names,
+        "Along single coordinates",
+        len(values),
+    )
     print(path)
 
 
@@ -251,7 +257,7 @@ def impute(
     path = check_out(out, pictures=not draws)
     trained, rows = _load(run, device, trust, settings), read(data, index)
     found = trained.impute(rows, draws, method=method, num_samples=samples, seed=seed)
-    write(path, found, trained.data_names, "Missing values filled in")
+    write(path, _shown(path, found, trained), trained.data_names, "Missing values filled in")
     print(path)
 
 
@@ -296,6 +302,14 @@ def _load(run: str, device: str, trust: bool, settings: Settings) -> Any:
     from ppl_vae.experiment import load
 
     return load(run, trust, device, settings)
+
+
+def _shown(path: Any, found: Any, trained: Any) -> Any:
+    """Data in their own units; of a picture, in those of the pair."""
+    from ppl_vae.data.tensors import as_tensor
+
+    known = trained.known
+    return known.shown(as_tensor(found)) if path.suffix == ".png" and known is not None else found
 
 
 def _values(found: Any) -> Any:

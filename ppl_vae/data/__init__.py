@@ -9,7 +9,9 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
 from ppl_vae.data.images import MNIST, Digits, FashionMNIST
 from ppl_vae.data.loaders import batches
+from ppl_vae.data.sources import as_dataset
 from ppl_vae.data.toys import GaussianMixture, TwoPoints
+from ppl_vae.data.transform import Transform
 
 __all__ = [
     "MNIST",
@@ -23,6 +25,8 @@ __all__ = [
     "GaussianMixture",
     "PartlyLabelled",
     "Sprites",
+    "Transform",
     "TwoPoints",
+    "as_dataset",
     "batches",
 ]

@@ -1,62 +1,78 @@
 """Data of one's own."""
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.dataset import Channels, Dataset, Missing
+from ppl_vae.data.tensors import as_tensor
+from ppl_vae.data.transform import Normalise
 
 __all__ = ["Arrays"]
 
 # The arrays of a NumPy file.
 _PARTS = ("train", "test")
-_KINDS = ("", "_labels", "_covariates")
+_KINDS = ("", "_labels", "_covariates", "_weights")
 
 
 class Arrays(Dataset):
     r"""Data of your own from a NumPy file.
 
-    A `.npy` file holds the rows, `(n, *size)`; an `.npz` file holds `train` and, where there are
-    any, `test`, `train_labels`, `test_labels` (negative where unknown), `train_covariates` and
-    `test_covariates`. Bytes (`uint8`) are divided by 255. Pickled objects are not read.
+    A `.npy` file holds the rows, `(n, *size)`; an `.npz` file holds `train`, or them as its single
+    array of any name, and, where there are any, `test`, `train_labels`, `test_labels` (negative
+    where unknown), `train_covariates`, `test_covariates`, `train_weights` and `test_weights`.
+    Pickled objects are not read; an array of them in an `.npz` file is left out with a warning.
 
     Args:
         path: the file.
         held_out: share of the rows kept for testing when the file has no `test`.
         seed: which rows those are.
+        normalise: as in `Dataset`; None is "bytes" for images of bytes (`uint8`, rows of two
+            dimensions or more) and "none" for all else, so that counts in bytes stay counts.
+        channels: as in `Dataset`.
+        missing: as in `Dataset`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it does not hold such arrays.
     """
 
-    def __init__(self, path: str, held_out: float = 0.1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        path: str,
+        held_out: float = 0.1,
+        seed: int = 0,
+        normalise: Normalise | None = None,
+        channels: Channels | None = None,
+        missing: Missing = "refuse",
+    ) -> None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no data file {str(path)!r}")
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            arrays = {"train": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
+        arrays = _read(path)
+        if "train" not in arrays and len(arrays) == 1:
+            arrays = {"train": next(iter(arrays.values()))}
         if "train" not in arrays:
             raise ValueError(f"{str(path)!r} has no array 'train', only {sorted(arrays)}")
         for key, value in arrays.items():
             if value.dtype.kind not in "biuf":
                 raise ValueError(f"{str(path)!r}: {key} holds {value.dtype}, not real numbers")
-        found = {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
+        found = {key: as_tensor(value, f"{str(path)!r}: {key}") for key, value in arrays.items()}
         unknown = sorted(set(found) - {f"{a}{b}" for a in _PARTS for b in _KINDS})
         if unknown:
             raise ValueError(
                 f"{str(path)!r} has an array {unknown[0]!r}, which is none of train, test, and "
-                "either with _labels or _covariates: rename it or leave it out"
+                "either with _labels, _covariates or _weights: rename it or leave it out"
             )
         rows = found["train"]
-        for key in ("train", "test"):
-            if key in found and found[key].dtype == torch.uint8:
-                found[key] = found[key] / 255
+        if normalise is None:
+            parts = [found[key] for key in _PARTS if key in found]
+            images = any(part.dtype == torch.uint8 and part.ndim > 2 for part in parts)
+            normalise = "bytes" if images else "none"
         if "test" not in found and rows.ndim:
             if not 1 <= round(held_out * len(rows)) < len(rows):
                 raise ValueError(
@@ -79,4 +95,31 @@ class Arrays(Dataset):
             train_covariates=found.get("train_covariates"),
             test_covariates=found.get("test_covariates"),
             name=Path(path).stem,
+            normalise=normalise,
+            channels=channels,
+            missing=missing,
+            train_weights=found.get("train_weights"),
+            test_weights=found.get("test_weights"),
         )
+
+
+def _read(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The plain arrays of a file by name."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
+    if isinstance(loaded, np.ndarray):
+        return {"train": loaded}
+    found = {}
+    with loaded:
+        for name in loaded.files:
+            try:
+                found[name] = loaded[name]
+            except (ValueError, EOFError, OSError) as error:
+                if "pickle" not in str(error):
+                    raise ValueError(f"{str(path)!r}: {name} is damaged") from error
+                warnings.warn(
+                    f"{str(path)!r}: {name} holds pickled objects and is left out", stacklevel=4
+                )
+    return found

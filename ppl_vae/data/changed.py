@@ -35,9 +35,9 @@ class Binarized(Dataset):
                         f"{data.name} cannot be binarized: {place} is {value:g}, outside [0, 1]"
                     )
         generator = torch.Generator().manual_seed(seed)
-        test = None if data.test is None else torch.bernoulli(data.test, generator=generator)
+        test = None if data.test is None else _drawn(data.test, generator)
         super().__init__(
-            data.train if dynamic else torch.bernoulli(data.train, generator=generator),
+            data.train if dynamic else _drawn(data.train, generator),
             test,
             data.train_labels,
             data.test_labels,
@@ -45,12 +45,16 @@ class Binarized(Dataset):
             test_covariates=data.test_covariates,
             name=f"binarized {data.name}",
             classes=data.classes,
+            missing=data.missing,
+            train_weights=data.train_weights,
+            test_weights=data.test_weights,
         )
+        self.transform = data.transform
         self.dynamic = dynamic
 
     def epoch(self) -> Tensor:
         """The training rows of one pass: a fresh draw, by torch's generator, where dynamic."""
-        return torch.bernoulli(self.train) if self.dynamic else self.train
+        return _drawn(self.train) if self.dynamic else self.train
 
 
 class PartlyLabelled(Dataset):
@@ -94,9 +98,17 @@ class PartlyLabelled(Dataset):
             test_covariates=data.test_covariates,
             name=f"{data.name} with {labels} labels",
             classes=data.classes,
+            missing=data.missing,
+            train_weights=data.train_weights,
+            test_weights=data.test_weights,
         )
-        self.data = data
+        self.transform, self.data = data.transform, data
 
     def epoch(self) -> Tensor:
         """The training rows of one pass, as those of the data themselves."""
         return self.data.epoch()
+
+
+def _drawn(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draws from Bernoulli(x), NaN where x is."""
+    return torch.bernoulli(x.nan_to_num(), generator=generator).where(~x.isnan(), x)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.dataset import Beside, Dataset, first_marked
+from ppl_vae.data.transform import Transform
 
 __all__ = ["Known", "Remembered"]
 
@@ -30,6 +31,8 @@ class Known:
         beside: what the pair is called with beside x.
         width: how many covariates or classes that is.
         covariates: those of up to 1000 training rows.
+        transform: what was done to the values of x, as `Transform.plain`.
+        missing: whether values of x may be missing, as NaN.
     """
 
     sizes: Sequence[Sequence[int]]
@@ -42,24 +45,49 @@ class Known:
     beside: Beside = ""
     width: int = 0
     covariates: Sequence[Sequence[float]] | None = None
+    transform: Mapping[str, Any] | None = None
+    missing: bool = False
 
     @classmethod
-    def of(cls, data: Dataset | None, args: Sequence[Tensor]) -> Self:
-        """What is kept of a data set, or of the arguments a pair is called with in training."""
+    def of(
+        cls,
+        data: Dataset | None,
+        args: Sequence[Tensor],
+        transform: Transform | None = None,
+        missing: bool = False,
+    ) -> Self:
+        """What is kept of a data set, or of the arguments a pair is called with in training.
+
+        Args:
+            data: the data set, if there is one.
+            args: those arguments.
+            transform: what was done to their x, where no data set says so.
+            missing: whether values of x may be missing though none is.
+        """
         x = args[0]
         flat = _floats(x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1))
-        found = (flat.min(0).values, flat.max(0).values, flat.mean(0))
-        low, high, mean = (each.double().tolist() for each in found)
+        absent = flat.isnan()
+        found = (
+            flat.masked_fill(absent, torch.inf).amin(0),
+            flat.masked_fill(absent, -torch.inf).amax(0),
+            flat.nanmean(0),
+        )
+        # of a column of nothing but NaN nothing is known
+        seen = ~absent.all(0)
+        low, high, mean = (each.where(seen, 0).double().tolist() for each in found)
         shapes = [list(part.shape[1:]) for part in args]
         types = [str(part.dtype).removeprefix("torch.") for part in args]
+        missing = missing or bool(absent.any())
         if data is None:
-            return cls(shapes, types, low, high, mean)
+            plain = None if transform is None else transform.plain
+            return cls(shapes, types, low, high, mean, transform=plain, missing=missing)
         covariates = None
         if data.beside == "covariates":
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
-        return cls(shapes, types, low, high, mean, *named)
+        missing = missing or data.missing == "mask"
+        return cls(shapes, types, low, high, mean, *named, data.transform.plain, missing)
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:
@@ -71,6 +99,18 @@ class Known:
     def plain(self) -> dict[str, Any]:
         """As mappings, lists and numbers."""
         return asdict(self)
+
+    def scaled(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Arguments whose x has had done to it what was done to the training's."""
+        return Transform.of_plain(self.transform).apply(args[0]), *args[1:]
+
+    def undone(self, rows: Tensor) -> Tensor:
+        """Rows of the pair in the units of the data."""
+        return Transform.of_plain(self.transform).undo(rows)
+
+    def shown(self, rows: Tensor) -> Tensor:
+        """Rows in the units of the data as the pair has them, for pictures."""
+        return Transform.of_plain(self.transform).redo(rows)
 
     def example(self, n: int = 1) -> tuple[Tensor, ...]:
         """Rows that stand for the data's where only their number, shape and covariates count."""
@@ -116,7 +156,7 @@ class Known:
         x = _floats(args[0])
         if not len(x):
             raise ValueError("there are no rows: give one or more")
-        check_present(args, missing)
+        check_present(args, missing or self.missing)
         low, high = x.new_tensor(self.low), x.new_tensor(self.high)
         # a column that was constant has no width of its own
         width = torch.where(high > low, high - low, high.max() - low.min())
@@ -154,7 +194,9 @@ def check_present(args: Sequence[Tensor], missing: bool = False) -> None:
         if wrong.any():
             value, place = first_marked(part, wrong)
             where = place if i == 0 else f"argument {i} at {place}"
-            remedy = "impute fills them in" if value != value and i == 0 else "drop those rows"
+            remedy = "drop those rows"
+            if value != value and i == 0:
+                remedy = 'impute fills them in, and missing="mask" trains a pair that takes them'
             raise ValueError(f"{where} is {value} ({int(wrong.sum())} such values): {remedy}")
 
 
@@ -170,6 +212,7 @@ class Remembered(Dataset):
         # no super().__init__: there are no rows
         self.known, self._make = known, make
         self.name, self.classes, self.beside = known.name, tuple(known.classes), known.beside
+        self.missing = "mask" if known.missing else "refuse"
 
     @property
     def size(self) -> torch.Size:

@@ -47,7 +47,9 @@ class Pair(Runs):
         self.plate = _row_plate(reading, plate)
         if self.plate is not None:
             reading.check_by_row([self.plate])
-        outer, inner = reading.model_sites, reading.guide_sites
+        # What the model sums over has no draws.
+        outer = {k: s for k, s in reading.model_sites.items() if s.role != "marginalised"}
+        inner = reading.guide_sites
         sizes: dict[str, int] = {}
         for site in (*outer.values(), *inner.values()):
             for around in site.plates:

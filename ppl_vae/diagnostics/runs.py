@@ -13,8 +13,8 @@ from ppl_vae.diagnostics.draws import Draws, same_densities, scored, valued
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Program, evaluating
 from ppl_vae.program import Reading, read
-from ppl_vae.program.handlers import SetValues, Unobserve
-from ppl_vae.program.marginal import enumerating, marginalise
+from ppl_vae.program.handlers import SetValues, Unobserve, enumerated
+from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.sites import DRAWS, Site, read_sites
 
 __all__ = ["Runs"]
@@ -93,8 +93,8 @@ class Runs:
         """A run of a model all of whose latents are given; what it sums over is summed out."""
         if not self.marginalised:
             return self._run(model)
-        enumerated = enumerating(model, self.nesting + many)
-        return marginalise(self._run(enumerated), self.guide_sites)
+        model = enumerated(model, self.nesting + many)
+        return marginalise(self._run(model), self.guide_sites)
 
     def _predicted(self, reading: Reading, count: int, many: bool) -> dict[str, Tensor]:
         with self.many(count, many):

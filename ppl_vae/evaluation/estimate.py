@@ -25,6 +25,8 @@ class Estimate:
         bound: `"lower"` or `"upper"` if the expectation lies on that side of the quantity named,
             None if it is unbiased or the sign of the bias is not known.
         note: what a reader must know: the estimator, its bias, what it is conditional on.
+        flag: why the number is not to be taken at its word, in a word or two that its note
+            explains: `"capped"`, `"uneven weights"`. Empty for the others.
     """
 
     value: float
@@ -32,6 +34,7 @@ class Estimate:
     data_error: float | None = None
     bound: Literal["lower", "upper"] | None = None
     note: str = ""
+    flag: str = ""
 
     def __float__(self) -> float:
         return self.value
@@ -53,6 +56,7 @@ class Estimate:
             "data_error": plain(self.data_error),
             "bound": self.bound,
             "note": self.note,
+            "flag": self.flag,
         }
 
 
@@ -145,4 +149,5 @@ def importance_nll(weights: Weights, note: str, quiet: bool = False) -> Estimate
         data_error=float(rows.std()) / math.sqrt(n) if n > 1 else None,
         bound="upper",
         note=note,
+        flag="" if weights.met else "uneven weights",
     )

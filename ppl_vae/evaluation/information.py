@@ -128,7 +128,7 @@ def mutual_information(
     note = f"InfoVAE estimator on {m} data" + (f", capped at log M = {math.log(m):.4g}" * capped)
     apart = replace(upper, bound="upper", note=f"leave one out of {m} data" + extra)
     return MutualInformation(
-        replace(lower, bound="lower", note=note + extra),
+        replace(lower, bound="lower", note=note + extra, flag="capped" * capped),
         rate if capped else apart,
         rate,
         math.log(m),

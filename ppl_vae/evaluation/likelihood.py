@@ -219,6 +219,7 @@ def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Lik
         estimate.data_error,
         estimate.bound,
         ", ".join(filter(None, [*words, *notes])),
+        estimate.flag,
         own=found["own"][1] if "own" in found else None,
         fitted=fitted,
         proposal=best,

@@ -90,7 +90,7 @@ class ConditionalVAE(Pair):
         register(self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self._prior(c.to(x)))
-            return pyro.sample("x", self.likelihood(joined(z, _flat(z, c))), obs=x)
+            return self.observe(self.likelihood(joined(z, _flat(z, c))), x)
 
     def guide(self, x: Tensor, c: Tensor) -> Tensor:
         """Draws z, of shape (n, d), from the encoder at x and c."""

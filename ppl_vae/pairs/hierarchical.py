@@ -104,7 +104,7 @@ class HierarchicalVAE(Pair):
             z = pyro.sample(f"z{len(self.lower) + 1}", self.prior())
             for layer in range(len(self.lower), 0, -1):
                 z = pyro.sample(f"z{layer}", self.lower[layer - 1](z))
-            return pyro.sample("x", self.likelihood(z), obs=x)
+            return self.observe(self.likelihood(z), x)
 
     def guide(self, x: Tensor) -> tuple[Tensor, ...]:
         """Draws the layers at x, of shape (n, *size); returns them from the data upwards."""

@@ -1,14 +1,18 @@
 """What the library's pairs of a model and a guide have in common."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
-from torch import nn
+import pyro
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
 
 from ppl_vae.data.dataset import Beside
 from ppl_vae.guides import Encoder, Ladder
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.priors import ConditionalNormal, Prior
+from ppl_vae.program.missing import Marginalised
 from ppl_vae.program.modules import Portable
 
 __all__ = ["Pair", "check_encoder", "check_parts", "part_name"]
@@ -24,11 +28,14 @@ class Pair(Portable):
 
     Attributes:
         beside: what of a data set both are called with beside the rows.
+        missing: whether NaN in x are left out of the likelihood; the encoder has to take them,
+            as one with a body `Masked` does.
         model: the generative program.
         guide: the encoder program.
     """
 
     beside: ClassVar[Beside] = ""
+    missing: bool = False
     model: Callable[..., Any]
     guide: Callable[..., Any]
     prior: Any
@@ -39,6 +46,11 @@ class Pair(Portable):
     def codes(self) -> dict[str, int]:
         """The latent sites that are codes, and their dimensions."""
         return {"z": self.prior.dim}
+
+    def observe(self, fn: TorchDistribution, x: Tensor) -> Tensor:
+        """Observes x, leaving NaN out where `missing` is set; returns x."""
+        with Marginalised() if self.missing else nullcontext():
+            return pyro.sample("x", fn, obs=x)
 
     def part(self, site: str, of_guide: bool = False) -> nn.Module:
         """The part that a site's distribution comes from, for messages."""

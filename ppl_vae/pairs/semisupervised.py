@@ -138,7 +138,7 @@ class SemiSupervisedVAE(Pair):
                 with poutine.mask(mask=known), poutine.scale(scale=self.weight):
                     logits = self.classifier(x).logits
                     pyro.sample("label", dist.OneHotCategorical(logits=logits), obs=label)
-            return pyro.sample("x", self.likelihood(joined(z, y)), obs=x)
+            return self.observe(self.likelihood(joined(z, y)), x)
 
     def guide(self, x: Tensor, y: Tensor) -> Tensor:
         """Draws y where it is unknown, and z, of shape (n, d); returns z."""

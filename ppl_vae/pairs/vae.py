@@ -64,7 +64,7 @@ class VAE(Pair):
         register(self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.likelihood(z), obs=x)
+            return self.observe(self.likelihood(z), x)
 
     def guide(self, x: Tensor) -> Tensor:
         """Draws z, of shape (n, d), from the encoder at x, of shape (n, *size)."""

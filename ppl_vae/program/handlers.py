@@ -21,6 +21,7 @@ __all__ = [
     "SetValues",
     "ShapeMismatch",
     "Unobserve",
+    "enumerated",
     "is_messenger",
     "run_to_last",
 ]
@@ -185,13 +186,20 @@ def run_to_last(
     until = _Until(values)
     inner = until(model)  # innermost, so that all others have seen the last site too
     if nesting is not None:
-        inner = EnumMessenger(-1 - int(nesting))(inner)
+        inner = enumerated(inner, nesting)
     try:
         with _Given(values):
             inner(*args, **kwargs)
     except _Stop:
         pass
     return until.sites
+
+
+def enumerated(program: Callable[..., Any], nesting: float) -> Callable[..., Any]:
+    """A program whose sites marked for parallel enumeration take all their values, each in a batch
+    dimension of its own left of the `nesting` ones of plates."""
+    taken: Callable[..., Any] = EnumMessenger(first_available_dim=-1 - int(nesting))(program)
+    return taken
 
 
 def is_messenger(program: Callable[..., Any]) -> bool:

@@ -20,14 +20,12 @@ import torch
 from opt_einsum import get_symbol  # type: ignore[import-untyped]
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
-from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from ppl_vae.program.agreement import same
-from ppl_vae.program.modules import Program
 from ppl_vae.program.sites import Site, Summed
 
-__all__ = ["enumerating", "is_marked", "marginalise"]
+__all__ = ["is_marked", "marginalise"]
 
 Ordinal = frozenset[str]
 
@@ -36,12 +34,6 @@ def is_marked(site: Site) -> bool:
     """Whether a site is marked for parallel enumeration, over all the values that it has."""
     marked = site.infer.get("enumerate") == "parallel" and "num_samples" not in site.infer
     return marked and bool(getattr(site.fn, "has_enumerate_support", False))
-
-
-def enumerating(model: Program, max_plate_nesting: float) -> Program:
-    """A model whose marked sites take all their values, to the left of so many plates."""
-    enumerated: Program = EnumMessenger(-1 - int(max_plate_nesting))(model)
-    return enumerated
 
 
 def marginalise(sites: Mapping[str, Site], guide: Collection[str]) -> dict[str, Site]:

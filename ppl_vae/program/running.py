@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import check_model_guide_match
 
 from ppl_vae.program.agreement import SameRows
-from ppl_vae.program.handlers import SameShapes, ShapeMismatch
+from ppl_vae.program.handlers import SameShapes, ShapeMismatch, enumerated
 from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
@@ -81,7 +81,7 @@ def _run(
     check_shapes: bool = False,
 ) -> tuple[Trace, Trace]:
     if max_plate_nesting < float("inf"):
-        guide = EnumMessenger(first_available_dim=-1 - int(max_plate_nesting))(guide)
+        guide = enumerated(guide, max_plate_nesting)
     try:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     except ZeroDivisionError as error:

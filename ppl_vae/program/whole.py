@@ -8,8 +8,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ppl_vae.program.handlers import SetValues, run_to_last
-from ppl_vae.program.marginal import enumerating, marginalise
+from ppl_vae.program.handlers import SetValues, enumerated, run_to_last
+from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
@@ -76,7 +76,7 @@ class Whole:
                 sites = run_to_last(model, args, {}, dict.fromkeys(until), nesting)
             else:
                 if nesting is not None:
-                    model = enumerating(model, nesting)
+                    model = enumerated(model, nesting)
                 sites = read_sites(poutine.trace(model).get_trace(*args))
         return sites if nesting is None else marginalise(sites, self.reading.guide_sites)
 

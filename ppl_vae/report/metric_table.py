@@ -90,7 +90,8 @@ def _cell(k: int, name: str, found: Mapping[str, Any], noted: bool) -> str:
     if entry["unit"] == "p-value" and entry["value"] is not None:
         value = f"{entry['value']:.2g}".replace("-", "−")
     side = {"lower": "≥ ", "upper": "≤ "}.get(entry["bound"] or "", "")
-    flag = '<span class="flag">capped</span>' if entry.get("capped") else ""
+    doubt = escape(entry.get("flag", ""))
+    flag = f'<span class="flag">{doubt}</span>' if doubt else ""
     numbers = "".join(
         f' data-{field}="{"" if number is None else repr(number)}"'
         for field, number in (

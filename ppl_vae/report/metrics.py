@@ -88,6 +88,8 @@ def evaluate(
         known = isfinite(estimate.value)
         shown = f"{estimate!s:24} {about(name).unit}" if known else estimate.note or "infinite"
         print(f"{name:28} {shown}".rstrip())
+        if known and estimate.flag:
+            print(f"{'':28} {estimate.flag}: {estimate.note}")
     for group, reason in measured.skipped.items():
         print(f"no {group}: {reason}")
     print(folder.path)
@@ -197,7 +199,4 @@ def read(run: Run) -> dict[str, Any]:
 
 def _entry(name: str, estimate: Estimate, group: str) -> dict[str, Any]:
     entry: dict[str, Any] = dict(estimate.as_dict())
-    entry |= {"unit": about(name).unit, "group": group}
-    if name == "information_lower":
-        entry["capped"] = "capped" in estimate.note
-    return entry
+    return entry | {"unit": about(name).unit, "group": group}

@@ -7,12 +7,12 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from ppl_vae.arguments import instance
-from ppl_vae.data.dataset import Dataset, check_finite
-from ppl_vae.data.known import Known
+from ppl_vae.data.dataset import Channels, Missing
 from ppl_vae.data.loaders import splits
+from ppl_vae.data.transform import Normalise
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, modules_of, release
@@ -23,6 +23,7 @@ from ppl_vae.training.guard import NotFinite, check_support
 from ppl_vae.training.loop import Training, Weights
 from ppl_vae.training.optim import Adam, Scheduled
 from ppl_vae.training.progress import board, showing
+from ppl_vae.training.rows import TrainingRows
 from ppl_vae.training.run import History, Run
 from ppl_vae.training.spread import spreads, warn_of_collapse
 from ppl_vae.training.stopping import Callback, Keep, Watch, asks_to_stop
@@ -36,7 +37,7 @@ __all__ = ["fit"]
 def fit(
     model: Program,
     guide: Program,
-    data: Dataset | Tensor | Sequence[Tensor],
+    data: Any,
     objective: ELBO,
     optimizer: AnyOptimizer | None = None,
     *,
@@ -44,7 +45,7 @@ def fit(
     batch_size: int = 128,
     seed: int | None = 0,
     device: str | torch.device = "auto",
-    validation: Tensor | Sequence[Tensor] | None = None,
+    validation: Any = None,
     critic_steps: int = 0,
     callbacks: Sequence[Callback] = (),
     patience: int | None = None,
@@ -52,6 +53,10 @@ def fit(
     monitor: str | None = None,
     start: Run | str | Path | None = None,
     freeze: str | Sequence[str] = (),
+    normalise: Normalise = "none",
+    channels: Channels | None = None,
+    missing: Missing = "refuse",
+    weights: Any = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -77,8 +82,11 @@ def fit(
     Args:
         model: the model, called as `model(x)`; any Pyro callable.
         guide: the guide, called the same way.
-        data: a data set, which hands its rows and what its `handing` has put beside them; or a
-            tensor `(n, *size)`; or several of n rows each that are handed side by side.
+        data: a data set, which hands its rows and what its `handing` has put beside them; or rows
+            `(n, *size)` as a tensor, a list, or anything with `__array__` or `to_numpy` (NumPy,
+            pandas, polars); or a tuple of several of n rows each that are handed side by side;
+            or a torch `Dataset` or `DataLoader`, see `ppl_vae.data.as_dataset`. Tensors keep
+            their type, all else becomes floats, and floats get the type of the pair's parameters.
         objective: the loss. Its `terms`, if it has any, are logged.
         optimizer: of `pyro.optim`, or of `torch.optim` an instance that was made with all that is
             trained, a class, or a `functools.partial` of one; `Adam` at a learning rate of 1e-3 by
@@ -107,6 +115,16 @@ def fit(
         freeze: names of modules and parameters that stay bit for bit as they are, or globs of
             them: `["likelihood"]`, `["encoder.network.0", "*.bias"]`. Frozen modules run in
             evaluation mode, so that the statistics of batch normalisation stay too.
+        normalise: what is done to the values of x, of held-out and of new rows as of training
+            rows: "none", "bytes" (over 255), "standardise" or "minmax" by the training rows'
+            statistics, of each column where rows are vectors; kept in the run, and undone in what
+            the pair makes of rows. A data set has its own.
+        channels: of images: "last" moves them to the front.
+        missing: what is done about NaN in x: "refuse"; or "mask", which leaves them out of every
+            likelihood whose elements are independent given z. The guide sees the column's mean in
+            their place and, where it has an argument of that name, `mask` of where values are; one
+            whose networks read NaN themselves (`bodies.Masked`) sees the rows as they are.
+        weights: how much each row counts, `(n,)`; their mean is set to 1.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
@@ -150,7 +168,8 @@ def fit(
             f"critic_steps={critic_steps} asked for, but {type(objective).__name__} has no "
             "parameters of its own to train"
         )
-    rows = _Rows(data, validation)
+    rows = TrainingRows(data, validation, normalise, channels, missing, weights)
+    rows.typed(model, guide)
     here = rows.train[0].device
     # what plain functions create cannot be moved: they stay where the data lies
     stay = device == "auto" and not modules_of(model, guide)
@@ -162,6 +181,9 @@ def fit(
 
     if start is not None:
         check_rows(start, rows.train)
+    observing = model
+    model, guide = reading = rows.leaving_out(model, guide)
+    model, guide = rows.weighing(*reading)
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn)
     params = stored((model, guide), *first)
@@ -171,7 +193,8 @@ def fit(
     trained = params | {f"objective.{i}": p for i, p in enumerate(own)}
     trained = {k: p for k, p in trained.items() if id(p) not in frozen.parameters}
     optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
-    check_support(model, guide, first, drawn[0])
+    whole = rows.stand_ins(drawn)
+    check_support(observing, reading[1], tuple(part[:batch_size] for part in whole), whole[0])
     steps = len(splits(len(rows.train[0]), batch_size))
     if isinstance(objective, Objective):
         # an objective counts every call in training, the critic's among them
@@ -179,16 +202,16 @@ def fit(
         objective.plan(int(objective.step) + calls, len(drawn[0]))
     check_compatible(model, guide, objective, first)
     if rows.held_out:
-        check_held_out(model, guide, objective, rows.held_out, batch_size)
+        check_held_out(model, guide, objective, rows.validation(), batch_size)
     terms = getattr(objective, "terms", {})
     watch = Watch(objective, patience, keep, monitor, bool(rows.held_out), terms)
     if isinstance(optim, Scheduled):
         optim.plan(epochs * steps)
-    weights = Weights(model, guide, objective, params)
+    moved = Weights(model, guide, objective, params)
     run = None
     if out is not None:
         if config is None:
-            config = {"objective": type(objective).__name__, "data": repr(data)} | {
+            config = {"objective": type(objective).__name__, "data": rows.described} | {
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "seed": seed,
@@ -202,14 +225,14 @@ def fit(
             if freeze:
                 config["freeze"] = [freeze] if isinstance(freeze, str) else [*freeze]
         run = Run.create(out, _written_out(config, objective), overwrite)
-        run.save_data(Known.of(rows.data, rows.train).plain)
-        run.save_weights(weights.state())
+        run.save_data(rows.known.plain)
+        run.save_weights(moved.state())
     training = Training(
-        model, guide, objective, optim, weights, critic_steps, own, frozen.parameters
+        model, guide, objective, optim, moved, critic_steps, own, frozen.parameters
     )
 
     history = History()
-    best = weights.snapshot() if keep == "best" else None
+    best = moved.snapshot() if keep == "best" else None
     with (
         freezing(frozen),
         showing(epochs * steps, epochs, progress) as shown,
@@ -219,17 +242,17 @@ def fit(
             try:
                 row = training.epoch(rows.epoch(), batch_size, shown.bar)
                 # without held-out rows, a batch shows whether the last step left sound weights
-                held_out = training.validate(rows.held_out or first, batch_size, seed or 0)
+                held_out = training.validate(rows.validation() or first, batch_size, seed or 0)
             except (NotFinite, KeyboardInterrupt):
                 if best is not None and history.rows:
                     best.restore()
                 if run is not None:
-                    run.save_weights(weights.state())
+                    run.save_weights(moved.state())
                 raise
             row = {"epoch": epoch, "step": training.step, **row}
             if rows.held_out:
                 row |= held_out
-            row |= spreads(model, guide, rows.held_out or rows.train, batch_size)
+            row |= spreads(model, guide, rows.validation() or drawn, batch_size)
             history.rows.append(row)
             end_epoch(optim, row.get("validation/loss", row["loss"]))
             is_best = watch.is_best(row)
@@ -238,7 +261,7 @@ def fit(
             if run is not None:
                 run.log(row)
                 if best is None or is_best:
-                    run.save_weights(weights.state())
+                    run.save_weights(moved.state())
             for name, value in row.items():
                 if writer is not None and name not in ("epoch", "step"):
                     writer.add_scalar(name, value, training.step)
@@ -253,61 +276,6 @@ def fit(
         best.restore()
     release(*params.values(), *own)
     return history
-
-
-class _Rows:
-    """The rows to train on and those held out, each as the tensors a pair is called with."""
-
-    def __init__(
-        self,
-        data: Dataset | Tensor | Sequence[Tensor],
-        validation: Tensor | Sequence[Tensor] | None,
-    ) -> None:
-        self.data = data if isinstance(data, Dataset) else None
-        held_out = None if validation is None else _tensors(validation, "validation")
-        if isinstance(data, Dataset):
-            self.train = data.arguments("train")
-            if held_out is None and data.test is not None:
-                # unlabelled, so that a class is what the pair says it is
-                held_out = data.arguments("test", labelled=False)
-        else:
-            self.train = _tensors(data, "data")
-        self.held_out = held_out or ()
-        for name, parts in (("data", self.train), ("validation", self.held_out)):
-            for part in parts:
-                check_finite(part, name)
-
-    def to(self, device: torch.device) -> None:
-        self.data = None if self.data is None else self.data.to(device)
-        self.train = tuple(part.to(device) for part in self.train)
-        self.held_out = tuple(part.to(device) for part in self.held_out)
-
-    def epoch(self) -> tuple[Tensor, ...]:
-        return self.train if self.data is None else (self.data.epoch(), *self.train[1:])
-
-
-def _tensors(data: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
-    """The arguments of a pair, held to be tensors of as many rows each."""
-    if not isinstance(data, Tensor | list | tuple):
-        raise ValueError(f"{name} is a {type(data).__name__}: {_GIVE}")
-    parts = (data,) if isinstance(data, Tensor) else tuple(data)
-    if not parts:
-        raise ValueError(f"{name} is empty: {_GIVE}")
-    for i, part in enumerate(parts):
-        if not isinstance(part, Tensor) or not part.ndim:
-            kind = "tensor without rows" if isinstance(part, Tensor) else type(part).__name__
-            where = name if part is data else f"{name}[{i}]"
-            raise ValueError(f"{where} is a {kind}: {_GIVE}")
-    rows = [len(part) for part in parts]
-    if len(set(rows)) > 1 or not rows[0]:
-        raise ValueError(f"{name} of {rows} rows: equal numbers above 0 are needed")
-    return parts
-
-
-_GIVE = (
-    "fit takes batches of rows, so give it tensors with a row for each datum, and set other "
-    "arguments beforehand, as in functools.partial(model, scale=2.0) and the same of the guide"
-)
 
 
 def set_seed(seed: int) -> None:

@@ -60,7 +60,7 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
                 raise ValueError(
                     f"site {name!r} is {name_at(model, site)} with support "
                     f"{base}, which excludes the data: {place} is {number:g}; "
-                    "rescale the data or choose another likelihood"
+                    "rescale the data (normalise= does) or choose another likelihood"
                 )
 
 

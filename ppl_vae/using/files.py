@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.using.forms import Form, as_tensor
+from ppl_vae.data.tensors import as_tensor
+from ppl_vae.using.forms import Form
 
 __all__ = ["check_out", "read", "write"]
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Form", "as_tensor"]
+from ppl_vae.data.tensors import is_array
+
+__all__ = ["Form"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Form:
     @classmethod
     def of(cls, rows: object) -> "Form":
         """The form of rows; of several arguments that of the first."""
-        if isinstance(rows, tuple | list) and rows and _is_data(rows[0]):
+        if isinstance(rows, tuple | list) and rows and is_array(rows[0]):
             return cls.of(rows[0])
         if isinstance(rows, Tensor):
             return cls("tensor", device=rows.device)
@@ -72,28 +74,3 @@ class Form:
             index = pd.MultiIndex.from_arrays([*levels, each], names=[*index.names, within])
         found = pd.DataFrame(flat, index=index, columns=names)
         return found[names[0]] if values.dim() == 1 else found
-
-
-def as_tensor(rows: Any) -> Tensor:
-    """Rows of numbers as a tensor of the default type, or of integers as they are.
-
-    Raises:
-        ValueError: if they are not numbers.
-    """
-    if isinstance(rows, Tensor):
-        return rows
-    import numpy as np
-
-    if isinstance(rows, list | tuple) and rows and isinstance(rows[0], Tensor):
-        return torch.stack([*rows])
-    array = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"rows are {array.dtype}, not numbers")
-    array = array.astype(array.dtype.newbyteorder("="), copy=True)
-    found = torch.from_numpy(array)
-    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found
-
-
-def _is_data(rows: object) -> bool:
-    """Whether an item of a tuple is an argument by itself, and not a row of numbers."""
-    return isinstance(rows, Tensor) or hasattr(rows, "__array__") or hasattr(rows, "to_numpy")

@@ -10,9 +10,8 @@ from torch import Tensor
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, arguments_of, check_positive, evaluating
 from ppl_vae.evaluation.samples import observed_site, of_rows
-from ppl_vae.program.missing import by_element, dependent
+from ppl_vae.program.missing import by_element, dependent, filled, with_missing
 from ppl_vae.using.decoding import has_mean
-from ppl_vae.using.missing import filled, with_missing
 
 __all__ = ["Method", "impute"]
 

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
+from ppl_vae.program.missing import with_missing
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.using.decoding import decode, has_mean
-from ppl_vae.using.forms import Form, as_tensor
+from ppl_vae.using.forms import Form
 
 __all__ = ["Intake"]
 
@@ -35,7 +37,12 @@ class Intake:
         if isinstance(data, Remembered):
             self._known = data.known
         rows = data is not None and not isinstance(data, Dataset | Known)
-        self._args = _tensors(data) if rows else None
+        self._args = arguments_of(data) if rows else None
+        absent = self._args is not None and bool(self._args[0].isnan().any())
+        absent = absent or getattr(self._known or self._data, "missing", False) in (True, "mask")
+        if absent and (known := self.known) is not None:
+            fill = torch.tensor(known.mean).expand(*known.sizes[0])
+            self._programs = with_missing(model, guide, fill)
 
     # What goes in
 
@@ -49,13 +56,14 @@ class Intake:
 
     def _read(self, rows: Any, missing: bool = False) -> tuple[Tensor, ...]:
         """New rows as the arguments of the pair, held against what is known."""
-        args = _tensors(rows)
+        args = arguments_of(rows)
         known = self.known
         if known is None:
             check_present(args, missing)
         else:
             if known.beside == "labels" and len(args) == 1:
                 args = (*args, torch.full((len(args[0]),), -1))
+            args = known.scaled(args)
             if said := known.check(args, missing):
                 warnings.warn(said, stacklevel=3)
             args = known.typed(args)
@@ -69,7 +77,7 @@ class Intake:
     def _example(self, given: Any, n: int) -> tuple[Tensor, ...]:
         """Arguments whose number, shape and covariates count: those given, else known ones."""
         if given is not None:
-            args = _tensors(given)
+            args = arguments_of(given)
             known = self.known
             if known is not None and len(args) < len(known.sizes):  # covariates or labels alone
                 args = known.typed((torch.zeros(len(args[0]), *known.sizes[0]), *args))
@@ -108,7 +116,16 @@ class Intake:
         sizes = {name: pair.sizes[name] for name in pair.codes}
         return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
 
-    def _data_rows(self, form: Form, values: Tensor, within: str = "draw") -> Any:
+    def _data_rows(
+        self, form: Form, values: Tensor, within: str = "draw", kept: Any = None
+    ) -> Any:
+        """Data in its own units; where `kept` has a value, just that one."""
+        if self.known is not None:
+            values = self.known.undone(values)
+        if kept is not None:
+            raw = arguments_of(kept)[0].to(values)
+            raw = raw if raw.dim() == values.dim() else raw[:, None]
+            values = torch.where(raw.isnan(), values, raw)
         return form.give(values, form.columns or self.data_names, within)
 
     def _training(self) -> tuple[Tensor, ...]:
@@ -140,10 +157,3 @@ class Intake:
         found = decode(*self._programs, args, values, mean, self._site, self._plate, rows=rows)
         found = found.unflatten(0, turns.shape[:2])
         return found[0] if z.dim() == 2 else found.movedim(0, 1)
-
-
-def _tensors(rows: Any) -> tuple[Tensor, ...]:
-    """The arguments of a pair: rows, or a tuple of rows and what belongs to them."""
-    if isinstance(rows, tuple | list) and rows and not isinstance(rows[0], int | float | list):
-        return tuple(as_tensor(part) for part in rows)
-    return (as_tensor(rows),)

@@ -1,6 +1,7 @@
 """A trained model and guide in use: rows in any form go in, results in that form come back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,7 +174,7 @@ class Trained(Intake):
         z = self._codes(codes)
         with seeded(seed):
             found = self._decoded(z, self._example(given, len(z)), mean)
-        return Form.of(codes).give(found, self.data_names)
+        return self._data_rows(replace(Form.of(codes), columns=()), found)
 
     def reconstruct(self, rows: Any, draws: int = 0, *, seed: int | None = None) -> Any:
         """What the model makes of rows: the mean of p(x | z) at each row's mean code.
@@ -277,9 +278,16 @@ class Trained(Intake):
             fill = args[0].new_tensor(known.mean).expand(args[0].shape[1:])
         with seeded(seed):
             found = impute(
-                *self._programs, args, draws, method, num_samples, fill, plate=self._plate
+                *self._programs,
+                args,
+                draws,
+                method,
+                num_samples,
+                fill,
+                takes_missing=known is not None and known.missing,
+                plate=self._plate,
             )
-        return self._data_rows(Form.of(rows), found)
+        return self._data_rows(Form.of(rows), found, kept=rows)
 
     def interpolate(
         self,

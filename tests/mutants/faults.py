@@ -87,7 +87,7 @@ FAULTS = (
         "4 * zy / (n * m)",
         "2 * zy / (n * m)",
     ),
-    Fault("k-hat's threshold by ln", "weigh", "math.log10(draws)", "math.log(draws)"),
+    Fault("k-hat's threshold by ln", "threshold", "math.log10(count)", "math.log(count)"),
     Fault(
         "predictive p-value that leaves ties out",
         "predictive_check",

@@ -15,7 +15,8 @@ from ppl_vae.reproductions.information_preference.cells import DIM
 
 __all__ = ["classifier", "draw", "measure"]
 
-ROWS, DRAWS, STEPS, IMAGES = 150, 100, 150, 1000
+ROWS = {14: 150, 28: 50}  # by the side of the image
+DRAWS, STEPS, IMAGES = 100, 150, 1000
 
 
 def classifier(data: dict[str, Tensor], folder: Path) -> ev.Classifier:
@@ -36,7 +37,7 @@ def measure(vae: VAE, data: dict[str, Tensor], net: ev.Classifier) -> dict[str, 
     found["I at least"], found["I at most"] = information.lower.value, information.upper.value
     usage = ev.usage(*pair, test[:1000])
     found["usage"], found["usage error"] = usage.value, usage.data_error
-    found |= _likelihood(vae, test[:ROWS])
+    found |= _likelihood(vae, test[: ROWS[test.shape[-1]]])
     codes = ev.posterior_codes(*pair, test)
     train = ev.posterior_codes(*pair, torch.bernoulli(data["train"][:1000])).mean
     svm = ev.svm_probe(train, data["train_labels"][:1000], codes.mean, labels)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from ppl_vae.reproductions.information_preference.cells import Cell
+from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell
 
 __all__ = ["over_steps"]
 
@@ -23,30 +24,43 @@ def over_steps(
 ) -> None:
     """Draws the mean sd and the spread of the means in training, and usage where it was measured.
 
+    A row of panels for decoders with maps and one for those without, a colour for each objective;
+    standardised encoders are dashed.
+
     Args:
         cells: a line each.
         curves: step, sd and spread by the cell's name.
         results: measures by the cell's name and the step.
         path: of the picture.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels = figure.subplots(2, 3, sharex=True, sharey="col")
+    colours = {name: f"C{k}" for k, name in enumerate(OBJECTIVES)}
     for cell in cells:
-        label = f"{'maps' if cell.maps else 'no maps'}, {'standardised ' * cell.standardised}"
-        style = {"linestyle": "-" if cell.maps else "--", "linewidth": 1.4}
-        label += cell.objective
         steps, *columns = zip(*curves[cell.name], strict=True)
-        lines = [(steps, column) for column in columns]
         usage = {s: m["usage"] for s, m in sorted(results.get(cell.name, {}).items())}
-        lines.append((tuple(usage), tuple(usage.values())))
-        for axis, (x, y) in zip(axes, lines, strict=True):
-            axis.plot(x, y, label=label, **style)
-    for axis, title in zip(axes, _PANELS, strict=True):
-        axis.set(title=title, xlabel="step", xscale="log")
-        axis.set_xticks(_STEPS, list(map(str, _STEPS)), minor=False)
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(bottom=0)
-    axes[2].set_yscale("log")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=150)
+        lines = [*((steps, column) for column in columns), (tuple(usage), tuple(usage.values()))]
+        for axis, (x, y) in zip(panels[0 if cell.maps else 1], lines, strict=True):
+            axis.plot(
+                x,
+                y,
+                color=colours[cell.objective],
+                linestyle="--" if cell.standardised else "-",
+                linewidth=1.4,
+                marker="o" if x is lines[-1][0] else None,
+                markersize=4,
+            )
+    for row, words in zip(panels, ("maps", "no maps"), strict=True):
+        for axis, title in zip(row, _PANELS, strict=True):
+            axis.set(title=f"{title} ({words})", xscale="log", yscale="log")
+            axis.set_xticks(_STEPS, list(map(str, _STEPS)), minor=False)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.spines[["top", "right"]].set_visible(False)
+    for axis in panels[1]:
+        axis.set_xlabel("step")
+    panels[0][1].set_ylim(bottom=1e-3)  # less is no code at all
+    met = {cell.objective for cell in cells}
+    handles = [Line2D([], [], color=c, label=name) for name, c in colours.items() if name in met]
+    handles.append(Line2D([], [], color="grey", linestyle="--", label="standardised encoder"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,112 @@
+"""Numbers in whatever form they are given, as tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["arguments_of", "as_tensor", "is_array"]
+
+
+def as_tensor(rows: Any, name: str = "rows") -> Tensor:
+    """Numbers as a tensor of the type they have, in the machine's byte order.
+
+    Lists of floats get torch's default type.
+
+    Args:
+        rows: a tensor, a list, or anything with `__array__` or `to_numpy` (NumPy of any byte
+            order, pandas, polars).
+        name: what messages call them.
+
+    Raises:
+        ValueError: if they are not real numbers, all rows of one shape.
+
+    Example:
+        >>> as_tensor(np.array([1.5, 2.0], dtype=">f4"))
+        tensor([1.5000, 2.0000])
+    """
+    if isinstance(rows, Tensor):
+        found = rows
+    elif isinstance(rows, list | tuple) and rows and isinstance(rows[0], Tensor):
+        if len({part.shape for part in rows}) > 1:
+            raise ValueError(f"{name} has rows of several shapes: give them one")
+        found = torch.stack([*rows])
+    else:
+        found = torch.from_numpy(_array(rows, name))
+        if isinstance(rows, list | tuple) and found.is_floating_point():
+            found = found.to(torch.get_default_dtype())
+    if found.is_complex():
+        raise ValueError(f"{name} is {found.dtype}, not real numbers: give two columns")
+    return found
+
+
+def _array(rows: Any, name: str) -> np.ndarray[Any, Any]:
+    """Numbers as an array of a type that torch has."""
+    try:
+        array = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name} has rows of several shapes: give them one") from error
+    if array.dtype.kind == "O":  # a table whose columns are of several types
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} holds values that are not numbers") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} is a {type(rows).__name__} of {array.dtype}, not real numbers: give a "
+            "tensor, an array or a table of numbers"
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is rows of numbers by itself: a tensor, an array or a table."""
+    return isinstance(value, Tensor) or hasattr(value, "__array__") or hasattr(value, "to_numpy")
+
+
+def arguments_of(rows: Any, name: str = "rows") -> tuple[Tensor, ...]:
+    """The arguments of a pair: rows in any form, or a tuple of rows and what belongs to them.
+
+    Tensors keep their type, all else is turned into floats, but for what stands beside rows.
+
+    Args:
+        rows: see `as_tensor`; a tuple or list of tensors, arrays or tables is of arguments.
+        name: what messages call them.
+
+    Raises:
+        ValueError: if they are not numbers with a row for each datum, equally many.
+
+    Example:
+        >>> [part.tolist() for part in arguments_of(([[1.0], [2.0]], np.array([0, 1])))]
+        [[[1.0], [2.0]], [0, 1]]
+    """
+    several = isinstance(rows, tuple | list) and any(is_array(part) for part in rows)
+    given = tuple(rows) if several else (rows,)
+    if not several and not (is_array(rows) or isinstance(rows, tuple | list)):
+        raise ValueError(f"{name} is a {type(rows).__name__}: {_GIVE}")
+    if not several and not len(rows):
+        raise ValueError(f"{name} is empty: {_GIVE}")
+    parts = []
+    for i, part in enumerate(given):
+        where = name if not several else f"{name}[{i}]"
+        if not is_array(part) and not isinstance(part, tuple | list):
+            raise ValueError(f"{where} is a {type(part).__name__}: {_GIVE}")
+        found = as_tensor(part, where)
+        if not found.ndim:
+            raise ValueError(f"{where} is a tensor without rows: {_GIVE}")
+        if i == 0 and not isinstance(part, Tensor) and not found.is_floating_point():
+            found = found.to(torch.get_default_dtype())
+        parts.append(found)
+    counts = [len(part) for part in parts]
+    if len(set(counts)) > 1 or not counts[0]:
+        raise ValueError(f"{name} of {counts} rows: equal numbers above 0 are needed")
+    return tuple(parts)
+
+
+_GIVE = (
+    "give tensors, arrays or tables with a row for each datum, and set other arguments "
+    "beforehand, as in functools.partial(model, scale=2.0) and the same of the guide"
+)
