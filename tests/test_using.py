@@ -276,9 +276,9 @@ def test_results_come_back_in_the_rows_form(ppca: PPCA) -> None:
         (lambda x: x * 1000, "lie between .* prepare them as the training's rows were"),
         (lambda x: torch.where(x == x[1, 2], torch.nan, x), r"\[1, 2\] is nan .*impute"),
         (lambda x: torch.where(x == x[1, 2], torch.inf, x), r"\[1, 2\] is inf"),
-        (lambda x: x[:0], "no rows"),
+        (lambda x: x[:0], r"rows of \[0\] rows: equal numbers above 0"),
         (lambda x: (x, x), "2 arguments are given where the training had 1"),
-        (lambda x: np.array([["a", "b"]]), "not numbers"),
+        (lambda x: np.array([["a", "b"]]), "not real numbers"),
     ],
 )
 def test_rows_of_another_kind_are_refused(

@@ -87,7 +87,7 @@ def arguments_of(rows: Any, name: str = "rows") -> tuple[Tensor, ...]:
     given = tuple(rows) if several else (rows,)
     if not several and not (is_array(rows) or isinstance(rows, tuple | list)):
         raise ValueError(f"{name} is a {type(rows).__name__}: {_GIVE}")
-    if not several and not len(rows):
+    if isinstance(rows, tuple | list) and not rows:
         raise ValueError(f"{name} is empty: {_GIVE}")
     parts = []
     for i, part in enumerate(given):

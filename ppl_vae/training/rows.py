@@ -94,6 +94,8 @@ class TrainingRows:
                 check_finite(part, name, self.missing if i == 0 else "refuse")
 
     def _scaled(self, validation: Any, channels: Channels | None) -> Values:
+        if isinstance(validation, DataLoader | TorchDataset):
+            validation = as_dataset(validation, "validation").arguments("train")
         x, *rest = arguments_of(validation, "validation")
         return self._changed(channels_first(x, channels, "validation"), *rest)
 
