@@ -9,10 +9,10 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ppl_vae.objectives import Memory, Objective
+from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.training.noise import Noise
 from ppl_vae.training.recording import Recording, tensors_of
@@ -84,7 +84,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
-        if self._objective is None or am_i_wrapped():
+        if self._objective is None or is_handled():
             return super().step(*args, **kwargs)
         key = self._key(args, kwargs)
         found = self._steps.pop(key, 0)
