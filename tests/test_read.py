@@ -25,7 +25,7 @@ def test_sites_plates_and_what_objectives_make_of_them() -> None:
         "site and an observation each"
     )
     assert "6 rows of z, d = 2; z: prior in closed form" in said.objectives["InfoVAE(MMD())"]
-    assert said.objectives["IWAE(5)"].startswith("refused: latent site 'w' is outside the data")
+    assert "bound" in said.objectives["IWAE(5)"]  # all data as one row, as w ties them
 
 
 def test_weights_and_a_plate_that_nobody_could_tell() -> None:
