@@ -17,6 +17,7 @@ from ppl_vae.objectives.composed import check_credited, check_elbo, through
 from ppl_vae.objectives.decomposition import decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
+from ppl_vae.objectives.divergences.pooled import pooled_posteriors
 from ppl_vae.objectives.objective import Objective, Terms, Weight
 from ppl_vae.objectives.starts import start
 from ppl_vae.objectives.trainable import check_scored, untrained, warn_untrained
@@ -63,6 +64,10 @@ class InfoVAE(Objective):
             divergence and a scale of its own.
         plate: the plate whose entries are rows, or several to pool; by default the one that holds
             a latent and an observation, of several the one named `data`.
+        pool: whether the sites of a joint are rows and not columns, as the steps of sequences
+            are: each in the noise of its prior given its parents, with its own mask
+            (`ppl_vae.objectives.divergences.pooled`). W is the number of steps that are not
+            masked then, and lambda in nats per step.
         given: for a prior p(z | c) that is not a location-scale family, a function of the model's
             arguments that returns the covariates c `(n, k)`.
         elbo: a loss of Pyro's to go through, which gets the model with one factor more that holds
@@ -118,6 +123,7 @@ class InfoVAE(Objective):
         *,
         sites: Sites | None = None,
         plate: str | Sequence[str] | None = None,
+        pool: bool = False,
         given: Callable[..., Tensor] | None = None,
         free_bits: float = 0.0,
         elbo: ELBO | None = None,
@@ -140,7 +146,10 @@ class InfoVAE(Objective):
                 f"free_bits={free_bits:g} frees a part of a KL that elbo= weighs by itself: leave "
                 "one of them out"
             )
+        if pool and given is not None:
+            raise ValueError("pool=True compares noise, which needs no covariates: no given=")
         self.free_bits = free_bits
+        self.pool = pool
         self.alpha = alpha
         self.scale = scale
         self.plate = plate
@@ -169,7 +178,8 @@ class InfoVAE(Objective):
         for names, divergence, _ in self.joints:
             known = [n for n in (dims if names is None else names) if n in dims]
             if divergence is not None and known:
-                divergence.build(sum(dims[n] for n in known))
+                sizes = [dims[n] for n in known]
+                divergence.build(sizes[0] if self.pool else sum(sizes))
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -344,11 +354,14 @@ class InfoVAE(Objective):
             coefficient = self._coefficient(scale)
             if _is_zero(coefficient) or divergence is None:
                 continue
-            posteriors = aggregate_posteriors(
-                reading, names, self.plate, self.given, moving=self.is_moving
-            )
+            joint = list(reading.local(self.plate) if names is None else names)
+            if self.pool:
+                posteriors = pooled_posteriors(reading, joint, self.plate, self.is_moving)
+            else:
+                posteriors = aggregate_posteriors(
+                    reading, names, self.plate, self.given, moving=self.is_moving
+                )
             if divergence.reads == "score":
-                joint, _ = reading.rows(self.plate, names)
                 check_scored(reading, joint, type(divergence).__name__)
             for q in posteriors:
                 value = divergence(q)
@@ -377,6 +390,8 @@ class InfoVAE(Objective):
                 raise ValueError(f"scale={scale!r}: use 'auto', a number or a schedule")
             if divergence is None:
                 raise ValueError("scale='auto' needs a divergence, such as MMD()")
+            if self.pool:
+                raise ValueError("scale='auto' is per datum, pool=True per step: give a number")
             if divergence.of_unit_shift(2) is None:
                 raise ValueError(
                     f"scale='auto' goes by what {type(divergence).__name__} is between two "

@@ -145,13 +145,25 @@ class Objective(ELBO, Portable):
             used = names.used_by(loss)
             names.check(used)
             settle(lambda: rehearse(model, guide, *args, **kwargs), used)
-        names = list(self.terms)
-        parts = [part for part in self.modules() if isinstance(part, Divergence)]
-        far = [(part, site) for part in parts for site in part.out_of_reach]
-        # One transfer from the device for all that the host looks at.
-        read = [self.terms[n] for n in names] + [part.out_of_reach[site] for part, site in far]
+        value = self.read(loss)
+        if loss.requires_grad:
+            loss.backward()
+        return value
+
+    def read(self, loss: Tensor) -> float:
+        """The loss of a step as a number, with what the host looks at beside it.
+
+        Raises:
+            FloatingPointError: if it or a term is NaN or infinite, naming the first.
+
+        Warns:
+            UserWarning: once a site, when its codes are beyond the reach of a divergence.
+        """
+        names, flags = list(self.terms), self.flags()
+        # One transfer from the device for all.
+        read = [self.terms[n] for n in names] + [part.out_of_reach[site] for part, site in flags]
         values = torch.stack([loss.detach(), *(value.to(loss) for value in read)]).tolist()
-        for (part, site), is_far in zip(far, values[1 + len(names) :], strict=True):
+        for (part, site), is_far in zip(flags, values[1 + len(names) :], strict=True):
             if is_far and site not in self._warned:
                 self._warned.add(site)
                 warn_out_of_reach(part, site)
@@ -163,9 +175,12 @@ class Objective(ELBO, Portable):
                 )
         if not abs(values[0]) < float("inf"):
             raise FloatingPointError(f"the loss is {values[0]} at step {int(self.step)}")
-        if loss.requires_grad:
-            loss.backward()
         return values[0]
+
+    def flags(self) -> list[tuple[Divergence, str]]:
+        """The divergences and sites of which the last call said whether codes are out of reach."""
+        parts = [part for part in self.modules() if isinstance(part, Divergence)]
+        return [(part, site) for part in parts for site in part.out_of_reach]
 
     def _loss_for_gradients(
         self,

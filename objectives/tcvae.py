@@ -110,6 +110,10 @@ class TCVAE(Counted, BetaVAE):
                 "TCVAE weighs parts of the KL, which free_bits would no longer add up to: use "
                 "BetaVAE(free_bits=...)"
             )
+        if elbo.get("pool"):
+            raise ValueError(
+                "TCVAE takes a joint apart, which pool=True has none of: use InfoVAE(pool=True)"
+            )
         if elbo.get("elbo") is not None:
             raise ValueError(
                 "TCVAE weighs parts of the KL, which no other loss has: leave elbo out"

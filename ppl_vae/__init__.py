@@ -22,6 +22,7 @@ _HOME = {
     "InfoVAE": "ppl_vae.objectives",
     "MeanFieldNormal": "ppl_vae.guides",
     "Normal": "ppl_vae.likelihoods",
+    "SVI": "ppl_vae.training",
     "SemiSupervisedVAE": "ppl_vae.pairs",
     "StandardNormal": "ppl_vae.priors",
     "compare": "ppl_vae.comparison",
@@ -32,6 +33,7 @@ _HOME = {
 
 __all__ = [
     "MMD",
+    "SVI",
     "VAE",
     "WAE",
     "Bernoulli",

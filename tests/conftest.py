@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 # Tensors here are small: a thread a process is fastest, and leaves the cores to other processes.
 torch.set_num_threads(1)
@@ -28,6 +31,17 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are made, and saved as one pixel, where a test is of something else.
+
+    Painting them is two thirds of a short run. `test_report.py`, `test_experiment.py` and
+    `test_cli.py` hold the pictures themselves.
+    """
+    pixel = np.zeros((1, 1, 3))
+    monkeypatch.setattr(Figure, "savefig", lambda _, path, **__: imsave(path, pixel))
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ def test_fit_evaluate_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.load("seven.npy").shape == (7, 2)
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("name", ["Sprites", "FadingSquares"])
 def test_data_of_factors_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", name, "--data.size", "16", "--data.n", "40", "--dim", "2", "--epochs", "1"]
@@ -102,6 +103,7 @@ def test_data_of_factors_by_name(name: str, capsys: pytest.CaptureFixture[str]) 
     assert ("probe" in capsys.readouterr().out) == (name == "Sprites")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_documented_command(mnist_root: Path) -> None:
     code = main(
         ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--data.limit", "256",
@@ -141,6 +143,7 @@ def test_a_seed_repeats_a_run_bit_for_bit() -> None:
         assert Path("a", name).read_bytes() != Path("c", name).read_bytes()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_file_flags_and_python_are_one_schema() -> None:
     Path("run.yaml").write_text(
         yaml.safe_dump(
@@ -168,6 +171,7 @@ def test_file_flags_and_python_are_one_schema() -> None:
     assert Run("more").config["data"]["init_args"]["n"] == 60
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_nested_parts_by_flags() -> None:
     assert (
         main(
@@ -259,6 +263,7 @@ def test_bad_files_are_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "mapping" in refused(capsys, "fit", "--config", str(tmp_path / "list.yaml"))
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_run_is_not_overwritten_unasked(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("run/weights.safetensors").read_bytes()
     assert "already holds a run" in refused(capsys, "fit", *QUICK, "--out", "run", "--seed", "1")
@@ -334,6 +339,7 @@ def test_files_do_not_import_classes_from_outside(
     assert not evil.exists()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_trust_lets_them_pass_and_runs_ask_again(
     evil: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -405,6 +411,7 @@ def test_a_nan_in_training_ends_with_code_1_and_keeps_the_run(
     assert all(np.isfinite(value.numpy()).all() for value in values.values())
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_data_that_have_moved() -> None:
     np.save("a.npy", np.random.default_rng(0).random((40, 3)))
     words = ["--data", "arrays", "--data.path", "a.npy", "--epochs", "1", "--out", "run"]

@@ -155,6 +155,7 @@ def merged(text: str) -> str:
     return yaml.safe_dump(yaml.safe_load(COMMON) | yaml.safe_load(text))
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("name", PAIRS)
 def test_python_yaml_and_flags_are_the_same_thing(name: str) -> None:
     declared = PAIRS[name]

@@ -97,16 +97,10 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 # Combinations that have no meaning, and the one line that says so.
 _DENSITY = "needs the density of q"
-_GLOBALS = "is outside the data plate: the weights of all data hang together"
 REFUSED: dict[tuple[str, str], str] = {
     (name, pair): message
     for names, pairs, message in [
         (("aggregate kl", "tcvae"), ("chain_top_down", "chain_bottom_up"), _DENSITY),
-        (
-            ("iwae", "iwae, dreg"),
-            ("global_and_local", "auto_globals", "pyro_modules"),
-            _GLOBALS,
-        ),
     ]
     for name in names
     for pair in pairs

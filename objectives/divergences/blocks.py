@@ -8,8 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["block_size", "by_blocks"]
 
-ELEMENTS = 2**20
-"""Entries of the largest tensor a block makes: few enough for caches, and to be held in dozens."""
+ELEMENTS = 2**24
+"""Entries of the largest tensor a block makes. It is above 32 MiB, which the C library's allocator
+gives back at once: what is smaller leaves holes between blocks, which grow to the size of all
+pairs."""
 
 
 def block_size(per_row: int) -> int:

@@ -108,7 +108,8 @@ def _per_row(kernel: Kernel, a: Gaussians, b: Gaussians) -> int:
     d = a.mean.shape[-1]
     covariance = d * d if a.is_full or b.is_full else d
     separable = _is_separable(kernel, a, b)
-    each = max(len(b), covariance) if separable else len(b) * covariance
+    # Doubles count twice.
+    each = 2 * max(len(b), covariance) if separable else len(b) * covariance
     return len(kernel.mixture()[0]) * each
 
 

@@ -89,6 +89,10 @@ class Memory(Divergence):
         for name, rows in seen:
             self._put(name, rows)
 
+    def forget_step(self) -> None:
+        """Drops what `forward` saw in a step that was given up."""
+        self._seen = []
+
     def remember(self, q: AggregatePosterior) -> None:
         """Puts a batch into the queue, for use outside an objective."""
         self._put(q.name, _Rows.of(q))

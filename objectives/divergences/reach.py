@@ -36,5 +36,5 @@ def warn_out_of_reach(divergence: Divergence, name: str) -> None:
         "it is flat there and pulls none of them to the prior. Use a divergence that reaches far, "
         "such as Energy() or a kernel of wide scales in MultiScale(); and standardise the data, "
         "or lower the learning rate",
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -165,7 +165,7 @@ def weighted_median_distance(rows: Tensor, weights: Tensor, groups: Tensor | Non
     as_bits = torch.int64 if wide else torch.int32
     index = torch.arange(len(rows), device=rows.device)
     blocks = index.split(block_size(len(rows)))
-    median = torch.zeros((), dtype=as_bits, device=rows.device)
+    median = torch.zeros(1, dtype=as_bits, device=rows.device)
     left: Tensor | None = None
     for shift in range(48 if wide else 16, -1, -16):
         mass = torch.zeros(2**16, dtype=torch.float64, device=rows.device)
@@ -176,11 +176,11 @@ def weighted_median_distance(rows: Tensor, weights: Tensor, groups: Tensor | Non
             mass.index_add_(0, (bits >> shift & 0xFFFF).flatten(), pairs.flatten())
         upto = mass.cumsum(0)
         # A half that rounding has pushed past a tie is still that half.
-        left = upto[-1] * (0.5 - 1e-10) if left is None else torch.minimum(left, upto[-1])
+        left = upto[-1:] * (0.5 - 1e-10) if left is None else torch.minimum(left, upto[-1:])
         digit = torch.searchsorted(upto, left)
-        left = left - (upto[digit] - mass[digit])
+        left = left - (upto - mass).gather(0, digit)
         median = (median << 16) + digit.to(as_bits)
-    return median.view(rows.dtype)
+    return median.view(rows.dtype)[0]
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

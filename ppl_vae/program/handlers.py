@@ -7,6 +7,7 @@ from typing import Any
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
@@ -22,6 +23,7 @@ __all__ = [
     "ShapeMismatch",
     "Unobserve",
     "enumerated",
+    "is_handled",
     "is_messenger",
     "run_to_last",
 ]
@@ -200,6 +202,11 @@ def enumerated(program: Callable[..., Any], nesting: float) -> Callable[..., Any
     dimension of its own left of the `nesting` ones of plates."""
     taken: Callable[..., Any] = EnumMessenger(first_available_dim=-1 - int(nesting))(program)
     return taken
+
+
+def is_handled() -> bool:
+    """Whether an effect handler is at work around this call."""
+    return bool(am_i_wrapped())
 
 
 def is_messenger(program: Callable[..., Any]) -> bool:

@@ -27,7 +27,7 @@ from ppl_vae.program.plates import (
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site, distribution_name, has_mask_inside, read_sites
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "joined"]
 
 
 class Reading:
@@ -122,8 +122,8 @@ class Reading:
     def labels(self) -> dict[str, str]:
         """The names by which densities are told: those of all sites that share one, joined."""
         shared = [s.summed.names for s in self.model_sites.values() if s.summed is not None]
-        joined = {name: _joined(names) for names in shared for name in names}
-        return {name: joined.get(name, name) for name in self.model_sites}
+        labels = {name: joined(names) for names in shared for name in names}
+        return {name: labels.get(name, name) for name in self.model_sites}
 
     @cached_property
     def auxiliary(self) -> list[str]:
@@ -422,7 +422,8 @@ class Reading:
         return replayed
 
 
-def _joined(names: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
+    """The label of several sites."""
     return "+".join(names) if len(names) < 4 else f"{names[0]}+...+{names[-1]}"
 
 

@@ -3,5 +3,6 @@
 from ppl_vae.training.fit import fit
 from ppl_vae.training.guard import NotFinite
 from ppl_vae.training.run import History, Run
+from ppl_vae.training.svi import SVI
 
-__all__ = ["History", "NotFinite", "Run", "fit"]
+__all__ = ["SVI", "History", "NotFinite", "Run", "fit"]

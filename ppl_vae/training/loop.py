@@ -6,16 +6,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ppl_vae.data.loaders import batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+from ppl_vae.training.noise import Noise
 from ppl_vae.training.optim import Scheduled
 from ppl_vae.training.progress import brief
 from ppl_vae.training.run import KINDS
+from ppl_vae.training.svi import SVI
 from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
 
@@ -97,7 +99,9 @@ class Training:
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
             ids = None if only is None else {id(p) for p in only}
             guarded = GuardedOptimizer(optimizer, ids, frozen, before)
-            return SVI(model, guide, guarded, objective.loss, partial(_loss_and_grads, objective))
+            made = SVI(model, guide, guarded, objective)
+            made.loss_and_grads = partial(_loss_and_grads, objective)
+            return made
 
         # One optimiser: its state is kept by parameter, so the critic's further steps continue
         # the very Adam that the main step uses.
@@ -136,7 +140,7 @@ class Training:
             raise NotFinite("the loss after it is nan")
         return loss
 
-    def _explained(self, error: Exception, batch: Sequence[Tensor], noise: "Noise") -> Exception:
+    def _explained(self, error: Exception, batch: Sequence[Tensor], noise: Noise) -> Exception:
         """The error that names step and site, with the last good weights put back.
 
         An error that has nothing to do with numbers that are not finite is returned as it is.
@@ -173,25 +177,6 @@ class Training:
                 loss = self._run(self._evaluate, batch)
                 mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
         return {f"validation/{name}": value for name, value in mean.read().items()}
-
-
-class Noise:
-    """The states of torch's generators, of the CPU and of the GPU a batch lies on, to go back to.
-
-    Args:
-        device: of the batch.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.devices = [device] if device.type == "cuda" else []
-        self._cpu = torch.get_rng_state()
-        # these lie on the host: reading them waits for nothing
-        self._gpu = [torch.cuda.get_rng_state(gpu) for gpu in self.devices]
-
-    def restore(self) -> None:
-        torch.set_rng_state(self._cpu)
-        for gpu, noise in zip(self.devices, self._gpu, strict=True):
-            torch.cuda.set_rng_state(noise, gpu)
 
 
 def _loss_and_grads(objective: ELBO, *args: Any) -> float:

@@ -1,0 +1,129 @@
+"""A training step's time as a ratio to one written by hand in PyTorch.
+
+    python benchmarks/steps.py [--steps 30] [--rounds 15] [--batch 100] [--sizes 784 400 10]
+
+The hand-written step is the ELBO of the same MLP with fused Adam. All contenders take their steps
+in turn, in one process and on one thread, so that what else the machine does meets all alike;
+times are of the process, and ratios are taken within a round: their median and quartiles.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pyro
+import torch
+from pyro.infer import SVI as PyroSVI
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from ppl_vae import SVI, VAE
+from ppl_vae.bodies import MLP
+from ppl_vae.guides import MeanFieldNormal
+from ppl_vae.likelihoods import Bernoulli
+from ppl_vae.objectives import (
+    MMD,
+    TCVAE,
+    WAE,
+    AggregateKL,
+    BetaVAE,
+    InfoVAE,
+    MultiScale,
+    Objective,
+)
+from ppl_vae.priors import StandardNormal
+
+Step = Callable[[Tensor], object]
+
+
+def by_hand(size: int, hidden: int, dim: int) -> Step:
+    """The ELBO in plain PyTorch."""
+    encode = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * dim))
+    decode = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, size))
+    parameters = [*encode.parameters(), *decode.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+
+    def step(x: Tensor) -> float:
+        loc, log_sd = encode(x).chunk(2, -1)
+        z = loc + log_sd.exp() * torch.randn_like(loc)
+        missing = nn.functional.binary_cross_entropy_with_logits(decode(z), x, reduction="sum")
+        rate = 0.5 * (loc.square() + (2 * log_sd).exp() - 1 - 2 * log_sd).sum()
+        loss = missing + rate
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def of_pair(size: int, hidden: int, dim: int, loss: object, kind: type[PyroSVI]) -> Step:
+    shape = torch.Size([size])
+    body = partial(MLP, hidden=(hidden,))
+    vae = VAE(StandardNormal(dim), Bernoulli(dim, shape, body), MeanFieldNormal(shape, dim, body))
+    optimizer = pyro.optim.Adam({"lr": 1e-3})
+    step: Step = kind(vae.model, vae.guide, optimizer, loss).step
+    return step
+
+
+def contenders(size: int, hidden: int, dim: int) -> dict[str, Step]:
+    ours: dict[str, Callable[[], Objective]] = {
+        "ELBO": BetaVAE,
+        "MMD, shifts": lambda: InfoVAE(MMD(pairs=16), scale=10.0),
+        "MMD, all pairs": lambda: InfoVAE(MMD(pairs="all"), scale=10.0),
+        "WAE, many scales": lambda: WAE(MMD(MultiScale())),
+        "AggregateKL": lambda: InfoVAE(AggregateKL(), scale=2.0),
+        "TCVAE": TCVAE,
+    }
+    made: dict[str, Step] = {"ELBO by hand": by_hand(size, hidden, dim)}
+    made["ELBO, Pyro"] = of_pair(size, hidden, dim, TraceMeanField_ELBO(), PyroSVI)
+    for name, make in ours.items():
+        made[f"{name}, eager"] = of_pair(size, hidden, dim, make(), PyroSVI)
+        made[f"{name}, recorded"] = of_pair(size, hidden, dim, make(), SVI)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--sizes", type=int, nargs=3, default=(784, 400, 10))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((options.batch, options.sizes[0]), 0.3))
+    steps = contenders(*options.sizes)
+    for step in steps.values():
+        for _ in range(20):  # past the eager steps before a recording
+            step(x)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            for _ in range(options.steps):
+                step(x)
+            times[name].append((time.process_time() - start) / options.steps)
+    base = times["ELBO by hand"]
+    load = os.getloadavg()[0]
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f}; "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, Pyro {pyro.__version__}"
+    )
+    print(f"sizes {tuple(options.sizes)}, batch {options.batch}, one thread")
+    medians = {}
+    for name, found in times.items():
+        ratios = [t / b for t, b in zip(found, base, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        medians[name] = middle
+        ms = 1e3 * statistics.median(found)
+        print(f"{name:28} {ms:8.2f} ms  ratio {middle:6.2f}  ({low:.2f} to {high:.2f})")
+    return medians
+
+
+if __name__ == "__main__":
+    main()

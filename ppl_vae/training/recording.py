@@ -1,0 +1,162 @@
+"""A training step as a recorded graph of tensor operations."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ppl_vae.objectives import Objective
+from ppl_vae.program.modules import Program
+from ppl_vae.program.registration import register
+
+__all__ = ["NotRecorded", "Recording", "tensors_of"]
+
+
+class NotRecorded(RuntimeError):
+    """Why a step cannot be replayed."""
+
+
+class Recording:
+    """Loss and gradients of one step, as a graph that reads parameters and buffers where they lie.
+
+    Making one is a step itself, which `outputs` is of: queues, running statistics and the
+    objective's step have moved.
+
+    Args:
+        objective: the loss.
+        model: the model.
+        guide: the guide.
+        args: tensors are inputs of the graph, and anything else is taken as it is.
+        kwargs: the same, by name.
+
+    Attributes:
+        params: what the programs asked for, as leaves.
+        outputs: the loss, what the host reads of terms and divergences, and gradients.
+        kept: the tensors that the graph reads where they lie, some of which a replay writes to.
+
+    Raises:
+        NotRecorded: if the step draws from generators that are not torch's.
+        Exception: whatever else stops it under the recorder, such as a branch on data.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: Program,
+        guide: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.objective = objective
+        self.params: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+        def step(*tensors: Tensor) -> list[Tensor]:
+            rest = iter(tensors)
+            given = [next(rest) if isinstance(a, Tensor) else a for a in args]
+            named = {k: next(rest) if isinstance(a, Tensor) else a for k, a in kwargs.items()}
+            with poutine.trace(param_only=True) as seen:
+                loss = objective.differentiable_loss(model, guide, *given, **named)
+                register(objective)
+            leaves = [n["value"].unconstrained() for n in seen.trace.nodes.values()]
+            self.params = list(dict.fromkeys(leaves))
+            asked = [p for p in self.params if p.requires_grad]
+            grads: Sequence[Tensor | None] = [None] * len(asked)
+            if loss.requires_grad:
+                grads = torch.autograd.grad(loss, asked, allow_unused=True)
+            found = [(p, g) for p, g in zip(asked, grads, strict=True) if g is not None]
+            self._trained = [p for p, _ in found]
+            self._terms, self._flags = list(objective.terms), objective.flags()
+            read = [*objective.terms.values(), *(d.out_of_reach[s] for d, s in self._flags)]
+            self.outputs = [t.detach() for t in (loss, *read, *(g for _, g in found))]
+            return self.outputs
+
+        host = _host_noise()
+        self._modules: dict[nn.Module, bool] = {}
+        hook = register_module_forward_pre_hook(
+            lambda module, _: self._modules.update({module: module.training})
+        )
+        try:
+            with pyro.validation_enabled(False):
+                self._graph = make_fx(step)(*tensors_of(args, kwargs))
+        finally:
+            hook.remove()
+        if _host_noise() != host:
+            raise NotRecorded("it draws from Python's or NumPy's generator, which no graph does")
+        nodes = self._graph.graph.nodes
+        names = dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr")
+        self.kept = [getattr(self._graph, name) for name in names]
+        _drop_aliases(self._graph)
+
+    @property
+    def fits(self) -> bool:
+        """Whether modules are in the mode that they were in, and parameters in Pyro's store."""
+        names = pyro.get_param_store().param_name
+        return all(module.training is mode for module, mode in self._modules.items()) and all(
+            names(param) is not None for param in self.params
+        )
+
+    def replay(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """`outputs` of other tensors of the same shapes, under noise drawn anew."""
+        with torch.no_grad():
+            outputs: list[Tensor] = self._graph(*tensors_of(args, kwargs))
+        return outputs
+
+    def publish(self, outputs: Sequence[Tensor]) -> float:
+        """Leaves terms and gradients where an eager step does, and returns the loss.
+
+        Raises:
+            FloatingPointError: as `Objective.loss_and_grads`.
+        """
+        rest = iter(outputs)
+        loss = next(rest)
+        self.objective.terms = {name: next(rest) for name in self._terms}
+        for divergence, site in self._flags:
+            divergence.out_of_reach[site] = next(rest)  # type: ignore[index]
+        value = self.objective.read(loss)
+        for param, grad in zip(self._trained, rest, strict=True):
+            param.grad = grad if param.grad is None else param.grad + grad
+        return value
+
+    def difference(self, outputs: Sequence[Tensor], loss: float) -> str | None:
+        """What an eager step that has just been taken left otherwise, the first in words."""
+        rest = iter(outputs)
+        if float(next(rest)) != loss:
+            return "its loss"
+        for name in self._terms:
+            if not torch.equal(next(rest), self.objective.terms[name]):
+                return f"its term {name!r}"
+        for divergence, site in self._flags:
+            if not torch.equal(next(rest), divergence.out_of_reach[site]):
+                return f"the reach of {site!r}"
+        names = pyro.get_param_store().param_name
+        for param, grad in zip(self._trained, rest, strict=True):
+            if param.grad is None or not torch.equal(grad, param.grad):
+                return f"its gradient of {names(param).replace('$$$', '.')!r}"
+        return None
+
+
+def tensors_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among arguments, in order."""
+    return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+
+
+def _host_noise() -> str:
+    return repr((random.getstate(), numpy.random.get_state()))  # noqa: NPY002
+
+
+def _drop_aliases(graph: GraphModule) -> None:
+    """Takes out what only gives another name to a tensor, as nothing here differentiates."""
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()

@@ -1,0 +1,191 @@
+"""Pyro's SVI with a step that records itself where a recorded one is the same."""
+
+import warnings
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from ppl_vae.objectives import Memory, Objective
+from ppl_vae.program.handlers import is_handled
+from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.training.noise import Noise
+from ppl_vae.training.recording import Recording, tensors_of
+
+__all__ = ["SVI"]
+
+# A recording costs some 50 steps: a short training is over before it pays.
+_FIRST = 16
+_KEPT = 4
+
+
+class SVI(pyro.infer.SVI):  # type: ignore[misc]
+    """`pyro.infer.SVI` whose step, after some eager ones, is a recorded graph.
+
+    A graph of loss and gradients spares the run of model, guide and handlers in Python, and all
+    of Pyro's checks, which the eager steps before have made. It is of the shapes and dtypes of the
+    arguments, of the numbers, flags and modes that the modules of pair and objective hold, and of
+    their parameters and buffers, which it reads where they lie; for others steps are eager again
+    until there is one. Noise is drawn anew at each step.
+
+    Before a graph is used, a step is taken both ways from one random state. Unless loss, terms,
+    gradients, what has moved beside them, and the random state after are equal bit for bit, steps
+    stay eager, with one warning that says why: as where a program branches on data, or draws from
+    Python's or NumPy's generators. What a program reads besides arguments, torch's generators and
+    modules, such as a global number, must stay as it is; else say `record=False`.
+
+    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, or under effect handlers, are
+    eager.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        optim: of `pyro.optim`.
+        loss: an `Objective`, or any loss of Pyro's.
+        record: "auto", or False for eager steps.
+        **svi: as in `pyro.infer.SVI`.
+
+    Example:
+        >>> import pyro
+        >>> from ppl_vae import SVI
+        >>> from ppl_vae.objectives import MMD, InfoVAE
+        >>> svi = SVI(print, print, pyro.optim.Adam({"lr": 1e-3}), InfoVAE(MMD(), scale=10.0))
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: PyroOptim,
+        loss: ELBO | Callable[..., Any],
+        record: Literal["auto", False] = "auto",
+        **svi: Any,
+    ) -> None:
+        if record not in ("auto", False):
+            raise ValueError(f"record={record!r}: use 'auto' or False")
+        super().__init__(model, guide, optim, loss, **svi)
+        self._objective: Objective | None = None
+        if record and isinstance(loss, Objective) and getattr(loss, "elbo", None) is None:
+            self._objective = loss
+        self._modules = list(modules_of(model, guide, loss).values())
+        self._steps: dict[Hashable, int | Recording] = {}
+        """By what a graph depends on: how many eager steps, or the graph."""
+        self._equal: set[Recording] = set()
+
+    @property
+    def recorded(self) -> int:
+        """How many graphs are in use."""
+        return len(self._equal)
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
+        if self._objective is None or is_handled():
+            return super().step(*args, **kwargs)
+        key = self._key(args, kwargs)
+        found = self._steps.pop(key, 0)
+        self._steps[key] = found  # the last used comes last
+        if isinstance(found, Recording):
+            if not found.fits:
+                return super().step(*args, **kwargs)
+            if found not in self._equal:
+                return self._compare(found, args, kwargs)
+            return self._act(found.params, found.publish(found.replay(args, kwargs)))
+        if found == _FIRST:
+            return self._record(self._objective, key, args, kwargs)
+        self._steps[key] = found + 1
+        if len(self._steps) > _KEPT:
+            oldest = self._steps.pop(next(iter(self._steps)))
+            self._equal -= {oldest}  # type: ignore[arg-type]
+        return super().step(*args, **kwargs)
+
+    def _record(
+        self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> float:
+        buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
+        noise = _noise(args, kwargs)
+        try:
+            made = Recording(objective, self.model, self.guide, args, kwargs)
+        except (
+            Exception
+        ) as error:  # of whatever kind: the eager step says whether it is the user's
+            noise.restore()
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            for part in objective.modules():
+                if isinstance(part, Memory):
+                    part.forget_step()
+            loss: float = super().step(*args, **kwargs)
+            self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
+            return loss
+        self._steps[key] = made
+        return self._act(made.params, made.publish(made.outputs))
+
+    def _compare(self, made: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """An eager step, after the recorded one from the same state."""
+        noise, before = _noise(args, kwargs), [t.clone() for t in made.kept]
+        outputs = made.replay(args, kwargs)
+        end, after = _noise(args, kwargs), [t.clone() for t in made.kept]
+        noise.restore()
+        with torch.no_grad():
+            for tensor, value in zip(made.kept, before, strict=True):
+                tensor.copy_(value)
+        with poutine.trace(param_only=True) as seen:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        params = {node["value"].unconstrained() for node in seen.trace.nodes.values()}
+        other = made.difference(outputs, loss)
+        if other is None and not all(map(torch.equal, made.kept, after)):
+            other = "a buffer or queue"
+        if other is None and not end.same(_noise(args, kwargs)):
+            other = "the noise it draws"
+        if other is None:
+            self._equal.add(made)
+        else:
+            self._stay_eager(f"{other} differs from the eager step's, from one random state")
+        return self._act(params, loss)
+
+    def _act(self, params: Iterable[Tensor], loss: float) -> float:
+        params = list(params)
+        self.optim(params)
+        for param in params:
+            param.grad = None
+        return loss
+
+    def _stay_eager(self, reason: str) -> None:
+        self._objective = None
+        self._steps.clear()
+        warnings.warn(
+            f"the training step is not recorded and stays eager, as right and slower: {reason}. "
+            "SVI(..., record=False) says so beforehand",
+            stacklevel=4,
+        )
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        """What a graph holds for fixed."""
+        given = [
+            (a.shape, a.dtype, a.device, a.requires_grad) if isinstance(a, Tensor) else _plain(a)
+            for a in (*args, *kwargs.values())
+        ]
+        kept = []
+        for module in self._modules:
+            for part in module.modules():
+                kept += [v for v in vars(part).values() if isinstance(v, bool | int | float | str)]
+                for tensor in (*part._parameters.values(), *part._buffers.values()):
+                    if tensor is not None:
+                        kept += [id(tensor), tensor.requires_grad]
+        return (*given, *kwargs, torch.get_default_dtype(), *kept)
+
+
+def _plain(argument: Any) -> Hashable:
+    """An argument that is no tensor; what cannot be compared is of this very call."""
+    return argument if isinstance(argument, Hashable) else object()
+
+
+def _noise(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Noise:
+    tensors = tensors_of(args, kwargs)
+    return Noise(tensors[0].device if tensors else torch.device("cpu"))

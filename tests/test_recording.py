@@ -1,0 +1,260 @@
+"""Recorded steps against eager ones, bit for bit, and where they are not taken."""
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from contracts import test_objectives
+from torch import Tensor, nn
+
+from ppl_vae import SVI, VAE, fit
+from ppl_vae.guides import MeanFieldNormal
+from ppl_vae.likelihoods import Bernoulli
+from ppl_vae.objectives import (
+    MMD,
+    RBF,
+    Adversarial,
+    AggregateKL,
+    BetaVAE,
+    CramerWold,
+    Energy,
+    FourierMMD,
+    InfoVAE,
+    Linear,
+    Memory,
+    MultiScale,
+    Objective,
+    SlicedWasserstein,
+    Stein,
+)
+from ppl_vae.priors import StandardNormal
+from ppl_vae.training import svi as module
+
+SIZE = torch.Size([12])
+DIVERGENCES: dict[str, Callable[[], Any]] = {
+    "MMD": MMD,
+    "MMD, many scales": lambda: MMD(MultiScale()),
+    "MMD, median": lambda: MMD(RBF("median"), prior="sampled", noise="sampled"),
+    "Energy": Energy,
+    "CramerWold": CramerWold,
+    "FourierMMD": FourierMMD,
+    "SlicedWasserstein": SlicedWasserstein,
+    "Stein": Stein,
+    "AggregateKL": AggregateKL,
+    "Adversarial": lambda: Adversarial(dim=2),
+    "Memory of MMD": lambda: Memory(MMD(), size=50),
+    "Memory": lambda: Memory(SlicedWasserstein(), size=50),
+}
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    name: (lambda make=make: InfoVAE(make(), scale=5.0)) for name, make in DIVERGENCES.items()
+}
+OBJECTIVES["a schedule"] = lambda: BetaVAE(Linear(0.0, 1.0, over=6))
+OBJECTIVES |= {name: case.make for name, case in test_objectives.CASES.items()}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST", 2)
+
+
+class Owner(nn.Module):
+    """A pair with batch normalisation and dropout, over two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(
+            nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 4)
+        )
+        self.decode = nn.Linear(2, 2)
+
+    def model(self, x: Tensor, *_: Any) -> None:
+        pyro.module("decode", self.decode)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decode(z), 0.9).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, *_: Any) -> None:
+        pyro.module("encode", self.encode)
+        with pyro.plate("data", len(x)):
+            loc, raw = self.encode(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, 0.2 + raw.exp()).to_event(1))
+
+
+def batches(steps: int) -> list[Tensor]:
+    torch.manual_seed(5)
+    return [torch.randn(6, 2) for _ in range(steps)]
+
+
+def trained(
+    objective: Objective, record: Any, data: Sequence[Tensor]
+) -> tuple[list[float], list[Tensor], SVI]:
+    pyro.clear_param_store()
+    torch.manual_seed(1)
+    owner = Owner()
+    svi = SVI(owner.model, owner.guide, pyro.optim.Adam({"lr": 1e-2}), objective, record=record)
+    losses = [svi.step(x) for x in data]
+    state = [*owner.state_dict().values(), *objective.state_dict().values()]
+    return losses, [t.clone() for t in (*state, *objective.terms.values())], svi
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_recorded_steps_equal_eager_ones(name: str) -> None:
+    torch.manual_seed(0)
+    recorded = OBJECTIVES[name]()
+    eager = copy.deepcopy(recorded)
+    data = batches(8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        losses, state, svi = trained(recorded, "auto", data)
+        expected, end, _ = trained(eager, False, data)
+    assert losses == expected
+    assert len(state) == len(end)
+    assert all(map(torch.equal, state, end))
+    reasons = [str(w.message) for w in said if "stays eager" in str(w.message)]
+    assert svi.recorded == 1, reasons
+
+
+def test_noise_and_data_are_drawn_anew() -> None:
+    x = batches(1)[0]
+    losses, _, svi = trained(InfoVAE(MMD(), scale=5.0), "auto", [x] * 10)
+    assert svi.recorded == 1
+    assert len(set(losses[-6:])) == 6
+
+
+def test_modes_and_frozen_parameters_have_graphs_of_their_own() -> None:
+    owner, x = Owner(), torch.randn(6, 2)
+    svi = SVI(owner.model, owner.guide, pyro.optim.SGD({"lr": 1e-3}), BetaVAE())
+    for _ in range(5):
+        svi.step(x)
+    owner.encode.eval()
+    before = owner.encode[1].running_mean.clone()
+    for _ in range(5):
+        svi.step(x)
+    assert torch.equal(owner.encode[1].running_mean, before)
+    kept = owner.decode.weight.requires_grad_(False).clone()
+    for _ in range(5):
+        svi.step(x)
+    assert torch.equal(owner.decode.weight, kept)
+    assert svi.recorded == 3
+
+
+class Host(Owner):
+    """Draws from Python's generator."""
+
+    def model(self, x: Tensor, *_: Any) -> None:
+        super().model(x + random.random())
+
+
+class Branching(Owner):
+    def model(self, x: Tensor, *_: Any) -> None:
+        super().model(x if x.sum() > 0 else -x)
+
+
+class Counting(Owner):
+    """Counts on the host, which is a number that modules hold."""
+
+    calls = 0
+
+    def model(self, x: Tensor, *_: Any) -> None:
+        self.calls += 1
+        super().model(x * self.calls)
+
+
+class Hidden(Owner):
+    """Counts where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = [0]
+
+    def model(self, x: Tensor, *_: Any) -> None:
+        self.calls[0] += 1
+        super().model(x * self.calls[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Host, "Python's or NumPy's"), (Branching, "tracing tensor"), (Hidden, "its loss differs")],
+)
+def test_what_cannot_be_recorded_stays_eager_and_says_why(kind: Any, reason: str) -> None:
+    def run(record: Any) -> tuple[list[float], SVI]:
+        torch.manual_seed(0)
+        random.seed(0)
+        pyro.clear_param_store()
+        owner = kind()
+        svi = SVI(owner.model, owner.guide, pyro.optim.Adam({"lr": 1e-2}), BetaVAE(), record)
+        torch.manual_seed(2)
+        return [svi.step(x) for x in [torch.ones(6, 2)] * 8], svi
+
+    with pytest.warns(UserWarning, match=reason) as said:
+        losses, svi = run("auto")
+    assert len(said) == 1
+    assert svi.recorded == 0
+    if kind is Branching:  # the others have moved on by the try
+        assert losses == run(False)[0]
+
+
+def test_a_number_that_a_module_counts_keeps_steps_eager() -> None:
+    owner = Counting()
+    svi = SVI(owner.model, owner.guide, pyro.optim.Adam({"lr": 1e-2}), BetaVAE())
+    for _ in range(10):
+        svi.step(torch.randn(6, 2))
+    assert svi.recorded == 0
+
+
+def test_a_changed_coefficient_is_seen() -> None:
+    owner, objective, x = Owner().eval(), BetaVAE(1.0), torch.randn(6, 2)
+    svi = SVI(owner.model, owner.guide, pyro.optim.SGD({"lr": 0.0}), objective)
+    torch.manual_seed(0)
+    for _ in range(5):
+        svi.step(x)
+    objective.alpha = -9.0
+    torch.manual_seed(3)
+    found = svi.step(x)
+    torch.manual_seed(3)
+    assert found == objective.loss(owner.model, owner.guide, x)
+
+
+def test_four_graphs_are_kept_at_most() -> None:
+    owner = Owner()
+    svi = SVI(owner.model, owner.guide, pyro.optim.Adam({"lr": 1e-2}), BetaVAE())
+    for n in range(2, 8):
+        for _ in range(4):
+            svi.step(torch.randn(n, 2))
+    assert svi.recorded == 4
+
+
+def test_a_partial_batch_has_a_graph_of_its_own() -> None:
+    data = [x[: 6 - 2 * (i % 2)] for i, x in enumerate(batches(14))]
+    losses, _, svi = trained(BetaVAE(2.0), "auto", data)
+    assert svi.recorded == 2
+    assert losses == trained(BetaVAE(2.0), False, data)[0]
+
+
+def test_fit_records_and_finds_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.bernoulli(torch.full((40, 12), 0.3))
+
+    def weights(first: int, data: Tensor = x) -> list[Tensor]:
+        monkeypatch.setattr(module, "_FIRST", first)
+        torch.manual_seed(0)
+        vae = VAE(StandardNormal(2), Bernoulli(2, SIZE), MeanFieldNormal(SIZE, 2))
+        objective = InfoVAE(Adversarial(dim=2), scale=5.0)
+        fit(
+            vae.model, vae.guide, data, objective,
+            epochs=6, batch_size=16, critic_steps=1, progress=False,
+        )  # fmt: skip
+        return [*vae.state_dict().values(), *objective.state_dict().values()]
+
+    assert all(map(torch.equal, weights(2), weights(10**9)))
+
+
+def test_refuses_another_record() -> None:
+    owner = Owner()
+    with pytest.raises(ValueError, match="use 'auto' or False"):
+        SVI(owner.model, owner.guide, pyro.optim.Adam({}), BetaVAE(), record=True)  # type: ignore[arg-type]
