@@ -207,7 +207,9 @@ def test_an_auxiliary_that_does_not_fit(
 def test_bodies_are_offered_for_bodies_and_encoders_for_an_auxiliary(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "known: DCGAN, MLP, Masked, ResNet" in refused(capsys, "fit", "--encoder.body", "Bernoulli")
+    assert "known: DCGAN, MLP, Masked, ResNet" in refused(
+        capsys, "fit", "--encoder.body", "Bernoulli"
+    )
     slot = read_slot(torch.nn.Module)
     assert slot.admits(MLP)  # by import path any module
     assert not slot.offers(MLP)
