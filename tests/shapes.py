@@ -18,8 +18,9 @@ from torch import Tensor
 
 N, D = 6, 2
 
-CALLERS = ("mmd", "beta", "wae", "iwae", "evaluation", "diagnostics", "sampling")
 LOSSES = ("mmd", "beta", "wae", "iwae")
+BY_ROW = ("mmd", "beta", "wae", "evaluation", "diagnostics", "sampling")
+"""All callers but IWAE, to which all data are one row wherever a latent is outside the data plate."""
 
 
 @dataclass
@@ -27,7 +28,8 @@ class Shape:
     """A pair, its arguments, and what is to become of them.
 
     Attributes:
-        rows: the number of data that every caller finds unasked; None where they ask.
+        rows: the number of data that every caller finds unasked; None where they ask, all but
+            IWAE, to which all data are one row wherever a latent is outside their plate.
         refused: the callers that refuse, whatever the plates.
         total: whether ELBO and NLL are of all data at once, though no metric is by row.
         asked: keywords that make a choice, where the rule leaves one.
@@ -184,9 +186,7 @@ def global_in_features() -> Shape:
                 if observed:
                     pyro.sample("x", dist.Normal(w + z, 0.8), obs=x)
 
-    return Shape(
-        lambda x: program(x, True), lambda x: program(x, False), (data(),), refused=("iwae",)
-    )
+    return Shape(lambda x: program(x, True), lambda x: program(x, False), (data(),))
 
 
 def loop_of_observations() -> Shape:
@@ -206,7 +206,7 @@ def loop_of_latents() -> Shape:
             if observed:
                 pyro.sample(f"x{i}", normal(z, 0.8), obs=x[i])
 
-    return Shape(lambda x: program(x, True), lambda x: program(x, False), (data(),), None, CALLERS)
+    return Shape(lambda x: program(x, True), lambda x: program(x, False), (data(),), None, BY_ROW)
 
 
 def labelled_and_unlabelled() -> Shape:
@@ -224,9 +224,8 @@ def labelled_and_unlabelled() -> Shape:
         with pyro.plate("unlabelled", len(x) - 2):
             pyro.sample("b", normal(x[2:] / 2, 0.6))
 
-    # By one plate's datum the other's latents are global, which no weight of a datum allows.
     asked = {"plate": "unlabelled"}
-    return Shape(model, guide, (data(),), None, ("iwae",), asked=asked, local=("b",))
+    return Shape(model, guide, (data(),), None, asked=asked, local=("b",))
 
 
 def users_and_items() -> Shape:
@@ -246,7 +245,6 @@ def users_and_items() -> Shape:
         lambda x: program(x, False),
         (data(),),
         None,
-        ("iwae",),
         asked={"plate": "users"},
         local=("u",),
     )
@@ -284,9 +282,7 @@ def global_in_topics() -> Shape:
             if observed:
                 pyro.sample("x", normal(z + w.mean(-2), 0.8), obs=x)
 
-    return Shape(
-        lambda x: program(x, True), lambda x: program(x, False), (data(),), refused=("iwae",)
-    )
+    return Shape(lambda x: program(x, True), lambda x: program(x, False), (data(),))
 
 
 def observation_outside() -> Shape:
@@ -318,7 +314,7 @@ def batch_in_the_event() -> Shape:
     def guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x / 2, 0.6).to_event(2))
 
-    return Shape(model, guide, (data(),), None, CALLERS, total=True)
+    return Shape(model, guide, (data(),), None, BY_ROW, total=True)
 
 
 def global_only() -> Shape:
@@ -330,7 +326,9 @@ def global_only() -> Shape:
     def guide(x: Tensor) -> None:
         pyro.sample("w", normal(x.mean(0), 0.3))
 
-    return Shape(model, guide, (data(),), None, (*LOSSES, "evaluation"), True, local=())
+    return Shape(
+        model, guide, (data(),), None, ("mmd", "beta", "wae", "evaluation"), True, local=()
+    )
 
 
 MASK = torch.tensor([True, True, False, True, False, True])

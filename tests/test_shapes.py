@@ -58,12 +58,13 @@ def sample(shape: Shape, **asked: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_losses(name: str, caller: str) -> None:
     shape = SHAPES[name]()
-    if caller in shape.refused or (shape.rows is None and not shape.asked):
+    rowless = shape.rows is None and not shape.asked and caller != "iwae"
+    if caller in shape.refused or rowless:
         with pytest.raises(ValueError) as caught:
             loss(caller, shape, **shape.asked)
         assert "\n" not in str(caught.value)
         return
-    if shape.rows is None:
+    if shape.rows is None and caller != "iwae":
         with pytest.raises(NoDataPlate, match="several plates could be the data's"):
             loss(caller, shape)
     assert abs(loss(caller, shape, **shape.asked)) < float("inf")
@@ -158,7 +159,7 @@ def test_the_message() -> None:
         loss("mmd", shape)
 
 
-@pytest.mark.parametrize("caller", LOSSES)
+@pytest.mark.parametrize("caller", [caller for caller in LOSSES if caller != "iwae"])
 def test_the_message_of_global_latents(caller: str) -> None:
     """A parameter of all data has no aggregate posterior, and no place in the data plate."""
     shape = SHAPES["global_only"]()
