@@ -20,7 +20,7 @@ N, D = 6, 2
 
 LOSSES = ("mmd", "beta", "wae", "iwae")
 BY_ROW = ("mmd", "beta", "wae", "evaluation", "diagnostics", "sampling")
-"""All callers but IWAE, to which all data are one row wherever a latent is outside the data plate."""
+"""All but IWAE, to which all data are one row wherever a latent is outside the data plate."""
 
 
 @dataclass
