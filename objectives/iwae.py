@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.objectives.decomposition import number_of_data
 from ppl_vae.objectives.objective import Objective, Terms
-from ppl_vae.program.handlers import Leaves, is_messenger
+from ppl_vae.program.handlers import Leaves, check_runs_by_itself
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
@@ -124,11 +124,7 @@ class IWAE(Objective):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Reading:
-        if is_messenger(guide):
-            raise ValueError(
-                "IWAE needs a guide that runs by itself, which an AutoGuideMessenger does not: "
-                "use an AutoGuide such as AutoNormal, or a function"
-            )
+        check_runs_by_itself(guide, "IWAE")
         if self._indices is not None:
             # Draws of one datum are averaged, so all particles see the same data.
             guide = poutine.replay(guide, trace=self._indices)

@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from ppl_vae.program.handlers import is_messenger
+from ppl_vae.program.handlers import check_runs_by_itself
 from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
@@ -45,11 +45,7 @@ class Factored:
         cost: Callable[[Reading], Tensor],
         max_plate_nesting: float,
     ) -> None:
-        if is_messenger(guide):
-            raise ValueError(
-                "elbo= needs a guide that runs by itself, which an AutoGuideMessenger does not: "
-                "use an AutoGuide such as AutoNormal, or a function"
-            )
+        check_runs_by_itself(guide, "elbo=")
         self._model, self._guide, self._cost = model, guide, cost
         self._nesting = max_plate_nesting
         self._guide_trace = Trace()

@@ -22,6 +22,7 @@ __all__ = [
     "SetValues",
     "ShapeMismatch",
     "Unobserve",
+    "check_runs_by_itself",
     "enumerated",
     "is_handled",
     "is_messenger",
@@ -212,6 +213,19 @@ def is_handled() -> bool:
 def is_messenger(program: Callable[..., Any]) -> bool:
     """Whether a guide is an effect handler around the model, as an `AutoGuideMessenger` is."""
     return isinstance(poutine.unwrap(program), Messenger)
+
+
+def check_runs_by_itself(guide: Callable[..., Any], who: str) -> None:
+    """Refuses a guide that only runs around its model.
+
+    Raises:
+        ValueError: for an `AutoGuideMessenger`, in the name of what needs it otherwise.
+    """
+    if is_messenger(guide):
+        raise ValueError(
+            f"{who} needs a guide that runs by itself, which an AutoGuideMessenger does not: "
+            "use an AutoGuide such as AutoNormal, or a function"
+        )
 
 
 class AtMean(Messenger):
