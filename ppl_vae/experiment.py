@@ -20,7 +20,7 @@ from ppl_vae.data.dataset import Dataset, Part
 from ppl_vae.data.known import Known, Remembered
 from ppl_vae.data.loaders import splits
 from ppl_vae.data.sources import as_dataset
-from ppl_vae.diagnostics.pair import seeded
+from ppl_vae.evaluation.programs import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective

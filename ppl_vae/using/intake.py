@@ -11,9 +11,10 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known, Remembered, check_present
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.samples import has_mean
 from ppl_vae.program.missing import with_missing
 from ppl_vae.program.modules import Program, modules_of
-from ppl_vae.using.decoding import decode, has_mean
+from ppl_vae.using.decoding import decode
 from ppl_vae.using.forms import Form
 
 __all__ = ["Intake"]
