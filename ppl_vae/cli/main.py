@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_vae import __version__
 from ppl_vae.cli.refit import refit_prior
+from ppl_vae.cli.sweep import sweep
 from ppl_vae.cli.using import COMMANDS as USING
 
 if TYPE_CHECKING:
@@ -131,6 +132,15 @@ def report(words: list[str]) -> None:
     report(**parse(report, words, many="runs"), data=data)
 
 
+def compare(words: list[str]) -> None:
+    """Ranks runs by the likelihood of held-out data."""
+    from ppl_vae.cli.commandline import data_options, parse
+    from ppl_vae.cli.compare import compare
+
+    data, words = data_options(words)
+    compare(**parse(compare, words, many="runs"), data=data)
+
+
 def demo(words: list[str]) -> None:
     """Trains an MMD-VAE on handwritten digits from several seeds, and prints a table."""
     from ppl_vae.cli.commandline import parse
@@ -152,6 +162,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "show": show,
     "evaluate": evaluate,
     "report": report,
+    "compare": compare,
+    "sweep": sweep,
     **USING,
     "refit-prior": refit_prior,
     "demo": demo,

@@ -120,10 +120,10 @@ def measure(subject: Subject, chosen: Iterable[Metric], must: Sequence[str] = ()
     Args:
         subject: a pair and its data.
         chosen: the metrics.
-        must: names of those that have to apply.
+        must: names that were asked for: these say why they have no value, whatever the pair.
 
     Raises:
-        ValueError: if one of `must` has no value, saying why.
+        ValueError: if something was asked for and nothing of it has a value.
     """
     result = Measured(subject)
     for metric in chosen:
@@ -131,15 +131,16 @@ def measure(subject: Subject, chosen: Iterable[Metric], must: Sequence[str] = ()
             value = subject.once(metric.compute)
         except (ValueError, NotImplementedError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if metric.name in must:
-                raise ValueError(f"{metric.name}: {reason}") from error
-            if not isinstance(error, Inapplicable):
+            if metric.name in must or not isinstance(error, Inapplicable):
                 result.skipped[metric.name] = reason
             continue
         if isinstance(value, Estimate):
             result.found[metric.name] = value
         else:
             result.found |= {f"{metric.name}/{member}": v for member, v in value.items()}
+    if must and not result.found:
+        names, reasons = ", ".join(must), dict.fromkeys(result.skipped.values())
+        raise ValueError(f"{names}: {'; '.join(reasons) or 'nothing that applies to this pair'}")
     return result
 
 

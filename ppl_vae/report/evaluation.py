@@ -79,7 +79,7 @@ def evaluate_run(
         What `summary.json` holds.
 
     Raises:
-        ValueError: for a metric that is asked for by its name and does not apply.
+        ValueError: where nothing of what is asked for applies.
     """
     found = measured(experiment, effort, names)
     written = results.save(run, found)

@@ -9,7 +9,7 @@ from ppl_vae.evaluation.metric import GROUPS
 from ppl_vae.evaluation.registry import Measured, about, metrics
 from ppl_vae.training.run import SUMMARY, Run
 
-__all__ = ["lines", "p_value", "read", "save", "values"]
+__all__ = ["known", "lines", "p_value", "read", "save", "values"]
 
 
 def save(run: Run, measured: Measured) -> dict[str, Any]:
@@ -70,6 +70,12 @@ def read(run: Run) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: remove it and evaluate the run again") from error
     return dict(found)
+
+
+def known(run: Run) -> set[str]:
+    """The metrics that have been tried, with a value or without."""
+    found = read(run)
+    return {_metric(name) for name in found["metrics"]} | set(found["skipped"])
 
 
 def values(run: Run) -> dict[str, float | None]:
