@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise, Transform
 
@@ -68,6 +69,9 @@ class Dataset:
 
     beside: Beside = ""
     """What `arguments` hands beside the rows; see `handing`."""
+
+    layout: Layout | None = None
+    """The columns of rows that come from a table."""
 
     def __init__(
         self,
