@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-__all__ = ["Column", "Kind", "absent", "is_table"]
+__all__ = ["Column", "Kind", "absent", "is_table", "library_of"]
 
 Kind = Literal["real", "count", "binary", "class"]
 """What a column holds."""
@@ -25,10 +25,14 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
 _LEVELS = 20
 
 
+def library_of(rows: object) -> str:
+    """The library whose rows are an instance of."""
+    return type(rows).__module__.partition(".")[0]
+
+
 def is_table(rows: object) -> bool:
     """Whether rows are a table of named columns: a data frame of pandas or polars."""
-    library = type(rows).__module__.partition(".")[0]
-    return library in ("pandas", "polars") and type(rows).__name__ == "DataFrame"
+    return library_of(rows) in ("pandas", "polars") and type(rows).__name__ == "DataFrame"
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ class Column:
         if self.kind != "class":
             if values.dtype.kind == "O" and not absent.all():
                 text = values[~absent][0]
-                raise ValueError(f"column {self.name!r} holds {text!r}, not a number")
+                raise ValueError(
+                    f"column {self.name!r} holds {text!r}, not a number: text is for a Table"
+                )
             found = np.full((len(values), 1), np.nan)
             found[~absent, 0] = values[~absent]
             return found

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.data.columns import Column
+from ppl_vae.data.columns import Column, is_table, library_of
 from ppl_vae.data.transform import Transform
 
 __all__ = ["Layout"]
@@ -31,6 +31,16 @@ class Layout:
     labels: Column | None = None
     scaling: Transform = field(default_factory=Transform)
     library: str = "pandas"
+
+    @classmethod
+    def of_numbers(cls, table: Any) -> "Layout | None":
+        """That of a table of named columns of numbers, all real; None of anything else."""
+        if not is_table(table) or not all(isinstance(name, str) for name in table.columns):
+            return None
+        names = [*table.columns]
+        if len({*names}) < len(names):
+            return None
+        return cls([Column(name) for name in names], library=library_of(table))
 
     @classmethod
     def of_plain(cls, kept: Mapping[str, Any] | None) -> "Layout | None":

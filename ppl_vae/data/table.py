@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.data.columns import Column, Kind, absent, is_table
+from ppl_vae.data.columns import Column, Kind, absent, is_table, library_of
 from ppl_vae.data.dataset import Dataset, Missing
 from ppl_vae.data.frames import read_table
 from ppl_vae.data.layout import Layout
@@ -75,18 +75,19 @@ class Table(Dataset):
         if normalise == "bytes":
             raise ValueError('normalise="bytes" is for images: give "standardise" or "none"')
         table, name = _table(path, index)
-        rest = [labels, weights, index, *_list(covariates)]
+        given_names = _list(covariates)
+        used = [*given_names, *(column for column in (labels, weights) if column)]
         taken = [*table.columns] if columns is None else _list(columns)
         if columns is None:
-            taken = [column for column in taken if column not in rest]
-        _check_names(name, table, [*taken, *(column for column in rest[:2] if column), *rest[3:]])
+            taken = [column for column in taken if column not in (*used, index)]
+        _check_names(name, table, taken, used)
         kinds = dict(kinds or {})
-        if stray := [column for column in kinds if column not in [*taken, *rest]]:
+        if stray := [column for column in kinds if column not in [*taken, *used]]:
             raise ValueError(f"kinds: {stray[0]!r} is none of the columns {taken}")
         held = None if test is None else _table(test, index)[0]
         for part, said in ((table, name), (held, f"{name}: test")):
             if part is not None:
-                _check_missing(part, _list(covariates), said, "")
+                _check_missing(part, given_names, said, "")
                 if missing == "refuse":
                     _check_missing(
                         part, taken, said, ', or give missing="mask", which leaves them out'
@@ -94,9 +95,9 @@ class Table(Dataset):
         if held is None:
             table, held = _split(table, held_out, seed, name)
         made = [Column.of(table, column, kinds.get(column)) for column in taken]
-        given = [Column.of(table, column, kinds.get(column)) for column in _list(covariates)]
+        given = [Column.of(table, column, kinds.get(column)) for column in given_names]
         classes = None if labels is None else Column.of(table, labels, "class")
-        self.layout = Layout(made, given, classes, library=_library(table))
+        self.layout = Layout(made, given, classes, library=library_of(table))
         parts = [table] if held is None else [table, held]
         masks = missing == "mask"
         x = [self.layout.rows(part, masks) for part in parts]
@@ -143,18 +144,16 @@ def _table(source: Any, index: str | None) -> tuple[Any, str]:
     return read_table(source, index), Path(source).stem
 
 
-def _library(table: Any) -> str:
-    return type(table).__module__.partition(".")[0]
-
-
-def _check_names(name: str, table: Any, used: Sequence[str]) -> None:
-    every = [*table.columns]
+def _check_names(name: str, table: Any, x: Sequence[str], others: Sequence[str]) -> None:
+    every, used = [*table.columns], [*x, *others]
     for column in used:
+        if not isinstance(column, str):
+            raise ValueError(f"{name}: column {column!r} has no name: name it by text")
         if column not in every:
             raise ValueError(f"{name} has no column {column!r}, only {every}")
         if every.count(column) > 1 or used.count(column) > 1:
             raise ValueError(f"{name}: column {column!r} is there twice: give each one use")
-    if not used:
+    if not x:
         raise ValueError(f"{name} has no columns left for x: name some as columns=")
 
 
@@ -168,7 +167,7 @@ def _split(table: Any, held_out: float, seed: int, name: str) -> tuple[Any, Any]
     if not count:
         return table, None
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)).numpy()
-    if _library(table) == "polars":
+    if library_of(table) == "polars":
         return table[order[count:]], table[order[:count]]
     return table.iloc[order[count:]], table.iloc[order[:count]]
 

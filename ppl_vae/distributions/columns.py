@@ -26,7 +26,7 @@ class Columns(dist.TorchDistribution):
         Batch shape that of the parts, event shape `(width,)`.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
     def __init__(
         self,

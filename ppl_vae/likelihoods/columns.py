@@ -55,6 +55,8 @@ class Columns(Likelihood):
         (torch.Size([5]), torch.Size([4]))
     """
 
+    heads: nn.ModuleList
+
     def __init__(
         self,
         parts: Mapping[str, Callable[[int, torch.Size], Likelihood]] | None = None,
