@@ -14,6 +14,7 @@ from ppl_vae import distributions
 from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP, Body, apply_body
 from ppl_vae.data.columns import Column
+from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.counts import NegativeBinomial
 from ppl_vae.likelihoods.likelihood import Likelihood
 from ppl_vae.likelihoods.location_scale import Normal
@@ -151,11 +152,12 @@ def _head(name: str, maker: Any, features: int, shape: torch.Size) -> Likelihood
     Raises:
         ValueError: if it is not one of elements with a density each.
     """
-    if "body" in inspect.signature(maker).parameters:
+    cls = getattr(maker, "func", maker)
+    whole = inspect.isclass(cls) and issubclass(cls, AutoregressiveLikelihood)
+    if not whole and "body" in inspect.signature(maker).parameters:
         made: Likelihood = maker(features, shape, body=_AFFINE)
         if isinstance(made(torch.zeros(1, features)), torch.distributions.Independent):
             return made
-    cls = getattr(maker, "func", maker)
     raise ValueError(
         f"Columns: column {name!r} is {getattr(cls, '__name__', cls)}, which has no density of "
         "single elements: give one that has, such as Normal"
