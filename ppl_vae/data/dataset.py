@@ -7,6 +7,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from ppl_vae.data.columns import is_table
+from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise, Transform
 
@@ -69,6 +71,9 @@ class Dataset:
     beside: Beside = ""
     """What `arguments` hands beside the rows; see `handing`."""
 
+    layout: Layout | None = None
+    """The columns of rows that come from a table."""
+
     def __init__(
         self,
         train: Any,
@@ -89,6 +94,9 @@ class Dataset:
         if missing not in get_args(Missing):
             raise ValueError(f"{name}: missing={missing!r}: give 'refuse' or 'mask'")
         self.name, self.missing = name, missing
+        if normalise != "bytes" and (layout := Layout.of_numbers(train)) is not None:
+            self.layout, train = layout, layout.rows(train)
+            test = layout.rows(test) if is_table(test) else test
         given = [
             None if x is None else as_tensor(x, f"{name}: {part}")
             for part, x in (("train", train), ("test", test))

@@ -211,12 +211,20 @@ def observed_site(pair: Pair, asked: str | None = None) -> str:
     names = observed_variables(pair)
     if asked is None:
         sites, first = pair.blocks.reading.model_sites, pair.blocks.reading.args[0]
-        given = [name for name in names if sites[name].value is first]
+        given = [name for name in names if _observes(sites[name].value, first)]
         if len(names) == 1 or len(given) == 1:
             return (given or names)[0]
     if asked is not None and asked in names:
         return asked
     raise ValueError(f"site is {asked!r}: choose one of the observed sites {names}")
+
+
+def _observes(value: Tensor, rows: Tensor) -> bool:
+    """Whether a site's value is the rows, or these with missing values filled in."""
+    if value is rows or value.shape != rows.shape:
+        return value is rows
+    missing = rows.isnan()
+    return bool(missing.any()) and torch.equal(value[~missing], rows[~missing])
 
 
 def observed_variables(pair: Pair) -> list[str]:

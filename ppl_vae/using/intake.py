@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.samples import has_mean
@@ -57,8 +58,8 @@ class Intake:
 
     def _read(self, rows: Any, missing: bool = False) -> tuple[Tensor, ...]:
         """New rows as the arguments of the pair, held against what is known."""
-        args = arguments_of(rows)
         known = self.known
+        args = arguments_of(rows) if known is None else known.arguments(rows)
         if known is None:
             check_present(args, missing)
         else:
@@ -78,10 +79,10 @@ class Intake:
     def _example(self, given: Any, n: int) -> tuple[Tensor, ...]:
         """Arguments whose number, shape and covariates count: those given, else known ones."""
         if given is not None:
-            args = arguments_of(given)
             known = self.known
+            args = arguments_of(given) if known is None else known.given(given)
             if known is not None and len(args) < len(known.sizes):  # covariates or labels alone
-                args = known.typed((torch.zeros(len(args[0]), *known.sizes[0]), *args))
+                args = known.typed((known.blank(len(args[0])), *args))
             return self._placed(args)
         if self._args is not None:
             return self._placed(self._args)
@@ -97,6 +98,11 @@ class Intake:
     # What comes out
 
     @property
+    def layout(self) -> Layout | None:
+        """The columns of the data, where they are a table's."""
+        return None if self.known is None else self.known.layout
+
+    @property
     def code_names(self) -> list[str]:
         """What each column of a code is called: by its latent site and its place there."""
         return self._names(self._example(None, 2))
@@ -104,6 +110,8 @@ class Intake:
     @property
     def data_names(self) -> list[str]:
         """What each column of the data is called."""
+        if self.layout is not None:
+            return self.layout.names
         size = [] if self.known is None else self.known.sizes[0]
         return [f"x[{i}]" for i in range(size[0])] if len(size) == 1 else []
 
@@ -124,9 +132,13 @@ class Intake:
         if self.known is not None:
             values = self.known.undone(values)
         if kept is not None:
-            raw = arguments_of(kept)[0].to(values)
-            raw = raw if raw.dim() == values.dim() else raw[:, None]
-            values = torch.where(raw.isnan(), values, raw)
+            raw = arguments_of(kept) if self.known is None else self.known.arguments(kept)
+            there = raw[0].to(values)
+            there = there if there.dim() == values.dim() else there[:, None]
+            values = torch.where(there.isnan(), values, there)
+        if self.layout is not None and form.kind in ("pandas", "polars"):
+            columns = self.layout.columns(values)
+            return form.table([*columns], [*columns.values()], within)
         return form.give(values, form.columns or self.data_names, within)
 
     def _training(self) -> tuple[Tensor, ...]:

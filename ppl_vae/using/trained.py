@@ -222,7 +222,7 @@ class Trained(Intake):
             seed: makes it repeatable and leaves the global generator alone.
 
         Returns:
-            A tensor `(n, *size)`.
+            A tensor `(n, *size)`; a table of that many rows where the pair was trained on one.
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
@@ -244,7 +244,8 @@ class Trained(Intake):
                     every=steps,
                 )
                 found = chain[site][-1]
-        return self._data_rows(Form("tensor"), found)
+        layout = self.layout
+        return self._data_rows(Form("tensor" if layout is None else layout.library), found)
 
     def impute(
         self,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +70,15 @@ def arrays(folder: Path, **options: Any) -> Dataset:
     return data.Arrays(str(folder / "own.npz"), **({"held_out": 0.25} | options))
 
 
+def table(folder: Path, **options: Any) -> Dataset:
+    rng = np.random.default_rng(0)
+    text = np.array(["a", "b", "c"])[np.arange(40) % 3]
+    rows = {"x": rng.normal(size=40), "g": text, "y": np.arange(40) % 4}
+    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
+    given = {"held_out": 0.25, "labels": "y"} | options
+    return data.Table(str(folder / "own.csv"), **given)  # type: ignore[arg-type]
+
+
 def told(make: Callable[..., Dataset], **options: Any) -> Callable[..., Dataset]:
     return lambda _, **o: make(**(options | o))
 
@@ -96,6 +106,14 @@ CASES: dict[str, Case] = {
     ),
     "FashionMNIST": Case(mnist(data.FashionMNIST), (30, 12), (1, 28, 28), 10, is_seeded=False),
     "Arrays": Case(arrays, (30, 10), (3, 2), 4, refused={"held_out": SHARE}),
+    "Table": Case(
+        table,
+        (30, 10),
+        (4,),
+        4,
+        in_unit=False,
+        refused={"held_out": SHARE[1:], "normalise": ("bytes",)},
+    ),
     "Binarized": Case(changed(data.Binarized), (1437, 360), (1, 8, 8), 10),
     "Binarized, once": Case(changed(data.Binarized, dynamic=False), (1437, 360), (1, 8, 8), 10),
     "PartlyLabelled": Case(
