@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl_vae.data.dataset import Channels, Dataset, Missing
+from ppl_vae.data.checks import Channels, Missing
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise
 
