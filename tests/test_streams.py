@@ -215,7 +215,9 @@ def test_covariates_beside_x_reach_the_pair() -> None:
 def test_missing_values_of_a_stream_are_left_out() -> None:
     x = ROWS.masked_fill(torch.rand(131, 4, generator=torch.Generator().manual_seed(0)) < 0.2,
                          torch.nan)  # fmt: skip
-    assert trained(TensorDataset(x), missing="mask") == trained(x, missing="mask")
+    found, expected = (trained(d, missing="mask")[-1] for d in (TensorDataset(x), x))
+    for name in expected:  # the fill is a mean over batches
+        assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5)
     with pytest.raises(ValueError, match=r"batch 0 at \[\d, \d\] is nan .*missing=\"mask\""):
         trained(TensorDataset(x))
 
@@ -224,10 +226,15 @@ def test_double_rows_of_a_stream_keep_their_precision() -> None:
     rows = 1e6 + ROWS.double()
     pair = vae().double()
     seen: list[Tensor] = []
-    pair.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+    def keep(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        if module.training:
+            seen.append(args[0])
+
+    pair.encoder.register_forward_pre_hook(keep)
     fit(pair.model, pair.guide, TensorDataset(rows), BetaVAE(), epochs=1, batch_size=200,
         normalise="standardise", progress=False)  # fmt: skip
-    whole = next(x for x in seen if len(x) == 131 and abs(float(x.mean())) < 1)
+    whole = seen[-1]
     expected = (rows - rows.mean(0)) / rows.std(0, correction=0)
     torch.testing.assert_close(whole.sort(0).values, expected.sort(0).values, atol=1e-9, rtol=0)
 
@@ -324,7 +331,7 @@ def test_settings_that_need_rows_in_memory_are_refused() -> None:
 
 
 def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
-    """1.2 GB of rows made on the fly, and as many held out, in a process that may not grow."""
+    """400 MB of rows made on the fly, and as many held out, in a process that may not grow."""
     script = tmp_path / "stream.py"
     script.write_text(
         "import resource, torch\n"
@@ -334,13 +341,13 @@ def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
         "from ppl_vae.bodies import MLP\n"
         "class Made(IterableDataset):\n"
         "    def __iter__(self):\n"
-        "        for _ in range(300):\n"
-        "            yield torch.randn(1000, 1).expand(-1, 1000) + torch.randn(1000)\n"
+        "        for _ in range(50):\n"
+        "            yield torch.randn(2000, 1).repeat(1, 1000)\n"
         "small = partial(MLP, hidden=(4,))\n"
         "vae = VAE(StandardNormal(2), Normal(2, (1000,), body=small),\n"
         "          MeanFieldNormal((1000,), 2, body=small))\n"
-        "fit(vae.model, vae.guide, torch.randn(2000, 1000), BetaVAE(), epochs=2, batch_size=1000,\n"
-        "    progress=False)\n"
+        "fit(vae.model, vae.guide, torch.randn(4000, 1000), BetaVAE(), epochs=1,\n"
+        "    batch_size=2000, progress=False)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "loader = DataLoader(Made(), batch_size=None)\n"
         "fit(vae.model, vae.guide, loader, BetaVAE(), epochs=1, progress=False,\n"
@@ -348,8 +355,8 @@ def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    # 40 MB are the 10,000 rows that are kept of either, and working space is some batches
-    assert int(run.stdout) / 1024 < 200
+    # 16 MB are kept of either, and looked at in copies; a batch has 8 MB
+    assert int(run.stdout) / 1024 < 150
 
 
 def test_use_after_a_stream(tmp_path: Path) -> None:

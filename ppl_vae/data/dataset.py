@@ -38,7 +38,7 @@ class Dataset:
 
     A torch `Dataset` or `DataLoader` is streamed: read once through when the data set is made, for
     what must be known of its rows, and then once an epoch, batch by batch. `train` and `test` hold
-    a random few of such rows (10,000, or as many as 64 MB hold), for measures and pictures.
+    a random few of such rows (10,000, or as many as 16 MB hold), for measures and pictures.
 
     Args:
         train: the training rows, `(n, *size)`: a tensor, a list, or anything with `__array__` or

@@ -9,18 +9,21 @@ from torch import Tensor
 __all__ = ["Few", "Moments"]
 
 # So many rows, or as many as so many bytes hold, are kept of a stream.
-_ROWS, _BYTES = 10_000, 2**26
+_ROWS, _BYTES = 10_000, 2**24
 
 
 @dataclass
 class Moments:
     r"""Running statistics of each element of a row, in double precision; NaN is left out.
 
-    With $d_i = x_i - c$ and c the mean of the first batch, the mean is $c + \bar d$ and the
-    variance $\overline{d^2} - \bar d^2$: an error of rounding stays one of the spread.
+    Two batches of $n$ and $m$ values, of means $a$ and $b$ and sums of squares about them $A$ and
+    $B$, have together $a + (b - a) m / (n + m)$ and $A + B + (b - a)^2 n m / (n + m)$.
 
     Args:
         size: the shape of a row.
+
+    References:
+        Chan, Golub, LeVeque, Algorithms for computing the sample variance, 1983.
 
     Example:
         >>> moments = Moments(torch.Size([2]))
@@ -34,41 +37,48 @@ class Moments:
 
     def __post_init__(self) -> None:
         zeros = torch.zeros(self.size, dtype=torch.double)
-        self.count, self._sum, self._squares = zeros, zeros.clone(), zeros.clone()
+        self.count, self._mean, self._squares = zeros, zeros, zeros
         self.low, self.high = zeros + torch.inf, zeros - torch.inf
         self.broken = zeros + torch.nan
         """A value that is no integer, of each element that has one; else NaN."""
-        self._centre: Tensor | None = None
 
     def add(self, x: Tensor) -> None:
         """Takes a batch in, `(n, *size)`."""
-        if not x.is_floating_point():
-            # bytes and the like fit into single precision
+        if x.is_floating_point() and self.broken.isnan().any():
+            # NaN is no integer, and is left out of amax by its place
+            value = x.masked_fill((x == x.floor()) | x.isnan(), -torch.inf).amax(0).double()
+            self.broken = torch.where(value.isfinite(), value, self.broken)
+        if x.dtype.itemsize < 4 or not x.is_floating_point():
+            # single precision holds bytes and halves as they are
             x = x.to(torch.float if x.dtype.itemsize < 4 else torch.double)
-        else:
-            whole = (x == x.floor()) | x.isnan()
-            if not whole.all():
-                value = x.masked_fill(whole, -torch.inf).amax(0).double()
-                self.broken = torch.where(value.isfinite(), value, self.broken)
         absent = x.isnan()
-        self.low = torch.minimum(self.low, x.masked_fill(absent, torch.inf).amin(0).double())
-        self.high = torch.maximum(self.high, x.masked_fill(absent, -torch.inf).amax(0).double())
-        if self._centre is None:
-            self._centre = x.nanmean(0).nan_to_num(0.0)
-        d = (x - self._centre).masked_fill_(absent, 0.0)
-        self.count = self.count + (~absent).sum(0)
-        self._sum += d.sum(0, dtype=torch.double)
-        self._squares += d.square_().sum(0, dtype=torch.double)
+        if absent.any():
+            n = (~absent).sum(0).double()
+            low = x.masked_fill(absent, torch.inf).amin(0)
+            high = x.masked_fill(absent, -torch.inf).amax(0)
+            mean = x.nanmean(0).nan_to_num(0.0)
+            squares = (x - mean).square().nansum(0)
+        else:
+            n = torch.full_like(self.count, len(x))
+            low, high = torch.aminmax(x, dim=0)
+            variance, mean = torch.var_mean(x, 0, correction=0)
+            squares = variance.double() * len(x)
+        self.low = torch.minimum(self.low, low.double())
+        self.high = torch.maximum(self.high, high.double())
+        away, total = mean.double() - self._mean, (self.count + n).clamp(min=1)
+        self._squares = self._squares + squares + away.square() * self.count * n / total
+        self._mean = self._mean + away * n / total
+        self.count = self.count + n
 
     @property
     def mean(self) -> Tensor:
         """The mean of each element, NaN where none was seen."""
-        return self._sum / self.count + (0.0 if self._centre is None else self._centre.double())
+        return self._mean.where(self.count > 0, torch.nan)
 
     @property
     def variance(self) -> Tensor:
         """The variance of each element, divided by its count."""
-        return (self._squares / self.count - (self._sum / self.count).square()).clamp(min=0)
+        return self._squares / self.count
 
     @property
     def extremes(self) -> Tensor:
@@ -96,7 +106,7 @@ class Moments:
 class Few:
     """A random few of the rows of a stream, each row as likely as any other.
 
-    All rows in their order where these are no more than are kept: 10,000, or as many as 64 MB
+    All rows in their order where these are no more than are kept: 10,000, or as many as 16 MB
     hold.
 
     References:
