@@ -147,6 +147,7 @@ class Stream:
         settings: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
         if (collate := getattr(self.source, "collate", None)) is not None:
             settings["collate_fn"] = collate
+        settings["num_workers"] = getattr(self.source, "workers", 0)
         if isinstance(self.source, IterableDataset):
             return DataLoader(self.source, batch_size, **settings)
         n = len(self.source)  # type: ignore[arg-type]
@@ -158,7 +159,10 @@ class Stream:
         """A loader's batches, whose own errors are said in one line."""
         try:
             yield from loader
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
+            if str(error).startswith("Caught "):  # by a worker, with all that led to it
+                said = str(error).strip().splitlines()[-1]
+                raise type(error)(said.partition(": ")[2]) from error
             if "equal size" in str(error):
                 raise ValueError(
                     f"{self.name} has items of several shapes: give them one"
