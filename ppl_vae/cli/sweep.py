@@ -115,10 +115,10 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
     kept: list[str] = ["--trust"] * ("trust" in switches)
     for key, value in options:
         if key == "vary":
-            name, equals, values = value.partition("=")
-            if not equals or not all(values.split(",")):
+            name, equals, listed = value.partition("=")
+            if not equals or not all(listed.split(",")):
                 raise ValueError(f"--vary is {value!r}: write --vary objective.scale=1,4,16")
-            varied[name.removeprefix("--").replace("-", "_")] = values.split(",")
+            varied[name.removeprefix("--").replace("-", "_")] = listed.split(",")
         elif key in plain:
             plain[key] = value
         else:
