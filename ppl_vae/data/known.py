@@ -34,6 +34,7 @@ class Known:
         covariates: those of up to 1000 training rows.
         transform: what was done to the values of x, as `Transform.plain`.
         missing: whether values of x may be missing, as NaN.
+        crop: of images from a folder, see `Folder`.
     """
 
     sizes: Sequence[Sequence[int]]
@@ -48,6 +49,7 @@ class Known:
     covariates: Sequence[Sequence[float]] | None = None
     transform: Mapping[str, Any] | None = None
     missing: bool = False
+    crop: int | None = None
 
     @classmethod
     def of(
@@ -92,7 +94,8 @@ class Known:
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
         missing = missing or data.missing == "mask"
-        return cls(shapes, types, low, high, mean, *named, data.transform.plain, missing)
+        told = (data.transform.plain, missing, getattr(data, "crop", None))
+        return cls(shapes, types, low, high, mean, *named, *told)
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:
