@@ -23,7 +23,8 @@ from ppl_vae.data.checks import (
 from ppl_vae.data.columns import is_table
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.loaders import Batches, InMemory
-from ppl_vae.data.stream import Stream, Streamed, is_stream, told
+from ppl_vae.data.reader import is_stream
+from ppl_vae.data.stream import Stream, Streamed, told
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise, Transform
 

@@ -63,7 +63,7 @@ class Folder(Dataset):
         seed: int = 0,
         workers: int = 0,
     ) -> None:
-        root = Path(path)
+        self.crop, root = crop, Path(path)
         folders = [each.name for each in _folders(root)]
         split = sorted(folders) == ["test", "train"]
         parts = [

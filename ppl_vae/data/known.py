@@ -38,6 +38,7 @@ class Known:
         transform: what was done to the values of x, as `Transform.plain`.
         missing: whether values of x may be missing, as NaN.
         table: the columns of a table, as `Layout.plain`.
+        crop: of images from a folder, see `Folder`.
     """
 
     sizes: Sequence[Sequence[int]]
@@ -53,6 +54,7 @@ class Known:
     transform: Mapping[str, Any] | None = None
     missing: bool = False
     table: Mapping[str, Any] | None = None
+    crop: int | None = None
 
     @classmethod
     def of(
@@ -98,7 +100,8 @@ class Known:
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
         missing = missing or data.missing == "mask"
         table = None if data.layout is None else data.layout.plain
-        return cls(shapes, types, low, high, mean, *named, data.transform.plain, missing, table)
+        told = (data.transform.plain, missing, table, getattr(data, "crop", None))
+        return cls(shapes, types, low, high, mean, *named, *told)
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:

@@ -16,7 +16,8 @@ from ppl_vae.data.checks import (
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import Batches, InMemory
-from ppl_vae.data.stream import Stream, Streamed, is_stream
+from ppl_vae.data.reader import is_stream
+from ppl_vae.data.stream import Stream, Streamed
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Normalise, Transform
 from ppl_vae.pairs.pair import Pair
