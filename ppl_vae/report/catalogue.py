@@ -81,12 +81,20 @@ _METRICS = {
     "khat_median": About(_POSTERIOR, "Pareto k̂, median", "", "up to 0.7 is usable"),
 }
 _FAMILIES = {
+    "column": About(_DATA, "{}", "", "reconstruction of one column"),
     "sbc": About(
         _POSTERIOR, "Calibration of {}, KS test", "p-value", "small where q is not the posterior"
     ),
     "coverage": About(
         _POSTERIOR, "Coverage of {} intervals", "share inside", "the nominal level if calibrated"
     ),
+}
+_COLUMN = {
+    "rmse": ("root mean squared error", "units of the column"),
+    "explained": ("share of variance", "share explained"),
+    "deviance": ("Poisson deviance", "nats"),
+    "accuracy": ("accuracy", "share right"),
+    "log_loss": ("log loss", "nats"),
 }
 _RANKED = {"log_joint": "log p(x, z)", "all": "everything ranked"}
 
@@ -103,8 +111,12 @@ def about(name: str) -> About:
     family, _, member = name.partition("/")
     if family not in _FAMILIES:
         return About("Other", name, "")
-    label = f"{member} %" if family == "coverage" else _RANKED.get(member, member)
     found = _FAMILIES[family]
+    if family == "column":
+        column, _, error = member.rpartition("/")
+        title, unit = _COLUMN.get(error, (error, ""))
+        return found._replace(title=found.title.format(f"{column}, {title}"), unit=unit)
+    label = f"{member} %" if family == "coverage" else _RANKED.get(member, member)
     return found._replace(title=found.title.format(label))
 
 

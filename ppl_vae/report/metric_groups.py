@@ -90,6 +90,17 @@ class Subject:
         told = (labels >= 0).nonzero()[:, 0]
         return told, labels[told]
 
+    def whole(self) -> Tensor:
+        """The rows of which nothing is missing.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        found = self.x[~self.x.flatten(1).isnan().any(1)]
+        if not len(found):
+            raise ValueError("each row has missing values")
+        return found
+
     @cached_property
     def basics(self) -> tuple[dict[str, Estimate], ev.Codes, ev.Discrepancy | Exception]:
         """Terms, codes and MMD, or why there is none, drawn in the order of `summary.json`."""
@@ -184,6 +195,14 @@ def _reconstruction(s: Subject) -> Found:
     return {"reconstruction_error": ev.reconstruction_error(*s.pair, s.args, site="x")}
 
 
+def _columns(s: Subject) -> Found:
+    layout = s.data.layout
+    if layout is None:
+        return {}
+    found = ev.column_errors(*s.pair, s.args, layout.x, s.data.transform, site="x")
+    return {f"column/{name}": value for name, value in found.items()}
+
+
 def _sharpness(s: Subject) -> Found:
     if not is_image(s.x):
         raise ValueError("sharpness is of images, and these data are none")
@@ -191,12 +210,14 @@ def _sharpness(s: Subject) -> Found:
         drawn = draw(*s.pair, s.args, min(len(s.x), s.effort.rows))
     samples = ev.sharpness(drawn)
     note = f"{len(drawn)} samples: {drawn_as(*s.pair, s.args)}"
-    return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.x)}
+    return {"sharpness": replace(samples, note=note), "sharpness_data": ev.sharpness(s.whole())}
 
 
 def _classes(s: Subject) -> Found:
     if s.data.test is None:
         raise ValueError("a classifier needs held-out rows, and these data have none")
+    if bool(s.x.isnan().any()) or bool(s.data.train.isnan().any()):
+        raise ValueError("a classifier of rows needs all of their values, and some are missing")
     (seen, classes), (told, truth) = s.known("train"), s.known("test")
     device = s.x.device
     labels = classes.to(device)
@@ -259,6 +280,7 @@ GROUPS: Mapping[str, Callable[[Subject], Found]] = {
     "probes": _probes,
     "classifier": _classifier,
     "reconstruction": _reconstruction,
+    "columns": _columns,
     "sharpness": _sharpness,
     "classes": _classes,
     "khat": _khat,

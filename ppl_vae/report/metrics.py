@@ -64,9 +64,9 @@ def evaluate(
     Args:
         run: the run's folder.
         only: groups of metrics with commas between them: terms, likelihood, annealed,
-            information, surgery, codes, mmd, probes, classifier, reconstruction, sharpness,
-            classes, khat, calibration. All but annealed and classes, which take long, if none is
-            named; what metrics.json says of the others stays.
+            information, surgery, codes, mmd, probes, classifier, reconstruction, columns,
+            sharpness, classes, khat, calibration. All but annealed and classes, which take long,
+            if none is named; what metrics.json says of the others stays.
         samples: draws of z for each datum in importance sampling.
         rows: held-out data that importance sampling, k-hat, information and calibration take at
             most; the other metrics take all.
