@@ -18,9 +18,8 @@ from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
 from ppl_vae.data.known import Known, Remembered
-from ppl_vae.data.loaders import splits
 from ppl_vae.data.sources import as_dataset
-from ppl_vae.diagnostics.pair import seeded
+from ppl_vae.evaluation.programs import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Columns, Likelihood
 from ppl_vae.objectives import Objective
@@ -203,18 +202,17 @@ class Experiment(Trained):
         pair = self.pair
         rows = TrainingRows(self.data)
         with torch.random.fork_rng():
-            drawn = (self.data.epoch(), *self.data.arguments("train")[1:])
-        steps = len(splits(len(drawn[0]), self.batch_size))
-        self.objective.plan(self.epochs * steps * (1 + self.critic_steps), len(drawn[0]))
-        first = tuple(part[: self.batch_size] for part in drawn)
-        whole = rows.stand_ins(drawn)
-        check_support(
-            pair.model, pair.guide, tuple(part[: self.batch_size] for part in whole), whole[0]
-        )
+            drawn = rows.epoch()
+        size = rows.batch_size(self.batch_size)
+        calls = self.epochs * drawn.steps(size) * (1 + self.critic_steps)
+        self.objective.plan(calls, len(drawn))
+        whole = rows.stand_ins(drawn.few)
+        few = tuple(part[:size] for part in whole)
+        check_support(pair.model, pair.guide, few, whole[0], rows.extremes)
+        first = tuple(part[:size] for part in drawn.few)
         check_compatible(pair.model, pair.guide, self.objective, first)
-        if self.data.test is not None:
-            held_out = self.data.arguments("test", labelled=False)
-            check_held_out(pair.model, pair.guide, self.objective, held_out, self.batch_size)
+        if (held_out := rows.validation()) is not None:
+            check_held_out(pair.model, pair.guide, self.objective, held_out.smallest(size))
 
     def fit(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_vae.bodies import MLP
 from ppl_vae.data import Column, Dataset, Transform
 from ppl_vae.evaluation import column_errors
+from ppl_vae.evaluation.registry import title
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import (
     Bernoulli,
@@ -28,7 +29,6 @@ from ppl_vae.likelihoods import (
 )
 from ppl_vae.objectives import BetaVAE
 from ppl_vae.program.missing import Marginalised, with_missing
-from ppl_vae.report.catalogue import about
 from ppl_vae.training.guard import check_support
 from ppl_vae.using.imputation import impute
 
@@ -281,4 +281,4 @@ def test_errors_by_column_are_those_of_the_means() -> None:
     deviance = 2 * (torch.xlogy(visits, visits / mean[0]) - visits + mean[0])
     assert found["visits/deviance"].value == pytest.approx(float(deviance.mean()))
     assert found["visits/rmse"].value > 0
-    assert about("column/a/b/rmse").title == "a/b, root mean squared error"
+    assert title("column_rmse/a/b") == "Root mean squared error of a/b"

@@ -8,6 +8,7 @@ from ppl_vae.data.changed import Binarized, PartlyLabelled
 from ppl_vae.data.columns import Column
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
+from ppl_vae.data.folder import Folder
 from ppl_vae.data.images import MNIST, Digits, FashionMNIST
 from ppl_vae.data.loaders import batches
 from ppl_vae.data.sources import as_dataset
@@ -25,6 +26,7 @@ __all__ = [
     "FactorData",
     "FadingSquares",
     "FashionMNIST",
+    "Folder",
     "GaussianMixture",
     "PartlyLabelled",
     "Sprites",

@@ -7,8 +7,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ppl_vae.data.checks import first_marked
 from ppl_vae.data.columns import is_table
-from ppl_vae.data.dataset import Beside, Dataset, first_marked
+from ppl_vae.data.dataset import Beside, Dataset
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Transform
@@ -72,13 +73,17 @@ class Known:
         x = args[0]
         flat = _floats(x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1))
         absent = flat.isnan()
-        found = (
-            flat.masked_fill(absent, torch.inf).amin(0),
-            flat.masked_fill(absent, -torch.inf).amax(0),
-            flat.nanmean(0),
-        )
+        if data is not None and "train" in data.streams:
+            columns = data.streams["train"].moments.columns()[:3]
+            found = tuple(data.transform.redo(each) for each in columns)
+        else:
+            found = (
+                flat.masked_fill(absent, torch.inf).amin(0),
+                flat.masked_fill(absent, -torch.inf).amax(0),
+                flat.nanmean(0),
+            )
         # of a column of nothing but NaN nothing is known
-        seen = ~absent.all(0)
+        seen = found[0].isfinite()
         low, high, mean = (each.where(seen, 0).double().tolist() for each in found)
         shapes = [list(part.shape[1:]) for part in args]
         types = [str(part.dtype).removeprefix("torch.") for part in args]

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.checks import Missing
 from ppl_vae.data.columns import Column, Kind, absent, is_table, library_of
-from ppl_vae.data.dataset import Dataset, Missing
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.frames import read_table
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.transform import Normalise, Transform

@@ -1,7 +1,6 @@
 """A model and its guide looked at: which rows they have; some rows alone, latents held."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 
@@ -17,7 +16,7 @@ from ppl_vae.program import Reading, read
 from ppl_vae.program.plates import PlateName, check_full, global_only
 from ppl_vae.program.sites import is_point
 
-__all__ = ["Draws", "Pair", "seeded"]
+__all__ = ["Draws", "Pair"]
 
 
 class Pair(Runs):
@@ -184,14 +183,3 @@ def _row_plate(reading: Reading, plate: PlateName | None) -> str | None:
     if plate is None and global_only(reading.model_sites, reading.guide_sites):
         return None
     return reading.plate(plate)
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Draws within follow `seed` and leave the caller's generator alone; None uses the latter."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.densities import check_prediction
-from ppl_vae.diagnostics.pair import Pair, seeded
+from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.diagnostics.sites import Layout, draw_count
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.programs import Data, Program, seeded
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
+__all__ = ["METRICS", "STATISTICS", "PredictiveCheck", "predictive_check", "predictive_of"]
 
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
@@ -181,3 +183,27 @@ def _number(name: str, statistic: Statistic, data: Tensor) -> float:
             "data with missing values give statistics= that leave NaN out"
         )
     return number
+
+
+def predictive_of(subject: Subject) -> PredictiveCheck:
+    """`predictive_check` of some rows."""
+    return predictive_check(*subject.pair, subject.few, seed=subject.effort.seed)
+
+
+def _p_values(subject: Subject) -> dict[str, Estimate]:
+    found = subject.once(predictive_of)
+    note = f"{len(next(iter(found.replicated.values())))} data sets drawn at the data's own codes"
+    return {name: Estimate(p, note=note) for name, p in found.p_values.items()}
+
+
+METRICS = (
+    Metric(
+        "predictive",
+        "Predictive check of the {}",
+        "mid-p-value",
+        "near 0 or 1 where the model does not produce it",
+        "samples",
+        _p_values,
+        when="asked",
+    ),
+)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppl_vae.data.columns import Column
 from ppl_vae.data.transform import Transform
 from ppl_vae.evaluation.estimate import Estimate, mean_over_rows
+from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.samples import observed_site, of_rows, present
@@ -115,3 +116,34 @@ def _moved(of: Estimate, value: float, slope: float) -> Estimate:
     """A function of an estimate, its errors to first order."""
     one, other = (None if e is None else slope * e for e in (of.standard_error, of.data_error))
     return Estimate(value, one, other)
+
+
+def _by_column(subject: Subject) -> dict[str, Estimate]:
+    data = subject.data
+    if data.layout is None:
+        raise Inapplicable("the data are no table of named columns")
+    return column_errors(*subject.pair, subject.args, data.layout.x, data.transform)
+
+
+def _metric(error: str, title: str, unit: str, reading: str) -> Metric:
+    def compute(subject: Subject) -> dict[str, Estimate]:
+        found = {
+            column: value
+            for name, value in subject.once(_by_column).items()
+            for column, _, kind in [name.rpartition("/")]
+            if kind == error
+        }
+        if not found:
+            raise Inapplicable(f"no column has a {error}")
+        return found
+
+    return Metric(f"column_{error}", f"{title} of {{}}", unit, reading, "samples", compute)
+
+
+METRICS = (
+    _metric("rmse", "Root mean squared error", "units of the column", "of the reconstruction"),
+    _metric("explained", "Share of variance", "share", "1 where the reconstruction is exact"),
+    _metric("deviance", "Poisson deviance", "nats", "0 where the reconstruction is exact"),
+    _metric("accuracy", "Accuracy", "share right", "of the likeliest value"),
+    _metric("log_loss", "Log loss", "nats", "0 where the reconstruction is certain and right"),
+)

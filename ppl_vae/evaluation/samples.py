@@ -7,12 +7,22 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
+from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.sites import Site
 
-__all__ = ["generate", "reconstruction_error", "sharpness"]
+__all__ = [
+    "METRICS",
+    "draw",
+    "drawn_as",
+    "generate",
+    "has_mean",
+    "reconstruction_error",
+    "samples_of",
+    "sharpness",
+]
 
 
 def generate(
@@ -45,6 +55,55 @@ def generate(
     pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
         return torch.cat(list(draws(pair, num_samples, mean, site)))
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    x: Data,
+    n: int,
+    mean: bool = True,
+    site: str | None = None,
+    plate: str | None = None,
+    block: int | None = 1024,
+) -> Tensor:
+    """Data from the model at n draws of the prior, `(n, *size)`.
+
+    Args:
+        model: the generative program.
+        guide: the encoder program, from which latents outside the data plate are drawn once.
+        x: rows of data; only their number and shape are used, and any covariates, in turn.
+        n: how many.
+        mean: means of p(x | z), where it has one in closed form, and not draws: what pictures
+            show.
+        site: the observed site, where the model has several.
+        plate: the data plate's name, where the pair leaves a choice.
+        block: rows held at once.
+    """
+    if n < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    pair = Pair(model, guide, x, plate, block)
+    with evaluating(model, guide):
+        mean = mean and has_mean(pair, site)
+        return torch.cat(list(draws(pair, n, mean, site)))
+
+
+def drawn_as(model: Program, guide: Program, x: Data, plate: str | None = None) -> str:
+    """What `draw` gives, in words."""
+    pair = Pair(model, guide, x, plate)
+    with evaluating(model, guide):
+        what = "Means" if has_mean(pair) else "Draws"
+    return f"{what} of p(x | z) at draws of z from the prior"
+
+
+def has_mean(pair: Pair, site: str | None = None) -> bool:
+    """Whether p(x | z) has a mean in closed form; pixel by pixel, or by channel, it has none."""
+    found = pair.run(pair.sample).model[0][observed_site(pair, site)]
+    try:
+        found.mean()
+    except ValueError:
+        return False
+    return True
 
 
 def draws(
@@ -202,3 +261,52 @@ def of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
     value = site.mean() if mean else site.value
     value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
     return value.movedim(pair.dim_of(site) - site.event_dim, 0)
+
+
+def samples_of(subject: Subject) -> Tensor:
+    """As many samples of the model as there are rows, or `effort.rows` if fewer."""
+    return draw(*subject.pair, subject.args, min(len(subject.x), subject.effort.rows))
+
+
+def _images(subject: Subject) -> Tensor:
+    if subject.x.dim() < 3 or min(subject.x.shape[-2:]) < 3:
+        raise ValueError("sharpness is of images, and these data are none")
+    whole = subject.x[~subject.x.flatten(1).isnan().any(1)]
+    if not len(whole):
+        raise ValueError("sharpness is of whole images, and each has missing values")
+    return whole
+
+
+def _sharpness(subject: Subject) -> Estimate:
+    _images(subject)
+    samples = subject.once(samples_of)
+    note = f"{len(samples)} samples: {drawn_as(*subject.pair, subject.args)}"
+    return replace(sharpness(samples), note=note)
+
+
+METRICS = (
+    Metric(
+        "reconstruction_error",
+        "Reconstruction error",
+        "squared units of x",
+        "per element of x",
+        "samples",
+        lambda s: reconstruction_error(*s.pair, s.args),
+    ),
+    Metric(
+        "sharpness",
+        "Sharpness of samples",
+        "squared units of x",
+        "beside that of the data",
+        "samples",
+        _sharpness,
+    ),
+    Metric(
+        "sharpness_data",
+        "Sharpness of the data",
+        "squared units of x",
+        "",
+        "samples",
+        lambda s: sharpness(_images(s)),
+    ),
+)

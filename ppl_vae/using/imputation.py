@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, arguments_of, check_positive, evaluating
-from ppl_vae.evaluation.samples import observed_site, of_rows
+from ppl_vae.evaluation.samples import has_mean, observed_site, of_rows
 from ppl_vae.program.missing import by_element, dependent, with_missing
-from ppl_vae.using.decoding import has_mean
 
 __all__ = ["Method", "impute"]
 

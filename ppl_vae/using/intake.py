@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known, Remembered, check_present
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.samples import has_mean
 from ppl_vae.program.missing import with_missing
 from ppl_vae.program.modules import Program, modules_of
-from ppl_vae.using.decoding import decode, has_mean
+from ppl_vae.using.decoding import decode
 from ppl_vae.using.forms import Form
 
 __all__ = ["Intake"]
@@ -33,6 +35,9 @@ class Intake:
         site: str | None = None,
     ) -> None:
         self._programs, self._plate, self._site = (model, guide), plate, site
+        if is_table(data):
+            data = Dataset(data, missing="mask")
+            data.missing = "mask" if data.train.isnan().any() else "refuse"
         self._data = data if isinstance(data, Dataset) else None
         self._known = data if isinstance(data, Known) else None
         if isinstance(data, Remembered):
