@@ -13,7 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.bodies import MLP
-from ppl_vae.data import Column, Dataset
+from ppl_vae.data import Column, Dataset, Transform
+from ppl_vae.evaluation import column_errors
+from ppl_vae.evaluation.registry import title
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import (
     Bernoulli,
@@ -26,7 +28,7 @@ from ppl_vae.likelihoods import (
     Poisson,
 )
 from ppl_vae.objectives import BetaVAE
-from ppl_vae.program.missing import Marginalised
+from ppl_vae.program.missing import Marginalised, with_missing
 from ppl_vae.training.guard import check_support
 from ppl_vae.using.imputation import impute
 
@@ -238,3 +240,45 @@ def test_imputation_errs_by_the_noise_and_no_more(method: Any) -> None:
 
 def test_bernoulli_is_the_one_for_binary_columns() -> None:
     assert isinstance(made({"smoker": Bernoulli}).heads[3], Bernoulli)
+
+
+@torch.no_grad()
+def test_errors_by_column_are_those_of_the_means() -> None:
+    """With codes of no spread, in the data's units, over the rows where a column is there."""
+    p = made()
+    code = torch.tensor([0.5, -1.0])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", p(z), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(code.expand(len(x), 2), event_dim=1))
+
+    pyro.set_rng_seed(0)
+    x, mean = p(code.expand(300, 2)).sample(), p(code).mean
+    holed = x.clone()
+    holed[::2, PLACES["stage"]] = torch.nan
+    holed[::3, PLACES["age"]] = torch.nan
+    scale = torch.ones(13)
+    scale[PLACES["age"]] = 10.0
+    transform = Transform("standardise", [0.0] * 13, scale.tolist())
+    pair = with_missing(model, guide, torch.zeros(13))
+    found = column_errors(*pair, holed, COLUMNS, transform)
+    age = 10 * (x[:, 1] - mean[1])[torch.arange(300) % 3 > 0]
+    assert found["age/rmse"].value == pytest.approx(float(age.square().mean().sqrt()))
+    assert found["age/rmse"].note.startswith("200 rows")
+    levels = x[1::2, 2:5].argmax(1)
+    assert found["stage/log_loss"].value == pytest.approx(float(-mean[2:5].log()[levels].mean()))
+    right = (levels == mean[2:5].argmax()).double()
+    assert found["stage/accuracy"].value == pytest.approx(float(right.mean()))
+    assert found["smoker/accuracy"].value == pytest.approx(
+        float(((mean[5] > 0.5) == (x[:, 5] > 0.5)).double().mean())
+    )
+    visits = x[:, 0]
+    deviance = 2 * (torch.xlogy(visits, visits / mean[0]) - visits + mean[0])
+    assert found["visits/deviance"].value == pytest.approx(float(deviance.mean()))
+    assert found["visits/rmse"].value > 0
+    assert title("column_rmse/a/b") == "Root mean squared error of a/b"

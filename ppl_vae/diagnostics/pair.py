@@ -66,6 +66,11 @@ class Pair(Runs):
         }
         laid = {k: site.lay(outer[k].value, 1)[0] for k, site in self.sites.items()}
         self.observed = [k for k, site in outer.items() if site.role == "observed"]
+        gone = {k: outer[k].missing for k in self.observed}
+        for k, missing in gone.items():
+            if missing is not None:
+                laid[k] = laid[k].masked_fill(self.sites[k].lay(missing, 1)[0], torch.nan)
+        self.missing = {k: laid[k].isnan().cpu() for k, m in gone.items() if m is not None}
         self.values = {k: laid[k].cpu() for k in self.observed}
         self.raw = {k: outer[k].value for k in self.observed}
         self.latents, self.marginalised = reading.latent, reading.marginalised

@@ -137,7 +137,10 @@ def predictive_check(
         else:
             parts = pair.prior(draws, block=block)
         for part in parts:
-            for data in _by_datum(pair.sites[name], part.values[name]):
+            replicas = part.values[name]
+            if name in pair.missing:  # what is not there is not compared
+                replicas = replicas.masked_fill(pair.missing[name], torch.nan)
+            for data in _by_datum(pair.sites[name], replicas):
                 for k, f in chosen.items():
                     drawn[k].append(_number(k, f, data))
     replicated = {k: np.asarray(v) for k, v in drawn.items()}
@@ -175,7 +178,10 @@ def _number(name: str, statistic: Statistic, data: Tensor) -> float:
             f"{tuple(value.shape)}"
         )
     if math.isnan(number := float(value)):
-        raise ValueError(f"statistic {name!r} is NaN: it has no place above or below the data's")
+        raise ValueError(
+            f"statistic {name!r} is NaN: it has no place above or below the data's; of "
+            "data with missing values give statistics= that leave NaN out"
+        )
     return number
 
 

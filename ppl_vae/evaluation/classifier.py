@@ -244,6 +244,8 @@ def classifier_of(subject: Subject) -> Classifier:
         raise ValueError("a classifier needs held-out rows, and these data have none")
     (seen, classes), (told, truth) = subject.known("train"), subject.known("test")
     train, device = subject.arguments("train")[0], subject.x.device
+    if bool(train.isnan().any()) or bool(subject.x.isnan().any()):
+        raise ValueError("a classifier of rows needs all of their values, and some are missing")
     return train_classifier(
         *(train[seen], classes.to(device), subject.x[told], truth.to(device)),
         seed=subject.effort.seed,

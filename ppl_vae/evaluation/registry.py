@@ -36,6 +36,7 @@ MODULES: tuple[str, ...] = (
     "ppl_vae.evaluation.probes",
     "ppl_vae.evaluation.classifier",
     "ppl_vae.evaluation.samples",
+    "ppl_vae.evaluation.columns",
     "ppl_vae.evaluation.distances",
     "ppl_vae.evaluation.geometry",
     "ppl_vae.evaluation.disentanglement",

@@ -156,7 +156,8 @@ def reconstruction_error(
     r"""The squared error of reconstructions, $E_{q(z|x)} \lVert x - E[x|z] \rVert^2 / D$.
 
     In squared units of x per element of x (D of them): 0.01 is an error of a tenth of the range
-    for data in [0, 1]. Unbiased.
+    for data in [0, 1]. Unbiased. Of a row with missing elements it is the mean over the others;
+    rows of nothing else are left out.
 
     Args:
         model: the generative program.
@@ -173,11 +174,15 @@ def reconstruction_error(
 
     def errors(terms: Terms) -> list[Tensor]:
         sites = [part[name] for part in terms.model]
-        gaps = [of_rows(pair, site, True) - of_rows(pair, site, False) for site in sites]
-        return [torch.cat([gap.square().reshape(len(gap), -1).mean(1) for gap in gaps])]
+        gaps = [of_rows(pair, site, True) - present(pair, site) for site in sites]
+        return [torch.cat([gap.square().reshape(len(gap), -1).nanmean(1) for gap in gaps])]
 
     with evaluating(model, guide):
-        return mean_over_rows(pair.table(errors, num_samples)[0], note=pair.note)
+        found = pair.table(errors, num_samples)[0]
+        seen = ~found.isnan().any(1)
+        if not seen.any():
+            raise ValueError("every value is missing: there is none to compare with")
+        return mean_over_rows(found[seen], note=pair.note)
 
 
 def sharpness(images: Tensor, block: int = 1024) -> Estimate:
@@ -244,6 +249,13 @@ def observed_variables(pair: Pair) -> list[str]:
     return names
 
 
+def present(pair: Pair, site: Site) -> Tensor:
+    """A site's values, rows first, NaN where they are missing."""
+    if site.missing is not None:
+        site = replace(site, value=torch.where(site.missing, torch.nan, site.value))
+    return of_rows(pair, site, mean=False)
+
+
 def of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
     """A site's means or values, rows first."""
     value = site.mean() if mean else site.value
@@ -259,7 +271,10 @@ def samples_of(subject: Subject) -> Tensor:
 def _images(subject: Subject) -> Tensor:
     if subject.x.dim() < 3 or min(subject.x.shape[-2:]) < 3:
         raise ValueError("sharpness is of images, and these data are none")
-    return subject.x
+    whole = subject.x[~subject.x.flatten(1).isnan().any(1)]
+    if not len(whole):
+        raise ValueError("sharpness is of whole images, and each has missing values")
+    return whole
 
 
 def _sharpness(subject: Subject) -> Estimate:

@@ -126,11 +126,15 @@ def codes_figure(codes: Tensor, labels: Tensor | None, classes: Sequence[str] = 
 
 
 def points_figure(groups: Mapping[str, Tensor]) -> Figure:
-    """Sets of rows in the plane of their first two coordinates; densities of single numbers."""
+    """Sets of rows in the plane of their first two coordinates; densities of single numbers.
+
+    Rows in which one of them is missing are left out.
+    """
     figure = Figure(figsize=(5.0, 4.4), layout="constrained")
     axes = clean(figure.subplots())
     for k, (name, x) in enumerate(groups.items()):
-        flat = x.detach().cpu().flatten(1).double().numpy()
+        flat = x.detach().cpu().flatten(1).double().numpy()[:, :2]
+        flat = flat[~np.isnan(flat).any(1)]
         colour, marker = CYCLE[k % len(CYCLE)], "ox^s"[k % 4]
         if flat.shape[1] == 1:
             axes.hist(flat[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=name)
@@ -189,11 +193,13 @@ def canvas(rows: Sequence[Sequence[Tensor]], after: int = 1) -> np.ndarray:
 
 
 def _tiles(images: Tensor) -> Any:
-    """Images as red, green, blue and opacity, `(n, height, width, 4)`."""
+    """Images as red, green, blue and opacity, `(n, height, width, 4)`; clear where missing."""
     pixels = images.detach().cpu().float().clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    there = ~np.isnan(pixels).any(-1, keepdims=True)
+    pixels = np.nan_to_num(pixels)
     if pixels.shape[-1] == 1:
         pixels = 1 - pixels.repeat(3, -1)
-    return np.concatenate([pixels, np.ones_like(pixels[..., :1])], -1)
+    return np.concatenate([pixels, there], -1)
 
 
 def gap(height: int) -> int:

@@ -21,7 +21,8 @@ class Marginalised(Messenger):
 
     Missing are the NaN of a value. The site's value gets in their place the mean of the model's
     distribution where that is on the real line, and a draw elsewhere, both detached: the density
-    does not see them, and a squared error to the mean is 0 there. A distribution of several
+    does not see them; what compares values with anything else asks the site which are `missing`.
+    A distribution of several
     independent parts takes part by a method `leave_out(missing)`, which returns its marginal and
     such values.
 
@@ -49,6 +50,7 @@ class Marginalised(Messenger):
         else:
             return
         msg["value"] = torch.where(missing, instead.detach(), value)
+        msg["infer"] = {**msg["infer"], "missing": missing}
 
 
 def _instead(fn: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.folder import Images
 from ppl_vae.data.known import Known, Remembered, check_present
@@ -39,6 +40,9 @@ class Intake:
         site: str | None = None,
     ) -> None:
         self._programs, self._plate, self._site = (model, guide), plate, site
+        if is_table(data):
+            data = Dataset(data, missing="mask")
+            data.missing = "mask" if data.train.isnan().any() else "refuse"
         self._data = data if isinstance(data, Dataset) else None
         self._known = data if isinstance(data, Known) else None
         if isinstance(data, Remembered):
