@@ -27,7 +27,11 @@ PAIRS: dict[str, tuple[Any, Any, Any]] = {
         2,
         partial(MeanFieldNormal, body=SMALL),
     ),
-    "HierarchicalVAE": (HierarchicalVAE, [2, 1], partial(Ladder, body=SMALL, features=4, hidden=(4,))),
+    "HierarchicalVAE": (
+        HierarchicalVAE,
+        [2, 1],
+        partial(Ladder, body=SMALL, features=4, hidden=(4,)),
+    ),
 }
 OBJECTIVES: dict[str, Any] = {
     "ELBO": BetaVAE,

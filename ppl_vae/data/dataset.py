@@ -43,7 +43,8 @@ class Dataset:
 
     Args:
         train: the training rows, `(n, *size)`: a tensor, a list, or anything with `__array__` or
-            `to_numpy`; all numbers are turned into floats of torch's default type. Or a torch
+            `to_numpy`; all numbers are turned into floats of torch's default type, and those of
+            a stream on their way into the pair's. Or a torch
             `Dataset` or `DataLoader`, whose items are x, or x and one more: an integer is its
             label, numbers are its covariates.
         test: the held-out rows, `(m, *size)`, or None.
@@ -128,7 +129,7 @@ class Dataset:
             for part, x in zip(("train", "test"), given, strict=True)
         ]
         assert rows[0] is not None
-        self.train, self.test = rows[0], rows[1]
+        self.train, self.test, self.given = rows[0], rows[1], given[0].dtype
         check_sizes(self.train, self.test, name)
         train_labels, test_labels, train_covariates, test_covariates = (
             None if x is None else as_tensor(x, f"{name}: labels or covariates")
