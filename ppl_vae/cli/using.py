@@ -320,10 +320,12 @@ def _new(trained: Any, data: str, index: str | None = None) -> Any:
 
 
 def _shown(path: Any, found: Any, trained: Any) -> Any:
-    """Data in their own units; of a picture, in those of the pair."""
+    """Data in their own units; of a picture, in those of the pair; in arrays, as numbers."""
     from ppl_vae.data.tensors import as_tensor
 
     known = trained.known
+    if path.suffix in (".png", ".npy", ".npz") and trained.layout is not None:
+        found = trained.layout.rows(found)
     return known.shown(as_tensor(found)) if path.suffix == ".png" and known is not None else found
 
 

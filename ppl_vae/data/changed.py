@@ -51,7 +51,7 @@ class Binarized(Dataset):
             train_weights=data.train_weights,
             test_weights=data.test_weights,
         )
-        self.transform = data.transform
+        self.transform, self.layout = data.transform, data.layout
         self.dynamic = dynamic
 
     def epoch(self) -> Tensor:
@@ -105,7 +105,7 @@ class PartlyLabelled(Dataset):
             train_weights=data.train_weights,
             test_weights=data.test_weights,
         )
-        self.transform, self.data = data.transform, data
+        self.transform, self.layout, self.data = data.transform, data.layout, data
 
     def epoch(self) -> Tensor:
         """The training rows of one pass, as those of the data themselves."""

@@ -20,6 +20,8 @@ from ppl_vae.data.checks import (
     check_values,
     check_weights,
 )
+from ppl_vae.data.columns import is_table
+from ppl_vae.data.layout import Layout
 from ppl_vae.data.loaders import Batches, InMemory
 from ppl_vae.data.reader import is_stream
 from ppl_vae.data.stream import Stream, Streamed, told
@@ -77,6 +79,9 @@ class Dataset:
     beside: Beside = ""
     """What `arguments` hands beside the rows; see `handing`."""
 
+    layout: Layout | None = None
+    """The columns of rows that come from a table."""
+
     streams: Mapping[str, Stream] = {}
     """The parts that are read batch by batch."""
 
@@ -101,6 +106,9 @@ class Dataset:
             raise ValueError(f"{name}: missing={missing!r}: give 'refuse' or 'mask'")
         self.name, self.missing = name, missing
         self.streams = {}
+        if normalise != "bytes" and (layout := Layout.of_numbers(train)) is not None:
+            self.layout, train = layout, layout.rows(train)
+            test = layout.rows(test) if is_table(test) else test
         beside = [
             [train_labels, train_covariates, train_weights],
             [test_labels, test_covariates, test_weights],

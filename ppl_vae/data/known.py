@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.checks import first_marked
+from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Beside, Dataset
+from ppl_vae.data.layout import Layout
+from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Transform
 
 __all__ = ["Known", "Remembered"]
@@ -34,6 +37,7 @@ class Known:
         covariates: those of up to 1000 training rows.
         transform: what was done to the values of x, as `Transform.plain`.
         missing: whether values of x may be missing, as NaN.
+        table: the columns of a table, as `Layout.plain`.
         crop: of images from a folder, see `Folder`.
     """
 
@@ -49,6 +53,7 @@ class Known:
     covariates: Sequence[Sequence[float]] | None = None
     transform: Mapping[str, Any] | None = None
     missing: bool = False
+    table: Mapping[str, Any] | None = None
     crop: int | None = None
 
     @classmethod
@@ -94,7 +99,8 @@ class Known:
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
         missing = missing or data.missing == "mask"
-        told = (data.transform.plain, missing, getattr(data, "crop", None))
+        table = None if data.layout is None else data.layout.plain
+        told = (data.transform.plain, missing, table, getattr(data, "crop", None))
         return cls(shapes, types, low, high, mean, *named, *told)
 
     @classmethod
@@ -107,6 +113,41 @@ class Known:
     def plain(self) -> dict[str, Any]:
         """As mappings, lists and numbers."""
         return asdict(self)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The columns, where rows come from a table."""
+        return Layout.of_plain(self.table)
+
+    def arguments(self, rows: Any, name: str = "rows") -> tuple[Tensor, ...]:
+        """New rows in any form as arguments of the pair, x in the units of the data.
+
+        Args:
+            rows: as `arguments_of` takes them; of a pair that was trained on a table also a table
+                with its columns, in which covariates and labels are looked for.
+            name: what messages call them.
+
+        Raises:
+            ValueError: if they are not numbers, or a table lacks a column.
+        """
+        layout = self.layout
+        first, *rest = rows if isinstance(rows, tuple) and rows else (rows,)
+        if layout is None or not is_table(first):
+            return arguments_of(rows, name)
+        if not len(first):
+            raise ValueError(f"{name} has no rows: give one or more")
+        x = layout.rows(first, self.missing)
+        layout.check(x)
+        if rest:
+            return arguments_of((x, *rest), name)
+        return x, *layout.given(first, self.beside, self.missing)
+
+    def given(self, given: Any) -> tuple[Tensor, ...]:
+        """What a model is conditioned on, in any form; a table's columns of it."""
+        layout = self.layout
+        if layout is None or not is_table(given) or not self.beside:
+            return arguments_of(given)
+        return layout.given(given, self.beside, self.missing)
 
     def scaled(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Arguments whose x has had done to it what was done to the training's."""
@@ -122,12 +163,17 @@ class Known:
 
     def example(self, n: int = 1) -> tuple[Tensor, ...]:
         """Rows that stand for the data's where only their number, shape and covariates count."""
-        zeros = [torch.zeros(n, *size) for size in self.sizes]
+        zeros = [self.blank(n), *(torch.zeros(n, *size) for size in self.sizes[1:])]
         if self.beside == "labels":
             zeros[1] = torch.full((n,), -1)
         if self.covariates is not None:
             zeros[1] = torch.tensor(self.covariates)[torch.arange(n) % len(self.covariates)]
         return self.typed(zeros)
+
+    def blank(self, n: int) -> Tensor:
+        """Values of x that stand for any."""
+        layout = self.layout
+        return torch.zeros(n, *self.sizes[0]) if layout is None else layout.blank(n)
 
     def typed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Arguments in the types of the training's."""
@@ -164,6 +210,12 @@ class Known:
         x = _floats(args[0])
         if not len(x):
             raise ValueError("there are no rows: give one or more")
+        if self.table is not None and not (missing or self.missing) and x.isnan().any():
+            _, place = self._marked(x, x.isnan())
+            raise ValueError(
+                f"{place} is missing, as are values in {int(x.isnan().any(1).sum())} of {len(x)} "
+                'rows: impute fills them in, and missing="mask" trains a pair that takes them'
+            )
         check_present(args, missing or self.missing)
         low, high = x.new_tensor(self.low), x.new_tensor(self.high)
         # a column that was constant has no width of its own
@@ -173,7 +225,7 @@ class Known:
         rows = far.any(1)
         if not rows.any():
             return ""
-        value, place = first_marked(flat, far)
+        value, place = self._marked(flat, far)
         column = int(far.nonzero()[0, 1]) % len(self.low)
         said = (
             f"{place} is {value:g} where the training's values lie between "
@@ -185,6 +237,12 @@ class Known:
                 "training's rows were"
             )
         return said
+
+    def _marked(self, x: Tensor, wrong: Tensor) -> tuple[float, str]:
+        """The first marked value in the units of the pair, and its place."""
+        value, place = first_marked(x, wrong)
+        layout = self.layout
+        return value, place if layout is None else layout.place(wrong.nonzero()[0].tolist())
 
 
 def _floats(x: Tensor) -> Tensor:
@@ -221,6 +279,7 @@ class Remembered(Dataset):
         self.known, self._make = known, make
         self.name, self.classes, self.beside = known.name, tuple(known.classes), known.beside
         self.missing = "mask" if known.missing else "refuse"
+        self.layout = known.layout
 
     @property
     def size(self) -> torch.Size:

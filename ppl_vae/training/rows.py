@@ -13,6 +13,7 @@ from ppl_vae.data.checks import (
     check_finite,
     check_weights,
 )
+from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import Batches, InMemory
@@ -63,7 +64,7 @@ class TrainingRows:
         weights: Any = None,
     ) -> None:
         kept_channels = channels
-        if is_stream(data):
+        if is_stream(data) or is_table(data):
             settings: dict[str, Any] = {"normalise": normalise, "missing": missing}
             data = Dataset(data, channels=channels, train_weights=weights, **settings)
             normalise, channels, missing, weights = "none", None, "refuse", None
@@ -94,7 +95,7 @@ class TrainingRows:
             self._validation = Stream(validation, "validation", kept_channels, self.missing)
             self.held_out = self._of_stream(*self._validation.few)
         elif validation is not None:
-            x, *rest = arguments_of(validation, "validation")
+            x, *rest = self.known.arguments(validation, "validation")
             x = channels_first(x, kept_channels, "validation")
             self.held_out = self._changed(x, *rest)
         own = self.data if validation is None else None

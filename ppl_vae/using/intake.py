@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.folder import Images
 from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.layout import Layout
 from ppl_vae.data.reader import Reader, is_stream
 from ppl_vae.data.stream import told
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.samples import has_mean
 from ppl_vae.program.missing import with_missing
 from ppl_vae.program.modules import Program, modules_of
-from ppl_vae.using.decoding import decode, has_mean
+from ppl_vae.using.decoding import decode
 from ppl_vae.using.forms import Form
 
 __all__ = ["Intake"]
@@ -37,6 +40,9 @@ class Intake:
         site: str | None = None,
     ) -> None:
         self._programs, self._plate, self._site = (model, guide), plate, site
+        if is_table(data):
+            data = Dataset(data, missing="mask")
+            data.missing = "mask" if data.train.isnan().any() else "refuse"
         self._data = data if isinstance(data, Dataset) else None
         self._known = data if isinstance(data, Known) else None
         if isinstance(data, Remembered):
@@ -96,9 +102,10 @@ class Intake:
         """New rows in any form as arguments, as they come."""
         if isinstance(rows, str | Path):
             return (self.images(rows),)
+        known = self.known
         if not is_stream(rows):
-            return arguments_of(rows)
-        parts, known = Reader(rows, "rows").whole(), self.known
+            return arguments_of(rows) if known is None else known.arguments(rows)
+        parts = Reader(rows, "rows").whole()
         if known is None or len(parts) <= len(known.sizes):
             labels = told(parts[1:])[0]
             if labels is None or known is None or known.beside != "covariates":
@@ -114,10 +121,10 @@ class Intake:
     def _example(self, given: Any, n: int) -> tuple[Tensor, ...]:
         """Arguments whose number, shape and covariates count: those given, else known ones."""
         if given is not None:
-            args = arguments_of(given)
             known = self.known
+            args = arguments_of(given) if known is None else known.given(given)
             if known is not None and len(args) < len(known.sizes):  # covariates or labels alone
-                args = known.typed((torch.zeros(len(args[0]), *known.sizes[0]), *args))
+                args = known.typed((known.blank(len(args[0])), *args))
             return self._placed(args)
         if self._args is not None:
             return self._placed(self._args)
@@ -133,6 +140,11 @@ class Intake:
     # What comes out
 
     @property
+    def layout(self) -> Layout | None:
+        """The columns of the data, where they are a table's."""
+        return None if self.known is None else self.known.layout
+
+    @property
     def code_names(self) -> list[str]:
         """What each column of a code is called: by its latent site and its place there."""
         return self._names(self._example(None, 2))
@@ -140,6 +152,8 @@ class Intake:
     @property
     def data_names(self) -> list[str]:
         """What each column of the data is called."""
+        if self.layout is not None:
+            return self.layout.names
         size = [] if self.known is None else self.known.sizes[0]
         return [f"x[{i}]" for i in range(size[0])] if len(size) == 1 else []
 
@@ -160,9 +174,13 @@ class Intake:
         if self.known is not None:
             values = self.known.undone(values)
         if kept is not None:
-            raw = arguments_of(kept)[0].to(values)
-            raw = raw if raw.dim() == values.dim() else raw[:, None]
-            values = torch.where(raw.isnan(), values, raw)
+            raw = arguments_of(kept) if self.known is None else self.known.arguments(kept)
+            there = raw[0].to(values)
+            there = there if there.dim() == values.dim() else there[:, None]
+            values = torch.where(there.isnan(), values, there)
+        if self.layout is not None and form.kind in ("pandas", "polars"):
+            columns = self.layout.columns(values)
+            return form.table([*columns], [*columns.values()], within)
         return form.give(values, form.columns or self.data_names, within)
 
     def _training(self) -> tuple[Tensor, ...]:
