@@ -12,9 +12,10 @@ from torch.nn.functional import one_hot
 from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.folder import Images
-from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.known import Known, check_present
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.reader import Reader, is_stream
+from ppl_vae.data.remembered import Remembered
 from ppl_vae.data.stream import told
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
@@ -106,11 +107,10 @@ class Intake:
         if not is_stream(rows):
             return arguments_of(rows) if known is None else known.arguments(rows)
         parts = Reader(rows, "rows").whole()
-        if known is None or len(parts) <= len(known.sizes):
-            labels = told(parts[1:])[0]
-            if labels is None or known is None or known.beside != "covariates":
-                return parts
-            return parts[0], one_hot(labels.long(), known.width).to(parts[0])
+        if known is None:
+            return parts
+        if known.beside == "covariates" and (labels := told(parts[1:])[0]) is not None:
+            parts = parts[0], one_hot(labels.long(), known.width).to(parts[0])
         return parts[: len(known.sizes)]
 
     def _placed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
