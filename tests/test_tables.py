@@ -312,8 +312,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.chdir(folder)
-        words = "--config fit.yaml --data.kinds.visits real --data.kinds.town class --dim 2 --epochs 1"
-        words += " --likelihood.parts.visits Normal --likelihood.parts.visits.scale 2.0"
+        words = "--config fit.yaml --data.kinds.visits real --data.kinds.town class --dim 2"
+        words += " --epochs 1 --likelihood.parts.visits Normal --likelihood.parts.visits.scale 2.0"
         words += " --likelihood.body.hidden [8] --encoder.body.hidden [8] --out run"
         assert main(["fit", *words.split()]) == 0
     return folder
@@ -348,6 +348,7 @@ def test_a_table_by_command(
     )
     assert not pd.read_csv("filled.csv").isna().any().any()
     new.assign(stage="V").to_csv("bad.csv", index=False)
+    capsys.readouterr()
     words = "encode run --data bad.csv --out c.csv"
     assert "'stage' has the level 'V'" in refused(capsys, *words.split())
     assert not Path("c.csv").exists()
@@ -355,3 +356,16 @@ def test_a_table_by_command(
     told = capsys.readouterr().out
     for name in ("column_rmse/age", "column_accuracy/stage", "column_log_loss/smoker"):
         assert name in told
+    assert main(["report", "run", "--out", "page.html"]) == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.count("a panel to a column") == 2
+
+
+def test_pictures_by_column() -> None:
+    from ppl_vae.plots.columns import columns_figure
+
+    columns = {"age": np.array([1.0, np.nan, 3.0]), "g": np.array(["a", None, "b"], dtype=object)}
+    for paired in (False, True):
+        figure = columns_figure(columns, columns, ["g"], paired)
+        assert [axes.get_title() for axes in figure.axes] == ["age", "g"]
+        figure.canvas.draw()

@@ -109,7 +109,7 @@ class Table(Dataset):
             beside = [self.layout.given(part, "covariates")[0] for part in parts]
         counts = None if weights is None else Column(weights)
         w = [None if counts is None else counts.numbers(part)[:, 0] for part in parts]
-        y = [None if classes is None else self.layout.classes(part, masks) for part in parts]
+        y = [None if classes is None else self.layout.labelled(part, masks) for part in parts]
         super().__init__(
             transform.apply(x[0]),
             None if held is None else transform.apply(x[1]),
