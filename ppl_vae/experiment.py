@@ -17,7 +17,8 @@ from ppl_vae.bodies import Masked
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
-from ppl_vae.data.known import Known, Remembered
+from ppl_vae.data.known import Known
+from ppl_vae.data.remembered import Remembered
 from ppl_vae.data.sources import as_dataset
 from ppl_vae.evaluation.programs import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal

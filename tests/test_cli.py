@@ -3,13 +3,16 @@
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from ppl_vae import evaluation
 from ppl_vae.cli import main
 from ppl_vae.experiment import load
 from ppl_vae.report import results
@@ -124,18 +127,19 @@ def test_the_documented_command(mnist_root: Path) -> None:
 @pytest.mark.slow
 def test_two_epochs_of_mnist(mnist_root: Path) -> None:
     code = main(
-        ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--objective.divergence", "MMD",
-         "--objective.scale", "784", "--epochs", "2", "--out", "run"]
+        ["fit", "--data", "mnist", "--data.root", str(mnist_root), "--data.limit", "12800",
+         "--objective.divergence", "MMD", "--objective.scale", "784", "--epochs", "2",
+         "--out", "run"]
     )  # fmt: skip
     assert code == 0
     run = Run("run")
-    assert run.history["step"] == [469, 938]
+    assert run.history["step"] == [100, 200]
     losses = run.history["validation/reconstruction"]
     assert losses[1] < losses[0]
-    assert losses[1] < 130
+    assert losses[1] < 190  # pixels by themselves cost 206
     assert run.summary["rows"] == 10000
     found = results.values(run)
-    assert found["probe_linear"] > 0.8
+    assert found["probe_linear"] > 0.6
     assert found["rate"] > 5
 
 
@@ -474,6 +478,12 @@ def test_demo_prints_a_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--seeds", "[0]", "--epochs", "1", "--dim", "2"]
+
+    def few(whole: Any, *args: Any, **options: Any) -> Any:
+        return whole(*args, **options | {"steps": 10})
+
+    for name in ("nll", "train_classifier"):  # what is fitted for the table, in few steps
+        monkeypatch.setattr(evaluation, name, partial(few, getattr(evaluation, name)))
     assert main(["demo", *words]) == 0
     shown = capsys.readouterr().out
     for word in ("NLL", "to ELBO", "FID", "probe", "rate", "log-det/d", "median"):

@@ -96,6 +96,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
 # One's own classes
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("kind", TRUSTED)
 def test_own_classes_by_import_path(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", *POINTS, *TRUSTED[kind], "--out", "run"]
@@ -104,7 +105,7 @@ def test_own_classes_by_import_path(kind: str, capsys: pytest.CaptureFixture[str
     assert main([*words, "--trust"]) == 0
     for command in ("evaluate", "sample", "report"):
         sys.modules.pop("own_parts", None)
-        asked = [command, "run", *(["--metrics", "rate"] if command == "evaluate" else [])]
+        asked = [command, "run", *(["--metrics", "elbo"] if command == "evaluate" else [])]
         if command == "report":
             asked += ["--out", "report.html"]
         assert main(asked) == 2
@@ -242,6 +243,7 @@ def test_sizes_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
 # Runs of every kind
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("prior", ["StandardNormal", "VampPrior"])
 def test_an_implicit_guide_is_fitted_and_evaluated(
     prior: str, capsys: pytest.CaptureFixture[str]
@@ -404,6 +406,7 @@ def test_the_settings_of_a_file_are_all_in_the_runs_own(tmp_path: Path) -> None:
     assert load("run").pair.prior.components == 100
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_likelihood_of_a_cost_alone_has_no_likelihood_to_evaluate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -35,7 +35,7 @@ from ppl_vae.objectives import (
     Objective,
     Stein,
 )
-from ppl_vae.program import read
+from ppl_vae.program import dimensions, read
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -247,3 +247,34 @@ def test_refusals() -> None:
     assert InfoVAE(alpha=0).loss(shared, guide, data()) < float("inf")
     together = BetaVAE(2.0).loss(two, of_two, data())
     assert together < float("inf")
+
+
+def test_pyro_still_says_where_it_enumerates() -> None:
+    """The one thing of Pyro's that is not public; without it `dimensions` goes by shapes."""
+    pair = MARGINALS["mixture_prior"]()
+    run = poutine.trace(poutine.enum(pair.model, first_available_dim=-2)).get_trace(*pair.args)
+    infer = run.nodes["k"]["infer"]
+    assert infer["_enumerate_dim"] == -2
+    assert infer["_dim_to_id"].keys() == {-2}
+    assert run.nodes["x"]["infer"]["_dim_to_id"].keys() == {-2}
+
+
+@every
+def test_shapes_say_where_it_enumerates_if_pyro_does_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = MARGINALS[name]()
+    objective = InfoVAE(alpha=0, max_plate_nesting=pair.nesting)
+
+    def loss() -> tuple[float, dict[str, Tensor]]:
+        return seeded(lambda: objective.differentiable_loss(pair.model, pair.guide, *pair.args))
+
+    said = loss()
+    monkeypatch.setattr(dimensions, "_DIMENSION", "of another version")
+    monkeypatch.setattr(dimensions, "_VARIABLES", "of another version")
+    if name == "hidden_markov":
+        message = r"'k_.' and 'k_.' are enumerated along one dimension, .* take pyro.markov away"
+        with pytest.raises(ValueError, match=message):
+            loss()
+    else:
+        agree(loss(), said)

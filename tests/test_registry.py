@@ -1,6 +1,7 @@
 """Metrics: one file makes one known to the command, the result file, the report and the docs."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -91,3 +92,34 @@ def test_what_is_shared_is_computed_once() -> None:
             subject.once(fails)
     assert len(seen) == 3
     assert subject.made(fails) is None
+
+
+@pytest.mark.slow
+def test_all_metrics_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything that the library measures is within the command's reach, on data that have it."""
+    monkeypatch.chdir(tmp_path)
+    for module, name, less in (
+        ("ppl_vae.diagnostics.nuts", "against_nuts", {"draws": 20, "warmup": 20, "gaps": True}),
+        ("ppl_vae.evaluation.annealing", "annealed_nll", {"temperatures": 4, "chains": 4}),
+        ("ppl_vae.evaluation.classifier", "train_classifier", {"steps": 20}),
+        ("ppl_vae.evaluation.usage", "model_information", {"steps": 20}),
+    ):
+        whole = getattr(sys.modules[module], name)
+        monkeypatch.setattr(sys.modules[module], name, partial(whole, **less))
+    body = "{class_path: MLP, init_args: {hidden: [16]}}"
+    words = ["--encoder.body", body, "--likelihood.body", body, "--dim", "2", "--epochs", "1"]
+    sprites = ["--data", "Sprites", "--data.n", "60", "--data.size", "16"]
+    assert main(["fit", *words, *sprites, "--out", "sprites"]) == 0
+    assert main(["fit", *words, "--data", "FadingSquares", "--data.n", "40", "--out", "fade"]) == 0
+    effort = ["--quick", "--samples", "25", "--rows", "20", "--simulations", "20"]
+    files = ["--arviz", "draws.nc"]
+    assert main(["evaluate", "sprites", "--metrics", "all", *effort, *files]) == 0
+    assert main(["evaluate", "fade", "--metrics", "path_length", *effort]) == 0
+    assert Path("draws.nc").stat().st_size > 1000
+    computed = results.known(Run("sprites")) | results.known(Run("fade"))
+    assert computed == set(registry.metrics()) - {"accuracy"}
+    named = results.read(Run("sprites"))
+    assert named["skipped"] == {}
+    assert results.values(Run("fade"))["path_length"] > 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pairs import gradients
 from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from ppl_vae.objectives import (
@@ -93,6 +94,13 @@ def noise(model: Any, guide: Any, x: Tensor, keep: Tensor) -> Tensor:
     return torch.cat([(s["value"] - s["fn"].base_dist.loc) / 0.8 for s in sites])
 
 
+def agree(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-9)
+    assert one[1].keys() == other[1].keys()
+    for name, slope in one[1].items():
+        torch.testing.assert_close(slope, other[1][name], rtol=1e-7, atol=1e-9, msg=name)
+
+
 @pytest.mark.parametrize(
     "divergence", [MMD(noise="sampled"), SlicedWasserstein(), Energy(noise="sampled"), Stein()]
 )
@@ -146,6 +154,38 @@ def test_steps_drawn_from_the_prior_are_at_no_distance() -> None:
     exact = InfoVAE(MMD(), scale=7.0, pool=True)  # the noise integrated, nothing is left
     exact.loss(model, free, data(), mask())
     assert exact.terms["divergence/z_0+...+z_3"].abs() < 1e-12
+
+
+@pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
+@pytest.mark.parametrize("how", ["poutine.mask", "fn.mask"])
+def test_pooled_steps_through_a_loss_of_pyros(how: str, elbo: Callable[..., ELBO]) -> None:
+    """At a coefficient of 0 it is that loss, and the penalty is the one without it."""
+    model, guide = pair(how)
+
+    def run(loss: Callable[..., Tensor]) -> tuple[float, dict[str, Tensor]]:
+        pyro.set_rng_seed(2)
+        return gradients(lambda: loss(model, guide, data(), mask()))
+
+    def weighed(scale: float, **through: Any) -> Objective:
+        # A schedule, as a number would take the term out.
+        return InfoVAE(MMD(), 0.0, lambda _: torch.tensor(scale), pool=True, **through)
+
+    def penalty(**through: Any) -> tuple[float, dict[str, Tensor]]:
+        """What a coefficient of 8 for 0 adds."""
+        found = []
+        for scale in (9.0, 1.0):
+            found.append(run(weighed(scale, **through).differentiable_loss))
+        slopes = {name: slope - found[1][1][name] for name, slope in found[0][1].items()}
+        return found[0][0] - found[1][0], slopes
+
+    agree(
+        run(weighed(1.0, elbo=elbo(max_plate_nesting=1)).differentiable_loss),
+        run(elbo(max_plate_nesting=1).differentiable_loss),
+    )
+    ours, theirs = penalty(max_plate_nesting=1), penalty(elbo=elbo(max_plate_nesting=1))
+    agree(theirs, ours)
+    assert abs(ours[0]) > 0.1
+    assert any(slope.abs().sum() > 0.1 for slope in ours[1].values())
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {

@@ -282,7 +282,7 @@ class Ragged(TorchDataset[Any]):
         (Ragged(object()), "items that hold .*give numbers"),
         (Ragged({"x": torch.zeros(2)}), r"is \(dict\): give tensors"),
         (Ragged(1.0, 2.0), r"has shape \(2,\), not \(rows, \*shape of one row\)"),
-        (Ragged(*[torch.zeros(2)] * 64, torch.zeros(3), torch.zeros(3)),
+        (Ragged(*[torch.zeros(2)] * 128, torch.zeros(3), torch.zeros(3)),
          r"batch 1 holds floats \(3,\) and the first batch floats \(2,\)"),
         (DataLoader(TensorDataset(ROWS), batch_size=None), r"give a batch_size"),
         (TensorDataset(ROWS, LABELS, LABELS), r"\(Tensor, Tensor, Tensor\)"),

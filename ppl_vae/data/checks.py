@@ -21,6 +21,7 @@ __all__ = [
     "check_values",
     "check_weights",
     "first_marked",
+    "one_hot",
 ]
 
 Channels = Literal["first", "last"]
@@ -166,6 +167,39 @@ def check_covariates(
     if train is not None and test is not None and train.shape[1] != test.shape[1]:
         raise ValueError(
             f"{name}: covariates of {train.shape[1]} numbers in train, of {test.shape[1]} in test"
+        )
+    return train, test
+
+
+def one_hot(
+    labels: tuple[Tensor | None, Tensor | None],
+    parts: tuple[Tensor, Tensor | None],
+    count: int,
+    unknown: bool,
+    name: str,
+) -> tuple[Tensor, Tensor | None]:
+    """The classes of training and held-out rows as covariates.
+
+    Args:
+        labels: the classes.
+        parts: the rows.
+        count: the number of classes.
+        unknown: whether there are rows of unknown class that are not at hand.
+        name: of the data.
+
+    Raises:
+        ValueError: if a class is missing or unknown.
+    """
+    if unknown or any(each is not None and bool((each < 0).any()) for each in labels):
+        raise ValueError(f"{name} has rows of unknown class and no covariates")
+    train, test = (
+        None if each is None else torch.nn.functional.one_hot(each, count).to(parts[0])
+        for each in labels
+    )
+    if train is None or (test is None and parts[1] is not None):
+        raise ValueError(
+            f"{name} has neither covariates nor a class for every row: give train_covariates and "
+            "test_covariates"
         )
     return train, test
 

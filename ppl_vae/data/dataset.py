@@ -19,11 +19,13 @@ from ppl_vae.data.checks import (
     check_sizes,
     check_values,
     check_weights,
+    one_hot,
 )
 from ppl_vae.data.columns import is_table
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.loaders import Batches, InMemory
-from ppl_vae.data.stream import Stream, Streamed, is_stream, told
+from ppl_vae.data.reader import is_stream
+from ppl_vae.data.stream import Stream, Streamed, told
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise, Transform
 
@@ -44,7 +46,8 @@ class Dataset:
 
     Args:
         train: the training rows, `(n, *size)`: a tensor, a list, or anything with `__array__` or
-            `to_numpy`; all numbers are turned into floats of torch's default type. Or a torch
+            `to_numpy`; all numbers are turned into floats of torch's default type, and those of
+            a stream on their way into the pair's. Or a torch
             `Dataset` or `DataLoader`, whose items are x, or x and one more: an integer is its
             label, numbers are its covariates.
         test: the held-out rows, `(m, *size)`, or None.
@@ -135,7 +138,7 @@ class Dataset:
             for part, x in zip(("train", "test"), given, strict=True)
         ]
         assert rows[0] is not None
-        self.train, self.test = rows[0], rows[1]
+        self.train, self.test, self.given = rows[0], rows[1], given[0].dtype
         check_sizes(self.train, self.test, name)
         train_labels, test_labels, train_covariates, test_covariates = (
             None if x is None else as_tensor(x, f"{name}: labels or covariates")
@@ -192,7 +195,14 @@ class Dataset:
             raise ValueError(f"handing({what!r}): give 'covariates', 'labels' or ''")
         handing = copy(self)
         if what == "covariates" and self.train_covariates is None:
-            handing.train_covariates, handing.test_covariates = self._one_hot()
+            unknown = any(stream.has_unknown for stream in self.streams.values())
+            handing.train_covariates, handing.test_covariates = one_hot(
+                (self.train_labels, self.test_labels),
+                (self.train, self.test),
+                self._count(),
+                unknown,
+                self.name,
+            )
         if what == "labels" and self.train_labels is None:
             raise ValueError(f"{self.name} has no labels: give train_labels, negative if unknown")
         handing.beside = what
@@ -275,22 +285,6 @@ class Dataset:
         labels = [x for x in (self.train_labels, self.test_labels) if x is not None]
         streamed = (stream.classes for stream in self.streams.values())
         return max([len(self.classes), *(int(x.max()) + 1 for x in labels), *streamed])
-
-    def _one_hot(self) -> tuple[Tensor, Tensor | None]:
-        parts: list[Tensor | None] = []
-        unknown = any(stream.has_unknown for stream in self.streams.values())
-        for part in (self.train_labels, self.test_labels):
-            if part is not None and bool((part < 0).any() or unknown):
-                raise ValueError(f"{self.name} has rows of unknown class and no covariates")
-            one_hot = None if part is None else torch.nn.functional.one_hot(part, self._count())
-            parts.append(None if one_hot is None else one_hot.to(self.train))
-        train, test = parts
-        if train is None or (test is None and self.test is not None):
-            raise ValueError(
-                f"{self.name} has neither covariates nor a class for every row: give "
-                "train_covariates and test_covariates"
-            )
-        return train, test
 
     def __len__(self) -> int:
         return len(self.streams.get("train", self.train))

@@ -63,7 +63,7 @@ class Folder(Dataset):
         seed: int = 0,
         workers: int = 0,
     ) -> None:
-        root = Path(path)
+        self.crop, root = crop, Path(path)
         folders = [each.name for each in _folders(root)]
         split = sorted(folders) == ["test", "train"]
         parts = [
@@ -126,13 +126,14 @@ class Images(TorchDataset[Any]):
     ) -> None:
         if crop is not None:
             whole(self, crop=crop)
+        self._size: tuple[int, int] | None = None
         if size is not None:
-            height, width = (size, size) if isinstance(size, int) else size
-            whole(self, size=height)
-            whole(self, size=width)
-            self._size: tuple[int, int] | None = (height, width)
-        else:
-            self._size = None
+            sides = [*size] if isinstance(size, Sequence) else [size, size]
+            if len(sides) != 2:
+                raise ValueError(f"size is {size}: give height and width, or one number")
+            for side in sides:
+                whole(self, size=side)
+            self._size = (sides[0], sides[1])
         whole(self, 0, workers=workers)
         self._crop, self._grey, self.workers = crop, grey, workers
         found = _image_folder(Path(path))

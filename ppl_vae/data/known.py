@@ -1,6 +1,6 @@
 """What is kept of a data set once its rows are gone: enough to read new rows and to sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Transform
 
-__all__ = ["Known", "Remembered"]
+__all__ = ["Known"]
 
 # So many rows of covariates are kept to sample with.
 _COVARIATES = 1000
@@ -38,6 +38,7 @@ class Known:
         transform: what was done to the values of x, as `Transform.plain`.
         missing: whether values of x may be missing, as NaN.
         table: the columns of a table, as `Layout.plain`.
+        crop: of images from a folder, see `Folder`.
     """
 
     sizes: Sequence[Sequence[int]]
@@ -53,6 +54,7 @@ class Known:
     transform: Mapping[str, Any] | None = None
     missing: bool = False
     table: Mapping[str, Any] | None = None
+    crop: int | None = None
 
     @classmethod
     def of(
@@ -98,7 +100,8 @@ class Known:
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
         missing = missing or data.missing == "mask"
         table = None if data.layout is None else data.layout.plain
-        return cls(shapes, types, low, high, mean, *named, data.transform.plain, missing, table)
+        told = (data.transform.plain, missing, table, getattr(data, "crop", None))
+        return cls(shapes, types, low, high, mean, *named, *told)
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:
@@ -261,45 +264,3 @@ def check_present(args: Sequence[Tensor], missing: bool = False) -> None:
             if value != value and i == 0:
                 remedy = 'impute fills them in, and missing="mask" trains a pair that takes them'
             raise ValueError(f"{where} is {value} ({int(wrong.sum())} such values): {remedy}")
-
-
-class Remembered(Dataset):
-    """A data set of which a run knows what it was like; its rows are read when asked for.
-
-    Args:
-        known: what is known of it.
-        make: reads it.
-    """
-
-    def __init__(self, known: Known, make: Callable[[], Dataset]) -> None:
-        # no super().__init__: there are no rows
-        self.known, self._make = known, make
-        self.name, self.classes, self.beside = known.name, tuple(known.classes), known.beside
-        self.missing = "mask" if known.missing else "refuse"
-        self.layout = known.layout
-
-    @property
-    def size(self) -> torch.Size:
-        return torch.Size(self.known.sizes[0])
-
-    @property
-    def width(self) -> int:
-        return self.known.width
-
-    def handing(self, what: Beside) -> Self:
-        return self
-
-    def rows(self) -> Dataset:
-        """The data set itself.
-
-        Raises:
-            FileNotFoundError: if it is not where it was.
-            ValueError: if it has become another.
-        """
-        data = self._make().handing(self.beside)
-        if data.size != self.size:
-            raise ValueError(
-                f"{data.name} has rows of shape {tuple(data.size)} where the training's had "
-                f"{tuple(self.size)}: name the data that the run was trained on"
-            )
-        return data

@@ -1,36 +1,24 @@
 """Rows that are read batch by batch, one pass after the other, and never held."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader
 
-from ppl_vae.data.checks import Channels, Missing, channels_first, check_finite
+from ppl_vae.data.checks import Channels, Missing, check_finite
 from ppl_vae.data.loaders import Batches, splits
 from ppl_vae.data.moments import Few, Moments
-from ppl_vae.data.tensors import as_tensor
+from ppl_vae.data.reader import Parts, Reader, Source
 
-__all__ = ["Source", "Stream", "Streamed", "is_stream", "told"]
+__all__ = ["Stream", "Streamed", "told"]
 
-Source = DataLoader[Any] | TorchDataset[Any]
-
-Parts = tuple[Tensor, ...]
-
-# Rows to a batch of the first pass; batches that an iterable is shuffled in; batches ahead.
-_READ, _SHUFFLED, _AHEAD = 64, 8, 2
+# Rows to a batch of the first pass; batches ahead of a GPU.
+_READ, _AHEAD = 128, 2
 
 
-def is_stream(data: object) -> TypeGuard[Source]:
-    """Whether data are read batch by batch: a torch `Dataset` or `DataLoader`."""
-    return isinstance(data, DataLoader | TorchDataset)
-
-
-class Stream:
+class Stream(Reader):
     """The rows of a torch `Dataset` or `DataLoader`, of which few are held at a time.
 
     All are read once when it is made, for what must be known of them. Items are x, or x and one
@@ -62,11 +50,11 @@ class Stream:
         channels: Channels | None = None,
         missing: Missing = "refuse",
     ) -> None:
-        self.source, self.name, self._channels = source, name, channels
+        super().__init__(source, name, channels)
         self.classes, self.has_unknown, few = 0, False, Few()
         sizes: list[int] = []
         with torch.random.fork_rng(devices=[]):
-            for k, given in enumerate(self._batches(_READ, shuffle=False)):
+            for k, given in enumerate(self.read(_READ)):
                 parts = tuple(part.cpu() for part in given)
                 if not k:
                     first, self.moments = parts, Moments(parts[0].shape[1:])
@@ -110,7 +98,7 @@ class Stream:
         """
         ahead: deque[Parts] = deque()
         is_gpu, nothing = device.type == "cuda", True
-        for parts in self._batches(batch_size, shuffle=True):
+        for parts in self.read(batch_size, shuffle=True):
             nothing = False
             if is_gpu:
                 parts = tuple(part if _on_its_way(part) else part.pin_memory() for part in parts)
@@ -123,76 +111,6 @@ class Stream:
                 f"{self.name} gave rows once and none the next time: an iterable must begin anew "
                 "each time it is iterated"
             )
-
-    def _batches(self, batch_size: int, shuffle: bool) -> Iterator[Parts]:
-        """Batches as tensors, a last one of a single row joined to the one before it."""
-        before: Parts | None = None
-        loader = self._told(self._loader(batch_size, shuffle))
-        read: Iterator[Parts] = (self._parts(batch) for batch in loader)
-        if shuffle and isinstance(self.source, IterableDataset):
-            read = _shuffled(read, batch_size)
-        for parts in read:
-            if before is not None and len(parts[0]) == 1 < len(before[0]):
-                parts, before = _joined([before, parts]), None
-            if before is not None:
-                yield before
-            before = parts
-        if before is not None:
-            yield before
-
-    def _loader(self, batch_size: int, shuffle: bool) -> Iterable[Any]:
-        if isinstance(self.source, DataLoader):
-            return self.source
-        # a generator of its own: that of all else is moved as by rows in memory
-        settings: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
-        if (collate := getattr(self.source, "collate", None)) is not None:
-            settings["collate_fn"] = collate
-        settings["num_workers"] = getattr(self.source, "workers", 0)
-        if isinstance(self.source, IterableDataset):
-            return DataLoader(self.source, batch_size, **settings)
-        n = len(self.source)  # type: ignore[arg-type]
-        order = torch.randperm(n) if shuffle else torch.arange(n)
-        chosen = [order[rows].tolist() for rows in splits(n, batch_size)] if n else []
-        return DataLoader(self.source, batch_sampler=chosen, **settings)
-
-    def _told(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """A loader's batches, whose own errors are said in one line."""
-        try:
-            yield from loader
-        except (TypeError, ValueError, RuntimeError) as error:
-            if str(error).startswith("Caught "):  # by a worker, with all that led to it
-                said = str(error).strip().splitlines()[-1]
-                raise type(error)(said.partition(": ")[2]) from error
-            if "equal size" in str(error):
-                raise ValueError(
-                    f"{self.name} has items of several shapes: give them one"
-                ) from error
-            if "default_collate" in str(error):
-                kind = str(error).partition("found ")[2] or "something else"
-                raise ValueError(
-                    f"{self.name} has items that hold {kind}: give numbers, as by a transform "
-                    "such as torchvision.transforms.PILToTensor()"
-                ) from error
-            raise
-
-    def _parts(self, batch: Any) -> Parts:
-        parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        numbers = all(isinstance(part, Tensor | np.ndarray) for part in parts)
-        if not numbers or not 1 <= len(parts) <= 2:
-            kinds = ", ".join(type(part).__name__ for part in parts)
-            raise ValueError(
-                f"a batch of {self.name} is ({kinds}): give tensors of x, or of x and its labels "
-                "or covariates"
-            )
-        x, *rest = (as_tensor(part, self.name).detach() for part in parts)
-        # NumPy has no such type
-        x = x.float() if x.dtype == torch.bfloat16 else x
-        if x.ndim < 2 or any(len(part) != len(x) for part in rest if part.ndim):
-            raise ValueError(
-                f"a batch of {self.name} has shape {tuple(x.shape)}, not (rows, *shape of one "
-                "row): give a batch_size, a single number per row being (n, 1)"
-            )
-        return channels_first(x, self._channels, self.name), *rest
 
     def _check(self, parts: Parts, first: Parts, where: str, missing: Missing) -> None:
         if _kind(parts) != _kind(first):
@@ -250,26 +168,3 @@ def _kind(parts: Parts) -> str:
     return " and ".join(
         f"{kind} {tuple(part.shape[1:])}" for kind, part in zip(kinds, parts, strict=True)
     )
-
-
-def _joined(several: list[Parts]) -> Parts:
-    return tuple(torch.cat(part) for part in zip(*several, strict=True))
-
-
-def _shuffled(read: Iterator[Parts], batch_size: int) -> Iterator[Parts]:
-    """Rows in a new order within blocks of several batches."""
-    block: list[Parts] = []
-
-    def mixed() -> Iterator[Parts]:
-        whole = _joined(block)
-        order = torch.randperm(len(whole[0]))
-        for k in range(0, len(order), batch_size):
-            yield tuple(part[order[k : k + batch_size]] for part in whole)
-        block.clear()
-
-    for parts in read:
-        block.append(parts)
-        if len(block) == _SHUFFLED:
-            yield from mixed()
-    if block:
-        yield from mixed()

@@ -87,20 +87,20 @@ class Transform:
     def apply(self, rows: Tensor) -> Tensor:
         """Rows as the pair takes them: floats, scaled.
 
-        Floating-point rows under "bytes" are scaled already.
+        Rows are in the units of the data whatever their type: under "bytes" floats lie in
+        [0, 255] too, so that some can be NaN.
 
         Raises:
-            ValueError: if those lie outside [0, 1].
+            ValueError: for floats that lie in [0, 1] where bytes are divided by 255.
         """
         floating = rows.is_floating_point()
         if self.kind == "bytes" and floating:
-            outside = (rows < 0) | (rows > 1)
-            if outside.any():
+            seen = rows.nan_to_num(0.0)
+            if seen.any() and bool(((seen >= 0) & (seen <= 1)).all()):
                 raise ValueError(
-                    f"a value is {float(rows[outside][0]):g} where bytes are divided by 255: give "
-                    'integers, floats in [0, 1], or normalise="none"'
+                    "all values lie in [0, 1] where the training's are bytes, which are divided "
+                    "by 255: give them in [0, 255], as the results are"
                 )
-            return rows
         if self.kind == "none":
             return rows if floating else rows.to(torch.get_default_dtype())
         return self.redo(rows)

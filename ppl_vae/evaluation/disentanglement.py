@@ -347,8 +347,8 @@ def _all(subject: Subject) -> dict[str, Estimate]:
         raise Inapplicable("data of known factors are needed, as Sprites has")
     if len(data.levels) < 2:
         raise Inapplicable("one factor alone cannot be told from others")
-    seed, device = subject.effort.seed, subject.x.device
-    return disentanglement(*subject.pair, data, seed=seed, device=device)
+    effort, device = subject.effort, subject.x.device
+    return disentanglement(*subject.pair, data, 10 * effort.rows, effort.seed, device=device)
 
 
 def _metric(name: str, title: str) -> Metric:

@@ -71,8 +71,9 @@ class Effort:
 
     Attributes:
         samples: draws of z for each datum in importance sampling, K.
-        rows: held-out data that importance sampling, information, calibration, predictive checks
-            and NUTS take at most, a random choice; the others take all.
+        rows: held-out data that importance sampling, information, calibration and predictive
+            checks take at most, a random choice, and ten times as many that disentanglement
+            draws; the others take all.
         simulations: of simulation-based calibration.
         seed: of the draws.
     """

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ppl_vae.program.dimensions import dimension
 from ppl_vae.program.sites import Site
 
 __all__ = ["Enumeration"]
@@ -30,7 +31,7 @@ class Enumeration:
 
     def __init__(self, guide_sites: Mapping[str, Site]) -> None:
         self._sites = guide_sites
-        dims = {name: site.infer.get("_enumerate_dim") for name, site in guide_sites.items()}
+        dims = {name: dimension(site) for name, site in guide_sites.items()}
         self.dims: dict[str, int] = {n: dim for n, dim in dims.items() if dim is not None}
         self._probabilities: dict[str, Tensor] = {}
 

@@ -23,6 +23,7 @@ from pyro.ops.contract import contract_tensor_tree
 from torch import Tensor
 
 from ppl_vae.program.agreement import same
+from ppl_vae.program.dimensions import dimension, variables
 from ppl_vae.program.sites import Site, Summed
 
 __all__ = ["is_marked", "marginalise"]
@@ -52,12 +53,10 @@ def marginalise(sites: Mapping[str, Site], guide: Collection[str]) -> dict[str, 
         drawn = site.role in ("latent", "missing") and name not in guide
         if drawn and is_marked(site):
             found[name] = replace(site, role="marginalised")
-    summed = [
-        s for s in found.values() if "_enumerate_dim" in s.infer and s.role == "marginalised"
-    ]
+    summed = [s for s in found.values() if s.role == "marginalised" and dimension(s) is not None]
     if summed:
         others = [s for s in found.values() if s.role in ("observed", "factor") or s.name in guide]
-        for name, density in _Sum(summed, others).densities().items():
+        for name, density in _Sum(summed, others, variables(found)).densities().items():
             found[name] = replace(found[name], summed=density)
     return found
 
@@ -77,15 +76,19 @@ class _Factor:
 class _Sum:
     """The factors of one run that depend on sites to sum over."""
 
-    def __init__(self, summed: Sequence[Site], others: Sequence[Site]) -> None:
+    def __init__(
+        self,
+        summed: Sequence[Site],
+        others: Sequence[Site],
+        variables: Mapping[str, Mapping[int, int]],
+    ) -> None:
+        self._variables = variables
         self._plates: dict[str, str] = {}
         self._dims: dict[str, int] = {}
         # A masked choice still has a distribution, which adds up to 1.
         self._summed = [self._factor(site.unmasked()) for site in summed]
-        self._over = {
-            get_symbol(1 + 2 * site.infer["_dim_to_id"][site.infer["_enumerate_dim"]])
-            for site in summed
-        }
+        own = {site.name: dimension(site) for site in summed}
+        self._over = {get_symbol(1 + 2 * variables[n][d]) for n, d in own.items() if d is not None}
         mixed = [factor for factor in map(self._factor, others) if factor.symbols & self._over]
         self._latent = [f for f in mixed if not f.site.is_observed]
         self._observed = [f for f in mixed if f.site.is_observed]
@@ -120,7 +123,7 @@ class _Sum:
                 plate.name, get_symbol(2 * len(self._plates))
             )
         ordinal = frozenset(symbols.values())
-        for dim, number in site.infer.get("_dim_to_id", {}).items():
+        for dim, number in self._variables[site.name].items():
             symbols[dim] = get_symbol(1 + 2 * number)
         self._dims |= {symbol: dim for dim, symbol in symbols.items()}
         value = _expanded(site.log_density(), site)

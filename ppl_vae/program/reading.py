@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.program.agreement import same
 from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
+from ppl_vae.program.dimensions import dimension
 from ppl_vae.program.enumeration import Enumeration
 from ppl_vae.program.handlers import run_to_last
 from ppl_vae.program.marginal import marginalise
@@ -265,11 +266,11 @@ class Reading:
         """
         for name in self.marginalised:
             k = self.model_sites[name]
-            if k.inside(plates) or "_enumerate_dim" not in k.infer:
+            dim = dimension(k)
+            if k.inside(plates) or dim is None:
                 continue
             for site in self.model_sites.values():
                 batch = site.fn.batch_shape
-                dim = k.infer["_enumerate_dim"]
                 if site.inside(plates) and len(batch) >= -dim and batch[dim] > 1:
                     raise ValueError(
                         f"site {name!r} of the model is summed over outside plate {plates}, and "

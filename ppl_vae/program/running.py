@@ -113,8 +113,8 @@ def _check_like_pyro(model: Trace, guide: Trace, max_plate_nesting: float) -> No
     """Pyro's own check of names, shapes and plates, on the sites that both traces should have."""
     model, guide = model.copy(), guide.copy()
     for name, node in list(model.nodes.items()):
-        enumerated = node["type"] == "sample" and "_enumerate_dim" in node["infer"]
-        if (enumerated or missing_half(name, model.nodes)) and name not in guide.nodes:
+        summed = node["type"] == "sample" and node["infer"].get("enumerate") == "parallel"
+        if (summed or missing_half(name, model.nodes)) and name not in guide.nodes:
             model.remove_node(name)
     for name, node in list(guide.nodes.items()):
         if node["type"] == "sample" and node["is_observed"]:

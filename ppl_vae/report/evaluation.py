@@ -10,7 +10,7 @@ from ppl_vae.experiment import Experiment, load
 from ppl_vae.report import results
 from ppl_vae.report.findings import findings
 from ppl_vae.report.pictures import draw_diagnostics, draw_pictures
-from ppl_vae.training.run import Run
+from ppl_vae.training.run import PICTURES, Run
 
 __all__ = ["evaluate", "evaluate_fit", "evaluate_run", "measured", "subject_of", "tell"]
 
@@ -67,7 +67,8 @@ def evaluate(
 def evaluate_run(
     run: Run, experiment: Experiment, effort: Effort | None = None, names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Computes metrics of a run into its `summary.json`, and draws its pictures.
+    """Computes metrics of a run into its `summary.json`, and draws its pictures, unless some
+    metrics alone are asked for and pictures are there.
 
     Args:
         run: the folder.
@@ -83,7 +84,8 @@ def evaluate_run(
     """
     found = measured(experiment, effort, names)
     written = results.save(run, found)
-    draw_pictures(run, experiment, found.subject)
+    if not names or not all((run.path / name).is_file() for name in PICTURES):
+        draw_pictures(run, experiment, found.subject)
     draw_diagnostics(run, found.subject)
     return written
 

@@ -16,6 +16,7 @@ from ppl_vae.pairs.pair import Pair, part_name
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import Site, distribution_name
+from ppl_vae.training.grouped import Grouped
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]
 
@@ -147,14 +148,14 @@ class GuardedOptimizer(PyroOptim):
         before: Callable[[], None] = lambda: None,
     ) -> None:
         # no super().__init__: `inner` holds all there is
-        self.inner, self.only, self.but, self.before = inner, only, but, before
+        self.inner, self.only, self.but, self.before = Grouped(inner), only, but, before
 
-    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+    def __call__(self, params: Iterable[Tensor], *_: Any, **__: Any) -> None:
         params = [p for p in params if self.only is None or id(p) in self.only]
         params = [p for p in params if id(p) not in self.but]
         check_gradients(params)
         self.before()
-        self.inner(params, *args, **kwargs)
+        self.inner(params)
 
 
 def check_gradients(params: Collection[Tensor]) -> None:

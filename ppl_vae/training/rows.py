@@ -17,7 +17,8 @@ from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known
 from ppl_vae.data.loaders import Batches, InMemory
-from ppl_vae.data.stream import Stream, Streamed, is_stream
+from ppl_vae.data.reader import is_stream
+from ppl_vae.data.stream import Stream, Streamed
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Normalise, Transform
 from ppl_vae.pairs.pair import Pair
@@ -148,6 +149,9 @@ class TrainingRows:
         """Floats in the type of the pair's parameters, where these have one.
 
         The library's pairs take x as floats.
+
+        Raises:
+            ValueError: for a data set that has rounded what the pair has the precision for.
         """
         modules = modules_of(model, guide).values()
         found = {p.dtype for module in modules for p in module.parameters()}
@@ -155,6 +159,12 @@ class TrainingRows:
         if len(kinds) != 1:
             return
         if self.data is not None and self.data.train.dtype != kinds[0]:
+            if kinds[0] == torch.double == self.data.given and self._stream is None:
+                raise ValueError(
+                    f"{self.data.name} was given as float64 and is held as float32, and the pair "
+                    "is float64: set torch.set_default_dtype(torch.float64) before the data set "
+                    "is made, or give fit the rows themselves, or pair.float()"
+                )
             self.data = self.data.to(kinds[0])
         wants_floats = any(isinstance(module, Pair) for module in modules)
 

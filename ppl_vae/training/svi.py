@@ -1,19 +1,21 @@
 """Pyro's SVI with a step that records itself where a recorded one is the same."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Literal
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ppl_vae.objectives import Memory, Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.noise import Noise
 from ppl_vae.training.recording import Recording, tensors_of
 
@@ -73,6 +75,9 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         if record and isinstance(loss, Objective) and getattr(loss, "elbo", None) is None:
             self._objective = loss
         self._modules = list(modules_of(model, guide, loss).values())
+        self._optimizer = Grouped(optim)
+        self._moved: set[Tensor] = set()
+        """The parameters that have had a gradient, which is 0 in a step that gives none."""
         self._steps: dict[Hashable, int | Recording] = {}
         """By what a graph depends on: how many eager steps, or the graph."""
         self._equal: set[Recording] = set()
@@ -85,13 +90,13 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
         if self._objective is None or is_handled():
-            return super().step(*args, **kwargs)
+            return self._eager(args, kwargs)
         key = self._key(args, kwargs)
         found = self._steps.pop(key, 0)
         self._steps[key] = found  # the last used comes last
         if isinstance(found, Recording):
             if not found.fits:
-                return super().step(*args, **kwargs)
+                return self._eager(args, kwargs)
             if found not in self._equal:
                 return self._compare(found, args, kwargs)
             return self._act(found.params, found.publish(found.replay(args, kwargs)))
@@ -101,7 +106,20 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         if len(self._steps) > _KEPT:
             oldest = self._steps.pop(next(iter(self._steps)))
             self._equal -= {oldest}  # type: ignore[arg-type]
-        return super().step(*args, **kwargs)
+        return self._eager(args, kwargs)
+
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        loss, params = self._gradients(args, kwargs)
+        return self._act(params, loss)
+
+    def _gradients(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[float, list[Tensor]]:
+        """The loss, and the parameters asked for, with their gradients."""
+        with poutine.trace(param_only=True) as seen:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        params = [node["value"].unconstrained() for node in seen.trace.nodes.values()]
+        return torch_item(loss), list(dict.fromkeys(params))
 
     def _record(
         self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -120,7 +138,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for part in objective.modules():
                 if isinstance(part, Memory):
                     part.forget_step()
-            loss: float = super().step(*args, **kwargs)
+            loss = self._eager(args, kwargs)
             self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
             return loss
         self._steps[key] = made
@@ -135,9 +153,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         with torch.no_grad():
             for tensor, value in zip(made.kept, before, strict=True):
                 tensor.copy_(value)
-        with poutine.trace(param_only=True) as seen:
-            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        params = {node["value"].unconstrained() for node in seen.trace.nodes.values()}
+        loss, params = self._gradients(args, kwargs)
         other = made.difference(outputs, loss)
         if other is None and not all(map(torch.equal, made.kept, after)):
             other = "a buffer or queue"
@@ -149,9 +165,15 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             self._stay_eager(f"{other} differs from the eager step's, from one random state")
         return self._act(params, loss)
 
-    def _act(self, params: Iterable[Tensor], loss: float) -> float:
-        params = list(params)
-        self.optim(params)
+    def _act(self, params: Collection[Tensor], loss: float) -> float:
+        if self._optimizer.optim is not self.optim:
+            self._optimizer = Grouped(self.optim)
+        for param in params:
+            if param.grad is not None:
+                self._moved.add(param)
+            elif param in self._moved:
+                param.grad = torch.zeros_like(param)
+        self._optimizer(params)
         for param in params:
             param.grad = None
         return loss

@@ -2,15 +2,21 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.folder import Images
+from ppl_vae.data.known import Known, check_present
 from ppl_vae.data.layout import Layout
+from ppl_vae.data.reader import Reader, is_stream
+from ppl_vae.data.remembered import Remembered
+from ppl_vae.data.stream import told
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.samples import has_mean
@@ -62,8 +68,7 @@ class Intake:
 
     def _read(self, rows: Any, missing: bool = False) -> tuple[Tensor, ...]:
         """New rows as the arguments of the pair, held against what is known."""
-        known = self.known
-        args = arguments_of(rows) if known is None else known.arguments(rows)
+        args, known = self._given(rows), self.known
         if known is None:
             check_present(args, missing)
         else:
@@ -74,6 +79,39 @@ class Intake:
                 warnings.warn(said, stacklevel=3)
             args = known.typed(args)
         return self._placed(args)
+
+    def images(self, path: str | Path) -> Tensor:
+        """The images of a folder as bytes, scaled and cut as those of the training were.
+
+        Args:
+            path: the folder; its sub-folders, if there are any, tell no classes here.
+
+        Raises:
+            FileNotFoundError: if there is none, or no image in it.
+            ValueError: if the training's rows were no images.
+        """
+        size = [] if self.known is None else [*self.known.sizes[0]]
+        if len(size) != 3 or size[0] not in (1, 3):
+            raise ValueError(
+                f"{str(path)!r} is a path, which is for images, and the training's rows had shape "
+                f"{tuple(size)}: give rows"
+            )
+        assert self.known is not None
+        return Images(path, size[1:], self.known.crop, grey=size[0] == 1).whole()[0]
+
+    def _given(self, rows: Any) -> tuple[Tensor, ...]:
+        """New rows in any form as arguments, as they come."""
+        if isinstance(rows, str | Path):
+            return (self.images(rows),)
+        known = self.known
+        if not is_stream(rows):
+            return arguments_of(rows) if known is None else known.arguments(rows)
+        parts = Reader(rows, "rows").whole()
+        if known is None:
+            return parts
+        if known.beside == "covariates" and (labels := told(parts[1:])[0]) is not None:
+            parts = parts[0], one_hot(labels.long(), known.width).to(parts[0])
+        return parts[: len(known.sizes)]
 
     def _placed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         modules = modules_of(*self._programs).values()
