@@ -24,9 +24,9 @@ def columns_figure(
 ) -> Figure:
     """The columns of two tables, those of data and those of a model, the first twelve.
 
-    Numbers are drawn as two histograms, classes as the shares of their levels. Of paired rows,
-    data and their reconstructions, numbers are points against the diagonal, and classes a square
-    of how often each level becomes which. Missing values are left out.
+    Numbers are drawn as two histograms, classes (and 0 and 1) as the shares of their levels. Of
+    paired rows, data and their reconstructions, numbers are points against the diagonal, and
+    classes a square of how often each level becomes which. Missing values are left out.
 
     Args:
         data: the values of each column by name.
@@ -47,7 +47,7 @@ def columns_figure(
             x, y = x[there], y[there]
         else:
             x, y = x[_there(x)], y[_there(y)]
-        if name in classes:
+        if name in classes or (not paired and {*x.tolist()} <= {0, 1}):
             (_square if paired else _shares)(axes, x, y)
         elif paired:
             axes.plot(x, y, ".", ms=3, alpha=0.5, color=CYCLE[0])
