@@ -131,21 +131,25 @@ def _check_shared(reading: Reading, selected: Collection[str]) -> None:
 def cost_of(reading: Reading, name: str, cost: Cost) -> Tensor:
     """The scaled, masked cost of an observed site against its distribution's mean, summed.
 
+    Missing elements cost nothing.
+
     Raises:
         ValueError: for a distribution that has no mean, or a mask inside `to_event`, which a cost
             of whole data would not follow.
     """
     site = reading.model_sites[name]
-    if has_mask_inside(site.fn):
+    if has_mask_inside(site.fn) and site.missing is None:
         raise ValueError(
             f"the distribution of site {name!r} has a mask inside to_event, which no cost of a "
             "whole event follows: mask after .to_event(), give the elements a plate, or use "
             "InfoVAE, which takes the log-likelihood"
         )
     event, mean = site.event_dim, site.mean()
+    value = site.value
+    if site.missing is not None:  # whose cost is 0
+        value = torch.where(site.missing, mean.detach(), value)
     x, mean = (
-        t.flatten(-event) if event else t[..., None]
-        for t in torch.broadcast_tensors(site.value, mean)
+        t.flatten(-event) if event else t[..., None] for t in torch.broadcast_tensors(value, mean)
     )
     return reading.expectation(site.scaled(cost(x, mean)), site)
 

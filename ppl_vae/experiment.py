@@ -17,12 +17,12 @@ from ppl_vae.bodies import Masked
 from ppl_vae.config.options import nested
 from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
-from ppl_vae.data.known import Known, Remembered
-from ppl_vae.data.loaders import splits
+from ppl_vae.data.known import Known
+from ppl_vae.data.remembered import Remembered
 from ppl_vae.data.sources import as_dataset
-from ppl_vae.diagnostics.pair import seeded
+from ppl_vae.evaluation.programs import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
-from ppl_vae.likelihoods import Bernoulli, Likelihood
+from ppl_vae.likelihoods import Bernoulli, Columns, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
@@ -153,7 +153,7 @@ class Experiment(Trained):
             raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
         (first, *rest), beside = data.size, data.width
         q = _made("encoder", encoder, torch.Size([first + beside, *rest]), dim)
-        p_x = _made("likelihood", likelihood, dims[0] + beside, data.size)
+        p_x = _made("likelihood", _of_table(likelihood, data), dims[0] + beside, data.size)
         self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
         self.pair.missing = data.missing == "mask"
         objective.build(data.size, self.pair.codes)
@@ -203,18 +203,17 @@ class Experiment(Trained):
         pair = self.pair
         rows = TrainingRows(self.data)
         with torch.random.fork_rng():
-            drawn = (self.data.epoch(), *self.data.arguments("train")[1:])
-        steps = len(splits(len(drawn[0]), self.batch_size))
-        self.objective.plan(self.epochs * steps * (1 + self.critic_steps), len(drawn[0]))
-        first = tuple(part[: self.batch_size] for part in drawn)
-        whole = rows.stand_ins(drawn)
-        check_support(
-            pair.model, pair.guide, tuple(part[: self.batch_size] for part in whole), whole[0]
-        )
+            drawn = rows.epoch()
+        size = rows.batch_size(self.batch_size)
+        calls = self.epochs * drawn.steps(size) * (1 + self.critic_steps)
+        self.objective.plan(calls, len(drawn))
+        whole = rows.stand_ins(drawn.few)
+        few = tuple(part[:size] for part in whole)
+        check_support(pair.model, pair.guide, few, whole[0], rows.extremes)
+        first = tuple(part[:size] for part in drawn.few)
         check_compatible(pair.model, pair.guide, self.objective, first)
-        if self.data.test is not None:
-            held_out = self.data.arguments("test", labelled=False)
-            check_held_out(pair.model, pair.guide, self.objective, held_out, self.batch_size)
+        if (held_out := rows.validation()) is not None:
+            check_held_out(pair.model, pair.guide, self.objective, held_out.smallest(size))
 
     def fit(
         self,
@@ -372,6 +371,19 @@ def _made(place: str, part: Any, *args: Any) -> Any:
     if not callable(made):
         raise TypeError(f"{place} is {part!r}: give a part, or a class that it is made by")
     return made(*args)
+
+
+def _of_table(likelihood: Any, data: Dataset) -> Any:
+    """`Columns` as it is made of a table's columns; other likelihoods as they are."""
+    likelihood = _named("likelihood", likelihood) if isinstance(likelihood, str) else likelihood
+    if getattr(likelihood, "func", likelihood) is Columns:
+        likelihood = likelihood()
+    if not isinstance(likelihood, Columns) or likelihood.columns:
+        return likelihood
+    if data.layout is None:
+        raise ValueError(f"Columns is the likelihood of a table: give {data.name} as Table(...)")
+    columns = data.layout.x
+    return lambda dim, _: likelihood.build(dim, columns)
 
 
 def _masked(place: str, factory: Any) -> Any:

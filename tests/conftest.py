@@ -1,5 +1,6 @@
 """What every test starts from: a clean parameter store, one seed, validation on."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,14 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     Painting them is two thirds of a short run. `test_report.py`, `test_experiment.py` and
     `test_cli.py` hold the pictures themselves.
     """
-    pixel = np.zeros((1, 1, 3))
-    monkeypatch.setattr(Figure, "savefig", lambda _, path, **__: imsave(path, pixel))
+
+    def save(_: Figure, path: Path | io.StringIO, **__: object) -> None:
+        if isinstance(path, io.StringIO):
+            path.write("<svg></svg>")
+        else:
+            imsave(path, np.zeros((1, 1, 3)))
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture

@@ -142,6 +142,45 @@ def test_a_pickled_member_is_left_out_with_a_word(tmp_path: Path) -> None:
     assert len(data) == 54
 
 
+def test_double_rows_keep_their_precision_or_are_refused() -> None:
+    """From rows and, where torch's default is double, a data set; else in one line."""
+    x = torch.from_numpy(ROWS)
+    with pytest.raises(ValueError, match="as float64 and is held as float32, and"):
+        fit(vae().double().model, vae().double().guide, Dataset(x), BetaVAE(), progress=False)
+    pair, seen = vae().double(), []
+    pair.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]) or None)
+    fit(pair.model, pair.guide, x, BetaVAE(), epochs=1, progress=False)
+    assert torch.equal(seen[-1], x)
+    torch.set_default_dtype(torch.float64)
+    data = Dataset(ROWS, ROWS[:5])
+    assert torch.equal(data.train, x)
+    encoder, likelihood = partial(MeanFieldNormal, body=SMALL), partial(Normal, body=SMALL)
+    run = Experiment(data, BetaVAE(), 2, likelihood=likelihood, encoder=encoder, epochs=1)
+    run.fit(progress=False)
+    assert run.encode(ROWS[:3]).dtype == torch.float64
+
+
+def test_new_rows_of_a_run_on_bytes_are_in_its_units(tmp_path: Path) -> None:
+    """Integers or floats, with holes or not; and results are too. Scaled ones are refused."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 3, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    data = Arrays(str(tmp_path / "x.npy"))
+    run = Experiment(data, BetaVAE(), 2, epochs=1, encoder=partial(MeanFieldNormal, body=SMALL),
+                     likelihood=partial(Normal, body=SMALL))  # fmt: skip
+    codes = run.encode(images[:5])
+    torch.testing.assert_close(
+        torch.as_tensor(run.encode(images[:5] / 1.0)), torch.as_tensor(codes)
+    )
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\] where the training's are bytes"):
+        run.encode(images[:5] / 255)
+    holes = images[:5] / 1.0
+    holes[0, 0, 1, 1] = np.nan
+    found = np.asarray(run.impute(holes, num_samples=5, seed=0))
+    there = ~np.isnan(holes)
+    np.testing.assert_allclose(found[there], holes[there], rtol=1e-6)
+    assert abs(found[~there]).max() > 1  # 0 to 255, as the rest
+
+
 def test_settings_go_to_the_data_set_that_has_them() -> None:
     with pytest.raises(ValueError, match="normalise= is a data set's own: give it to 'data'"):
         fit(vae().model, vae().guide, Dataset(ROWS), BetaVAE(), normalise="minmax")

@@ -293,7 +293,7 @@ def test_dci_of_given_importances(monkeypatch):
         def predict(self, z):
             return np.zeros(len(z))
 
-    monkeypatch.setattr(sys.modules[ev.dci.__module__], "RandomForestClassifier", Forest)
+    monkeypatch.setattr("sklearn.ensemble.RandomForestClassifier", Forest)
     z, factors = leveled(40)
     found = ev.dci(torch.cat([z, z[:, :1]], 1), factors)
     # Shares of all importance 1/3 each, concentrations 0, 1 and 1.

@@ -12,18 +12,20 @@ from torch import Tensor
 
 from ppl_vae import ConditionalVAE, Experiment, HierarchicalVAE, SemiSupervisedVAE, load
 from ppl_vae.bodies import MLP
-from ppl_vae.cli.main import _show, main
+from ppl_vae.cli.main import main
 from ppl_vae.data import Dataset, GaussianMixture, PartlyLabelled
+from ppl_vae.evaluation.metric import Effort
+from ppl_vae.evaluation.samples import draw, drawn_as
 from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
 from ppl_vae.program.handlers import AtMean
-from ppl_vae.report.metrics import Effort, measure, save
-from ppl_vae.report.summary import accuracy, evaluate
+from ppl_vae.report import results
+from ppl_vae.report.evaluation import evaluate_fit, evaluate_run, measured, tell
 from ppl_vae.training.run import Run
-from ppl_vae.using.decoding import decode, draw, drawn_as, latents
+from ppl_vae.using.decoding import decode, latents
 
 small = partial(MLP, hidden=(8,))
 
@@ -188,8 +190,8 @@ def test_a_run_is_loaded_equal(trained: Run) -> None:
     summary = trained.summary
     assert summary["rows"] == 12
     assert summary["held_out"]
-    assert ("accuracy" in summary) == isinstance(first.pair, SemiSupervisedVAE)
-    assert ("mmd" in summary.get("skipped", {})) == isinstance(first.pair, ConditionalVAE)
+    assert ("accuracy" in summary["metrics"]) == isinstance(first.pair, SemiSupervisedVAE)
+    assert ("mmd_u" in summary["skipped"]) == isinstance(first.pair, ConditionalVAE)
 
 
 def test_a_run_is_evaluated_sampled_and_reported(
@@ -203,8 +205,13 @@ def test_a_run_is_evaluated_sampled_and_reported(
     assert ("\naccuracy" in told) == (trained.path.name == "SemiSupervisedVAE")
     # only what does not exist is missing, and says why
     missing = [line for line in told.splitlines() if line.startswith("no ")]
-    about = {"information", "surgery", "mmd"} if trained.path.name == "ConditionalVAE" else set()
-    assert {line.split()[1].rstrip(":") for line in missing} == about | {"sharpness"}
+    absent = {name for line in missing for name in line.split(":")[0][3:].split(", ")}
+    about = {"sharpness", "sharpness_data"}
+    if trained.path.name == "ConditionalVAE":
+        parts = ("mutual_information", "total_correlation", "dimension_wise", "marginal_kl")
+        about |= {f"surgery/{part}" for part in parts}
+        about |= {"information_lower", "information_upper", "mmd_u", "mmd_v"}
+    assert absent == about
     assert main(["sample", str(trained.path), "--n", "20", "--out", "x.npy"]) == 0
     drawn = np.load("x.npy")
     assert drawn.shape == (20, 2)
@@ -296,9 +303,11 @@ def test_the_likeliest_class_is_reconstructed() -> None:
         assert torch.equal(found["y_unobserved"].argmax(-1), chosen)
         assert torch.equal(found["y_unobserved"].sum(-1), torch.ones(12))
         right = (chosen == made.data.test_labels).double()
-        assert accuracy(made).value == float(right.mean())
-        error = float((right.mean() * (1 - right.mean()) / 11).sqrt())
-        assert accuracy(made).data_error == pytest.approx(error)
+        accuracy = measured(made, names=["accuracy"]).found["accuracy"]
+        assert accuracy.value == float(right.mean())
+        n, share = len(right), float(right.mean())
+        error = (share * (1 - share) / n + 1 / (4 * n**2)) ** 0.5 / (1 + 1 / n)  # Wilson's
+        assert accuracy.data_error == pytest.approx(error)
 
 
 def test_samples_of_each_covariate_in_turn() -> None:
@@ -430,7 +439,7 @@ ONES = torch.ones(10, dtype=torch.long)
 ABSENT = {
     "one class": (rows_with(ONES.repeat(2), ONES), "two classes"),
     "one labelled row": (rows_with(torch.arange(20).clamp(max=1) - 1, ONES), "class"),
-    "no labelled row": (rows_with(-ONES.repeat(2), -ONES), "no class is known"),
+    "no labelled row": (rows_with(-ONES.repeat(2), -ONES), "labels are needed"),
     "one held-out row": (rows_with(torch.arange(20) % 2, ONES[:1], held_out=1), ""),
 }
 
@@ -441,22 +450,22 @@ def test_a_figure_that_is_not_given_says_why_and_stops_nothing(
 ) -> None:
     made = Experiment(**common() | {"data": data, "objective": BetaVAE()})
     made.fit(tmp_path / "run", progress=False)
-    evaluate(Run(tmp_path / "run"), made)
-    summary = Run(tmp_path / "run").summary
-    named = {"reconstruction", "rate", "mmd", "log_det", "probe"}
-    given = {name for name in named if summary.get(name) is not None}
-    assert given | summary["skipped"].keys() == named
-    assert "probe" in given if not reason else reason in summary["skipped"]["probe"]
-    assert ("mmd" in given) == (len(data.test) > 1)
-    _show(summary, tmp_path)
-    shown = capsys.readouterr().out
-    assert all(any(w in line for w in ("none", "nats")) for line in shown.splitlines()[:2])
-    for name in summary["skipped"]:
-        assert f"{name:15} {'none':>9} " in shown
+    run = Run(tmp_path / "run")
+    summary = evaluate_fit(run, made)
+    assert summary == run.summary
+    given, skipped = results.values(run), summary["skipped"]
+    named = {"distortion", "rate", "active_units", "mmd_u", "log_det", "probe_linear"}
+    assert given.keys() | skipped.keys() == named
+    assert not given.keys() & skipped.keys()
+    assert reason in skipped["probe_linear"] if reason else "probe_linear" in given
+    assert ("mmd_u" in given) == (len(data.test) > 1)
+    told = tell(run, made)
+    for name, why in skipped.items():
+        assert any(line.startswith("no ") and name in line and why in line for line in told)
     if len(data.test) == 1:
-        measured = measure(made, Effort(samples=25, rows=2, simulations=10))
-        assert measured.skipped.keys() >= {"mmd", "information", "codes"}
-        save(Run(tmp_path / "run"), measured)
+        few = Effort(samples=25, rows=2, simulations=10)
+        found = evaluate_run(run, made, few)
+        assert found["skipped"].keys() >= {"mmd_u", "information_lower", "log_det"}
 
 
 def test_too_few_held_out_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:

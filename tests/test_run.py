@@ -15,7 +15,8 @@ from ppl_vae.evaluation import elbo_terms, full_mmd, linear_probe, log_det, post
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
-from ppl_vae.report.summary import evaluate, summarize
+from ppl_vae.report import results
+from ppl_vae.report.evaluation import evaluate_fit
 from ppl_vae.training.run import History, Run
 
 TRAINED = {"config.yaml", "data.json", "metrics.jsonl", "weights.safetensors"}
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Experiment]:
     experiment.fit(folder)
     assert {file.name for file in folder.iterdir()} - {"tensorboard"} == TRAINED
     run = Run(folder)
-    evaluate(run, experiment)
+    evaluate_fit(run, experiment)
     return run, experiment
 
 
@@ -49,30 +50,34 @@ def test_the_summary_is_what_evaluation_says(trained: tuple[Run, Experiment]) ->
     run, experiment = trained
     vae, data = experiment.pair, experiment.data
     assert data.test is not None
-    summary = run.summary
+    entries = run.summary["metrics"]
+    summary = results.values(run)
     codes = posterior_codes(vae.model, vae.guide, data.test)
     train = posterior_codes(vae.model, vae.guide, data.train)
     assert summary["log_det"] == pytest.approx(log_det(codes.mean, codes.variance).value, abs=1e-5)
     probe = linear_probe(train.mean, data.train_labels, codes.mean, data.test_labels)
-    assert summary["probe"] == probe.value
+    assert summary["probe_linear"] == probe.value
     # draws of z differ: 4.5 standard errors of the difference of two
     terms = elbo_terms(vae.model, vae.guide, data.test)
     assert summary["rate"] == pytest.approx(terms["rate"].value)
     error = terms["distortion"].standard_error
     assert error is not None
-    assert abs(summary["reconstruction"] - terms["distortion"].value) < 4.5 * 2**0.5 * error
+    assert abs(summary["distortion"] - terms["distortion"].value) < 4.5 * 2**0.5 * error
     mmd = full_mmd(vae.model, vae.guide, data.test).u
     assert mmd.standard_error is not None
-    assert abs(summary["mmd"] - mmd.value) < 4.5 * 2**0.5 * mmd.standard_error
-    assert summary["rows"] == 360
-    assert set(summary["errors"]) == {"reconstruction", "rate", "mmd", "log_det", "probe"}
+    assert abs(summary["mmd_u"] - mmd.value) < 4.5 * 2**0.5 * mmd.standard_error
+    assert run.summary["rows"] == 360
+    assert set(entries) == {
+        "distortion", "rate", "active_units", "mmd_u", "log_det", "probe_linear"
+    }  # fmt: skip
+    errors = {name for name, entry in entries.items() if entry["data_error"] is not None}
+    assert errors == set(entries) - {"active_units"}
 
 
 def test_evaluation_is_repeatable(trained: tuple[Run, Experiment]) -> None:
     run, experiment = trained
     before = {f: (run.path / f).read_bytes() for f in FILES}
-    assert summarize(experiment) == run.summary
-    evaluate(run, experiment)
+    evaluate_fit(run, experiment)
     assert {f: (run.path / f).read_bytes() for f in FILES} == before
 
 
@@ -183,7 +188,7 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
 def test_points_are_drawn_too(data: Dataset, tmp_path: Path) -> None:
     experiment = Experiment(data, BetaVAE(), dim=1, likelihood=Normal, epochs=1)
     experiment.fit(tmp_path / "run")
-    evaluate(Run(tmp_path / "run"), experiment)
+    evaluate_fit(Run(tmp_path / "run"), experiment)
     assert {f.name for f in (tmp_path / "run").iterdir()} >= FILES
 
 
@@ -192,8 +197,8 @@ def test_data_without_labels_or_held_out_rows(tmp_path: Path) -> None:
         Dataset(torch.randn(60, 3)), BetaVAE(), dim=3, likelihood=Normal, epochs=1
     )
     experiment.fit(tmp_path / "run")
-    summary = evaluate(Run(tmp_path / "run"), experiment)
-    assert "probe" not in summary
+    summary = evaluate_fit(Run(tmp_path / "run"), experiment)
+    assert "probe_linear" not in summary["metrics"]
     assert summary["held_out"] is False
     assert summary["rows"] == 60
 

@@ -22,8 +22,8 @@ _COLUMNS = (
     ("gap_error", "+-", "{:.2f}"),
     ("fid", "FID", "{:.1f}"),
     ("rate", "rate", "{:.1f}"),
-    ("probe", "probe", "{:.3f}"),
-    ("mmd", "MMD^2", "{:+.1e}"),
+    ("probe_linear", "probe", "{:.3f}"),
+    ("mmd_u", "MMD^2", "{:+.1e}"),
     ("log_det", "log-det/d", "{:+.3f}"),
 )
 
@@ -58,7 +58,8 @@ def demo(
 
     from ppl_vae.config import Schema
     from ppl_vae.experiment import Experiment, build
-    from ppl_vae.report.summary import evaluate
+    from ppl_vae.report import results
+    from ppl_vae.report.evaluation import evaluate_fit
     from ppl_vae.training.run import Run
 
     torch.set_num_threads(1)  # tensors this small are slower on several
@@ -98,9 +99,9 @@ def demo(
             folder = folders[name, seed]
             experiment = build(schema, settings)
             experiment.fit(folder, overwrite=overwrite, config=settings)
-            evaluate(Run(folder), experiment)
+            evaluate_fit(Run(folder), experiment)
             rows, fid, images = _measured(experiment, _classifier(experiment, Path(out)))
-            numbers = Run(folder).summary | {"nll": float(rows.mean()), "fid": fid}
+            numbers = results.values(Run(folder)) | {"nll": float(rows.mean()), "fid": fid}
             if reference is None:
                 reference = rows
             else:

@@ -8,13 +8,14 @@ the environment, errors are raised as they are.
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae import __version__
 from ppl_vae.cli.refit import refit_prior
+from ppl_vae.cli.sweep import sweep
 from ppl_vae.cli.using import COMMANDS as USING
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
     from ppl_vae.cli.commandline import configured
     from ppl_vae.experiment import build
-    from ppl_vae.report.summary import evaluate
+    from ppl_vae.report.evaluation import evaluate_fit, tell
     from ppl_vae.training.run import Run
 
     read = configured(words, "fit")
@@ -90,8 +91,8 @@ def fit(words: list[str]) -> None:
     Run.check(folder, "overwrite" in switches)
     experiment = build(schema, settings)
     experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
-    evaluate(Run(folder), experiment)
-    _show(Run(folder).summary, folder)
+    evaluate_fit(Run(folder), experiment)
+    print("\n".join(tell(Run(folder), experiment)))
 
 
 def show(words: list[str]) -> None:
@@ -114,9 +115,9 @@ def show(words: list[str]) -> None:
 
 
 def evaluate(words: list[str]) -> None:
-    """Evaluates a run: its metrics with their errors, and the pictures."""
+    """Evaluates a run: its metrics with their errors, what they say, and the pictures."""
     from ppl_vae.cli.commandline import data_options, parse
-    from ppl_vae.report.metrics import evaluate
+    from ppl_vae.report.evaluation import evaluate
 
     data, words = data_options(words)
     evaluate(**parse(evaluate, words), data=data)
@@ -129,6 +130,15 @@ def report(words: list[str]) -> None:
 
     data, words = data_options(words)
     report(**parse(report, words, many="runs"), data=data)
+
+
+def compare(words: list[str]) -> None:
+    """Ranks runs by the likelihood of held-out data."""
+    from ppl_vae.cli.commandline import data_options, parse
+    from ppl_vae.cli.compare import compare
+
+    data, words = data_options(words)
+    compare(**parse(compare, words, many="runs"), data=data)
 
 
 def demo(words: list[str]) -> None:
@@ -152,6 +162,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "show": show,
     "evaluate": evaluate,
     "report": report,
+    "compare": compare,
+    "sweep": sweep,
     **USING,
     "refit-prior": refit_prior,
     "demo": demo,
@@ -165,24 +177,6 @@ def _free(name: str) -> Path:
     while (folder := Path("runs", f"{name}-{k}")).exists():
         k += 1
     return folder
-
-
-def _show(summary: Mapping[str, Any], folder: Path) -> None:
-    units = {
-        "reconstruction": "nats per datum",
-        "rate": "nats per datum",
-        "mmd": "squared, unbiased",
-        "log_det": "per latent dimension",
-        "probe": "accuracy of a linear probe",
-        "accuracy": "of the model's classifier",
-    }
-    for name, unit in units.items():
-        value, error = summary.get(name), summary.get("errors", {}).get(name)
-        if value is None and name in summary.get("skipped", {}):
-            print(f"{name:15} {'none':>9} {summary['skipped'][name]}")
-        if value is not None:
-            print(f"{name:15} {value:9.4g}{'' if error is None else f' +- {error:.2g}':10} {unit}")
-    print(folder)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def encode(
 
     Args:
         run: the run's folder.
-        data: file of new rows: .csv, .parquet, .npy or .npz.
+        data: file of new rows: .csv, .parquet, .npy or .npz; or a folder of images.
         out: file to write: .csv, .parquet, .npy or .npz.
         draws: how many draws of q(z | x) for each row; 0 for the means.
         sd: write posterior standard deviations and not means.
@@ -36,10 +36,11 @@ def encode(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, write
 
     path = check_out(out, several=weights)
-    trained, rows = _load(run, device, trust, settings), read(data, index)
+    trained = _load(run, device, trust, settings)
+    rows = _new(trained, data, index)
     found = trained.encode(rows, draws, sd=sd, weights=weights, seed=seed)
     names = trained.code_names
     if draws:
@@ -99,7 +100,7 @@ def reconstruct(
 
     Args:
         run: the run's folder.
-        data: file of new rows: .csv, .parquet, .npy or .npz.
+        data: file of new rows: .csv, .parquet, .npy or .npz; or a folder of images.
         out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
         draws: how many reconstructions at draws of q(z | x) for each row; 0 for one at the mean.
         index: column of the table that names its rows.
@@ -107,10 +108,11 @@ def reconstruct(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, write
 
     path = check_out(out, pictures=not draws)
-    trained, rows = _load(run, device, trust, settings), read(data, index)
+    trained = _load(run, device, trust, settings)
+    rows = _new(trained, data, index)
     found = trained.reconstruct(rows, draws, seed=seed)
     write(path, _shown(path, found, trained), trained.data_names, "Reconstructions")
     print(path)
@@ -170,17 +172,18 @@ def interpolate(
 
     Args:
         run: the run's folder.
-        data: file of two rows or more: .csv, .parquet, .npy or .npz.
+        data: file of two rows or more: .csv, .parquet, .npy or .npz; or a folder of images.
         out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
         steps: points on each way, both ends among them.
         path: a straight line between codes, or an arc that keeps their length.
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, write
 
     file = check_out(out, pictures=True)
-    trained, rows = _load(run, device, trust, settings), read(data)
+    trained = _load(run, device, trust, settings)
+    rows = _new(trained, data)
     if len(rows) < 2:
         raise ValueError(f"{data!r} has {len(rows)} row: a way needs two")
     found = trained.interpolate(rows[:-1], rows[1:], steps, path=path)
@@ -202,17 +205,18 @@ def traverse(
 
     Args:
         run: the run's folder.
-        data: file of rows: .csv, .parquet, .npy or .npz.
+        data: file of rows: .csv, .parquet, .npy or .npz; or a folder of images.
         out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
         values: what the coordinates are set to.
         dims: the coordinates that move; all by default.
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, write
 
     path = check_out(out, pictures=True)
-    trained, rows = _load(run, device, trust, settings), read(data)
+    trained = _load(run, device, trust, settings)
+    rows = _new(trained, data)
     found = trained.traverse(rows, values, dims)
     write(
         path,
@@ -252,10 +256,11 @@ def impute(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, write
 
     path = check_out(out, pictures=not draws)
-    trained, rows = _load(run, device, trust, settings), read(data, index)
+    trained = _load(run, device, trust, settings)
+    rows = _new(trained, data, index)
     found = trained.impute(rows, draws, method=method, num_samples=samples, seed=seed)
     write(path, _shown(path, found, trained), trained.data_names, "Missing values filled in")
     print(path)
@@ -276,7 +281,7 @@ def log_likelihood(
 
     Args:
         run: the run's folder.
-        data: file of new rows: .csv, .parquet, .npy or .npz.
+        data: file of new rows: .csv, .parquet, .npy or .npz; or a folder of images.
         out: file to write each row's to: .csv, .parquet, .npy or .npz; the mean is printed.
         samples: draws for each row.
         index: column of the table that names its rows.
@@ -284,10 +289,11 @@ def log_likelihood(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, write
 
     path = None if out is None else check_out(out)
-    trained, rows = _load(run, device, trust, settings), read(data, index)
+    trained = _load(run, device, trust, settings)
+    rows = _new(trained, data, index)
     found = trained.log_likelihood(rows, samples, seed=seed)
     values = _values(found)
     error = f" +- {values.std(ddof=1) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
@@ -304,11 +310,22 @@ def _load(run: str, device: str, trust: bool, settings: Settings) -> Any:
     return load(run, trust, device, settings)
 
 
+def _new(trained: Any, data: str, index: str | None = None) -> Any:
+    """New rows from a file or a folder of images."""
+    from pathlib import Path
+
+    from ppl_vae.using.files import read
+
+    return trained.images(data) if Path(data).is_dir() else read(data, index)
+
+
 def _shown(path: Any, found: Any, trained: Any) -> Any:
-    """Data in their own units; of a picture, in those of the pair."""
+    """Data in their own units; of a picture, in those of the pair; in arrays, as numbers."""
     from ppl_vae.data.tensors import as_tensor
 
     known = trained.known
+    if path.suffix in (".png", ".npy", ".npz") and trained.layout is not None:
+        found = trained.layout.rows(found)
     return known.shown(as_tensor(found)) if path.suffix == ".png" and known is not None else found
 
 

@@ -124,7 +124,7 @@ class Schema:
         if isinstance(new, Mapping):
             if "class_path" in new:
                 raise BadInput(f"{where} names no class: remove class_path")
-            return {k: self._value(slot.value, None, v, f"{where}.{k}") for k, v in new.items()}
+            return self._entries(slot.value, old, new, where)
         if isinstance(new, str) and "class_path" in new:
             raise BadInput(f"{where} names no class: remove class_path")
         return new
@@ -150,13 +150,17 @@ class Schema:
         ):
             return self._part(slot, old["class_path"], old, new, where)
         if slot.values:
-            return {
-                k: self._value(slot.values[0], None, v, f"{where}.{k}") for k, v in new.items()
-            }
+            return self._entries(slot.value, old, new, where)
         raise BadInput(
             f"{where} does not say which class its settings are for; name one of "
             f"{', '.join(sorted(self.named(slot)))}"
         )
+
+    def _entries(self, slot: Slot, old: Any, new: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """A mapping's entries, put over those that are there."""
+        before = dict(old) if isinstance(old, Mapping) and not is_part(old) else {}
+        changed = {k: self._value(slot, before.get(k), v, f"{where}.{k}") for k, v in new.items()}
+        return before | changed
 
     def _part(
         self, slot: Slot, path: str, old: Any, new: Mapping[str, Any], where: str

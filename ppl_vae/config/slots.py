@@ -191,7 +191,7 @@ def _read(annotation: Any, slot: Slot) -> None:
         slot.items.append(Slot())
     elif annotation in (dict, Mapping):
         slot.values.append(Slot())
-    elif inspect.isclass(annotation):
+    elif inspect.isclass(annotation) and annotation is not Any:
         # whatever class it is: a parser would import what is named here
         slot.classes.append(annotation)
 

@@ -6,15 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ppl_vae.data.dataset import Channels, Dataset, Missing
+from ppl_vae.data.checks import Channels, Missing
+from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.mapped import Mapped
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise
 
-__all__ = ["Arrays"]
+__all__ = ["Arrays", "held_out_rows"]
 
 # The arrays of a NumPy file.
 _PARTS = ("train", "test")
+# As floats: above so many bytes the rows of a .npy file stay there.
+_LARGE = 2**27
 _KINDS = ("", "_labels", "_covariates", "_weights")
 
 
@@ -25,6 +30,8 @@ class Arrays(Dataset):
     array of any name, and, where there are any, `test`, `train_labels`, `test_labels` (negative
     where unknown), `train_covariates`, `test_covariates`, `train_weights` and `test_weights`.
     Pickled objects are not read; an array of them in an `.npz` file is left out with a warning.
+    A `.npy` file of more than 128 MB as floats is not read into memory but streamed, see
+    `Dataset`; an `.npz` file is, whatever its size, as its arrays cannot be mapped.
 
     Args:
         path: the file.
@@ -54,6 +61,8 @@ class Arrays(Dataset):
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
         arrays = _read(path)
+        settings: dict[str, Any] = {"channels": channels, "missing": missing}
+        settings["name"] = Path(path).stem
         if "train" not in arrays and len(arrays) == 1:
             arrays = {"train": next(iter(arrays.values()))}
         if "train" not in arrays:
@@ -61,6 +70,15 @@ class Arrays(Dataset):
         for key, value in arrays.items():
             if value.dtype.kind not in "biuf":
                 raise ValueError(f"{str(path)!r}: {key} holds {value.dtype}, not real numbers")
+        large = arrays["train"] if isinstance(arrays["train"], np.memmap) else None
+        if large is not None:
+            if normalise is None:
+                normalise = "bytes" if large.dtype == np.uint8 and large.ndim > 2 else "none"
+            parts = held_out_rows(len(large), held_out, seed, str(path))
+            # in the order of the file, which all are shuffled from
+            train, test = (Mapped(path, rows.sort().values) for rows in parts)
+            super().__init__(train, test, normalise=normalise, **settings)
+            return
         found = {key: as_tensor(value, f"{str(path)!r}: {key}") for key, value in arrays.items()}
         unknown = sorted(set(found) - {f"{a}{b}" for a in _PARTS for b in _KINDS})
         if unknown:
@@ -70,23 +88,15 @@ class Arrays(Dataset):
             )
         rows = found["train"]
         if normalise is None:
-            parts = [found[key] for key in _PARTS if key in found]
-            images = any(part.dtype == torch.uint8 and part.ndim > 2 for part in parts)
+            given = [found[key] for key in _PARTS if key in found]
+            images = any(part.dtype == torch.uint8 and part.ndim > 2 for part in given)
             normalise = "bytes" if images else "none"
         if "test" not in found and rows.ndim:
-            if not 1 <= round(held_out * len(rows)) < len(rows):
-                raise ValueError(
-                    f"{str(path)!r} has {len(rows)} rows, too few to hold {held_out:g} of them "
-                    "out: give more, or an array test"
-                )
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-            test = order[: round(held_out * len(rows))]
-            train = order[len(test) :]
-            found["train"], found["test"] = found["train"][train], found["train"][test]
-            for kind in _KINDS[1:]:
+            chosen = held_out_rows(len(rows), held_out, seed, str(path))
+            for kind in _KINDS:
                 known = found.get(f"train{kind}")
                 if known is not None and len(known) == len(rows):
-                    found[f"train{kind}"], found[f"test{kind}"] = known[train], known[test]
+                    found[f"train{kind}"], found[f"test{kind}"] = (known[k] for k in chosen)
         super().__init__(
             found["train"],
             found.get("test"),
@@ -94,19 +104,38 @@ class Arrays(Dataset):
             found.get("test_labels"),
             train_covariates=found.get("train_covariates"),
             test_covariates=found.get("test_covariates"),
-            name=Path(path).stem,
             normalise=normalise,
-            channels=channels,
-            missing=missing,
             train_weights=found.get("train_weights"),
             test_weights=found.get("test_weights"),
+            **settings,
         )
+
+
+def held_out_rows(n: int, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """Which of n rows are for training, and which are held out.
+
+    Raises:
+        ValueError: if `share` is none, or leaves nothing of one of them.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"held_out must lie between 0 and 1, got {share}")
+    if not 1 <= round(share * n) < n:
+        raise ValueError(
+            f"{name!r} has {n} rows, too few to hold {share:g} of them out: give more, or a part "
+            "test"
+        )
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    k = round(share * n)
+    return order[k:], order[:k]
 
 
 def _read(path: str) -> dict[str, np.ndarray[Any, Any]]:
     """The plain arrays of a file by name."""
     try:
-        loaded = np.load(path, allow_pickle=False)
+        mode: Any = "r" if Path(path).stat().st_size > _LARGE // 8 else None
+        loaded = np.load(path, mmap_mode=mode, allow_pickle=False)
+        if isinstance(loaded, np.memmap) and 4 * loaded.size <= _LARGE:
+            loaded = np.array(loaded)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
     if isinstance(loaded, np.ndarray):

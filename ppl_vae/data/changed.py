@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import whole
-from ppl_vae.data.dataset import Dataset, first_marked
+from ppl_vae.data.checks import first_marked
+from ppl_vae.data.dataset import Dataset
 
 __all__ = ["Binarized", "PartlyLabelled"]
 
@@ -26,6 +27,7 @@ class Binarized(Dataset):
     """
 
     def __init__(self, data: Dataset, dynamic: bool = True, seed: int = 0) -> None:
+        _in_memory(data)
         for part in (data.train, data.test):
             if part is not None:
                 outside = (part < 0) | (part > 1)
@@ -49,7 +51,7 @@ class Binarized(Dataset):
             train_weights=data.train_weights,
             test_weights=data.test_weights,
         )
-        self.transform = data.transform
+        self.transform, self.layout = data.transform, data.layout
         self.dynamic = dynamic
 
     def epoch(self) -> Tensor:
@@ -71,6 +73,7 @@ class PartlyLabelled(Dataset):
     """
 
     def __init__(self, data: Dataset, labels: int = 100, seed: int = 0) -> None:
+        _in_memory(data)
         classes = data.train_labels
         if classes is None or bool((classes < 0).any()):
             raise ValueError(f"{data.name} has no class for every training row")
@@ -102,11 +105,16 @@ class PartlyLabelled(Dataset):
             train_weights=data.train_weights,
             test_weights=data.test_weights,
         )
-        self.transform, self.data = data.transform, data
+        self.transform, self.layout, self.data = data.transform, data.layout, data
 
     def epoch(self) -> Tensor:
         """The training rows of one pass, as those of the data themselves."""
         return self.data.epoch()
+
+
+def _in_memory(data: Dataset) -> None:
+    if data.streams:
+        raise ValueError(f"{data.name} is streamed: change the rows where its items are made")
 
 
 def _drawn(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,16 +1,20 @@
 """What is kept of a data set once its rows are gone: enough to read new rows and to sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from ppl_vae.data.dataset import Beside, Dataset, first_marked
+from ppl_vae.data.checks import first_marked
+from ppl_vae.data.columns import is_table
+from ppl_vae.data.dataset import Beside, Dataset
+from ppl_vae.data.layout import Layout
+from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Transform
 
-__all__ = ["Known", "Remembered"]
+__all__ = ["Known"]
 
 # So many rows of covariates are kept to sample with.
 _COVARIATES = 1000
@@ -33,6 +37,8 @@ class Known:
         covariates: those of up to 1000 training rows.
         transform: what was done to the values of x, as `Transform.plain`.
         missing: whether values of x may be missing, as NaN.
+        table: the columns of a table, as `Layout.plain`.
+        crop: of images from a folder, see `Folder`.
     """
 
     sizes: Sequence[Sequence[int]]
@@ -47,6 +53,8 @@ class Known:
     covariates: Sequence[Sequence[float]] | None = None
     transform: Mapping[str, Any] | None = None
     missing: bool = False
+    table: Mapping[str, Any] | None = None
+    crop: int | None = None
 
     @classmethod
     def of(
@@ -67,13 +75,17 @@ class Known:
         x = args[0]
         flat = _floats(x.reshape(len(x), -1) if x.dim() == 2 else x.reshape(-1, 1))
         absent = flat.isnan()
-        found = (
-            flat.masked_fill(absent, torch.inf).amin(0),
-            flat.masked_fill(absent, -torch.inf).amax(0),
-            flat.nanmean(0),
-        )
+        if data is not None and "train" in data.streams:
+            columns = data.streams["train"].moments.columns()[:3]
+            found = tuple(data.transform.redo(each) for each in columns)
+        else:
+            found = (
+                flat.masked_fill(absent, torch.inf).amin(0),
+                flat.masked_fill(absent, -torch.inf).amax(0),
+                flat.nanmean(0),
+            )
         # of a column of nothing but NaN nothing is known
-        seen = ~absent.all(0)
+        seen = found[0].isfinite()
         low, high, mean = (each.where(seen, 0).double().tolist() for each in found)
         shapes = [list(part.shape[1:]) for part in args]
         types = [str(part.dtype).removeprefix("torch.") for part in args]
@@ -87,7 +99,9 @@ class Known:
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
         named = (data.name, [*data.classes], data.beside, data.width, covariates)
         missing = missing or data.missing == "mask"
-        return cls(shapes, types, low, high, mean, *named, data.transform.plain, missing)
+        table = None if data.layout is None else data.layout.plain
+        told = (data.transform.plain, missing, table, getattr(data, "crop", None))
+        return cls(shapes, types, low, high, mean, *named, *told)
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:
@@ -99,6 +113,41 @@ class Known:
     def plain(self) -> dict[str, Any]:
         """As mappings, lists and numbers."""
         return asdict(self)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The columns, where rows come from a table."""
+        return Layout.of_plain(self.table)
+
+    def arguments(self, rows: Any, name: str = "rows") -> tuple[Tensor, ...]:
+        """New rows in any form as arguments of the pair, x in the units of the data.
+
+        Args:
+            rows: as `arguments_of` takes them; of a pair that was trained on a table also a table
+                with its columns, in which covariates and labels are looked for.
+            name: what messages call them.
+
+        Raises:
+            ValueError: if they are not numbers, or a table lacks a column.
+        """
+        layout = self.layout
+        first, *rest = rows if isinstance(rows, tuple) and rows else (rows,)
+        if layout is None or not is_table(first):
+            return arguments_of(rows, name)
+        if not len(first):
+            raise ValueError(f"{name} has no rows: give one or more")
+        x = layout.rows(first, self.missing)
+        layout.check(x)
+        if rest:
+            return arguments_of((x, *rest), name)
+        return x, *layout.given(first, self.beside, self.missing)
+
+    def given(self, given: Any) -> tuple[Tensor, ...]:
+        """What a model is conditioned on, in any form; a table's columns of it."""
+        layout = self.layout
+        if layout is None or not is_table(given) or not self.beside:
+            return arguments_of(given)
+        return layout.given(given, self.beside, self.missing)
 
     def scaled(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Arguments whose x has had done to it what was done to the training's."""
@@ -114,12 +163,17 @@ class Known:
 
     def example(self, n: int = 1) -> tuple[Tensor, ...]:
         """Rows that stand for the data's where only their number, shape and covariates count."""
-        zeros = [torch.zeros(n, *size) for size in self.sizes]
+        zeros = [self.blank(n), *(torch.zeros(n, *size) for size in self.sizes[1:])]
         if self.beside == "labels":
             zeros[1] = torch.full((n,), -1)
         if self.covariates is not None:
             zeros[1] = torch.tensor(self.covariates)[torch.arange(n) % len(self.covariates)]
         return self.typed(zeros)
+
+    def blank(self, n: int) -> Tensor:
+        """Values of x that stand for any."""
+        layout = self.layout
+        return torch.zeros(n, *self.sizes[0]) if layout is None else layout.blank(n)
 
     def typed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Arguments in the types of the training's."""
@@ -156,6 +210,12 @@ class Known:
         x = _floats(args[0])
         if not len(x):
             raise ValueError("there are no rows: give one or more")
+        if self.table is not None and not (missing or self.missing) and x.isnan().any():
+            _, place = self._marked(x, x.isnan())
+            raise ValueError(
+                f"{place} is missing, as are values in {int(x.isnan().any(1).sum())} of {len(x)} "
+                'rows: impute fills them in, and missing="mask" trains a pair that takes them'
+            )
         check_present(args, missing or self.missing)
         low, high = x.new_tensor(self.low), x.new_tensor(self.high)
         # a column that was constant has no width of its own
@@ -165,7 +225,7 @@ class Known:
         rows = far.any(1)
         if not rows.any():
             return ""
-        value, place = first_marked(flat, far)
+        value, place = self._marked(flat, far)
         column = int(far.nonzero()[0, 1]) % len(self.low)
         said = (
             f"{place} is {value:g} where the training's values lie between "
@@ -177,6 +237,12 @@ class Known:
                 "training's rows were"
             )
         return said
+
+    def _marked(self, x: Tensor, wrong: Tensor) -> tuple[float, str]:
+        """The first marked value in the units of the pair, and its place."""
+        value, place = first_marked(x, wrong)
+        layout = self.layout
+        return value, place if layout is None else layout.place(wrong.nonzero()[0].tolist())
 
 
 def _floats(x: Tensor) -> Tensor:
@@ -198,44 +264,3 @@ def check_present(args: Sequence[Tensor], missing: bool = False) -> None:
             if value != value and i == 0:
                 remedy = 'impute fills them in, and missing="mask" trains a pair that takes them'
             raise ValueError(f"{where} is {value} ({int(wrong.sum())} such values): {remedy}")
-
-
-class Remembered(Dataset):
-    """A data set of which a run knows what it was like; its rows are read when asked for.
-
-    Args:
-        known: what is known of it.
-        make: reads it.
-    """
-
-    def __init__(self, known: Known, make: Callable[[], Dataset]) -> None:
-        # no super().__init__: there are no rows
-        self.known, self._make = known, make
-        self.name, self.classes, self.beside = known.name, tuple(known.classes), known.beside
-        self.missing = "mask" if known.missing else "refuse"
-
-    @property
-    def size(self) -> torch.Size:
-        return torch.Size(self.known.sizes[0])
-
-    @property
-    def width(self) -> int:
-        return self.known.width
-
-    def handing(self, what: Beside) -> Self:
-        return self
-
-    def rows(self) -> Dataset:
-        """The data set itself.
-
-        Raises:
-            FileNotFoundError: if it is not where it was.
-            ValueError: if it has become another.
-        """
-        data = self._make().handing(self.beside)
-        if data.size != self.size:
-            raise ValueError(
-                f"{data.name} has rows of shape {tuple(data.size)} where the training's had "
-                f"{tuple(self.size)}: name the data that the run was trained on"
-            )
-        return data

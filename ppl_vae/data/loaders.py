@@ -4,13 +4,66 @@ Batches are slices of a tensor that already lies on the device: one permutation 
 `index_select` a batch, with no work per item in Python.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-__all__ = ["batches", "splits"]
+__all__ = ["Batches", "InMemory", "batches", "splits"]
+
+Parts = tuple[Tensor, ...]
+
+
+class Batches(ABC):
+    """Rows as a pair is called with them, that can be gone through in batches.
+
+    Attributes:
+        few: the rows that are in memory, all or some.
+    """
+
+    few: Parts
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def steps(self, batch_size: int) -> int:
+        """How many batches they make."""
+
+    @abstractmethod
+    def smallest(self, batch_size: int) -> Parts:
+        """Rows as many as the smallest batch has."""
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> Iterator[Parts]:
+        """All rows once through, in a new order."""
+
+
+class InMemory(Batches):
+    """Rows that are in memory.
+
+    Args:
+        parts: tensors with rows that belong together, each `(n, ...)`.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.few = parts
+
+    def __len__(self) -> int:
+        return len(self.few[0])
+
+    def steps(self, batch_size: int) -> int:
+        return len(splits(len(self), batch_size))
+
+    def smallest(self, batch_size: int) -> Parts:
+        size = min(part.stop - part.start for part in splits(len(self), batch_size))
+        return tuple(part[:size] for part in self.few)
+
+    def batches(self, batch_size: int) -> Iterator[Parts]:
+        return batches(self.few, batch_size)
 
 
 def batches(

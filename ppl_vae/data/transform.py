@@ -7,6 +7,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from ppl_vae.data.moments import Moments
+
 __all__ = ["Normalise", "Transform"]
 
 Normalise = Literal["none", "bytes", "standardise", "minmax"]
@@ -37,8 +39,8 @@ class Transform:
     scale: Sequence[float] = (1.0,)
 
     @classmethod
-    def of(cls, kind: Normalise, rows: Tensor) -> Self:
-        """The transform by the statistics of training rows.
+    def of(cls, kind: Normalise, rows: Tensor | Moments) -> Self:
+        """The transform by the statistics of training rows, or of what is known of them.
 
         Columns have their own where rows are vectors; images have one of each for all pixels.
         NaN is left out of the statistics; a column of nothing else stays as it is.
@@ -52,16 +54,22 @@ class Transform:
             return cls()
         if kind == "bytes":
             return cls(kind, (0.0,), (255.0,))
-        x = rows.double()
-        x = x if x.ndim == 2 else x.reshape(-1, 1)
-        missing = x.isnan()
+        if isinstance(rows, Moments):
+            low, high, mean, sd = rows.columns()
+            low, spread = (low, high - low) if kind == "minmax" else (mean.nan_to_num(0.0), sd)
+        else:
+            x = rows.double()
+            x = x if x.ndim == 2 else x.reshape(-1, 1)
+            missing = x.isnan()
+            if kind == "minmax":
+                low = x.masked_fill(missing, torch.inf).amin(0)
+                spread = x.masked_fill(missing, -torch.inf).amax(0) - low
+            else:
+                low = x.nanmean(0).nan_to_num(0.0)
+                spread = (x - low).square().nanmean(0).sqrt()
         if kind == "minmax":
-            low = x.masked_fill(missing, torch.inf).amin(0)
-            spread = x.masked_fill(missing, -torch.inf).amax(0) - low
             low = low.where(low.isfinite(), 0)
         else:
-            low = x.nanmean(0).nan_to_num(0.0)
-            spread = (x - low).square().nanmean(0).sqrt()
             # the deviation of a constant is rounding error alone
             spread = spread.where(spread > 1e-12 * low.abs(), 0)
         return cls(kind, low.tolist(), spread.where(spread > 0, 1).tolist())
@@ -79,20 +87,20 @@ class Transform:
     def apply(self, rows: Tensor) -> Tensor:
         """Rows as the pair takes them: floats, scaled.
 
-        Floating-point rows under "bytes" are scaled already.
+        Rows are in the units of the data whatever their type: under "bytes" floats lie in
+        [0, 255] too, so that some can be NaN.
 
         Raises:
-            ValueError: if those lie outside [0, 1].
+            ValueError: for floats that lie in [0, 1] where bytes are divided by 255.
         """
         floating = rows.is_floating_point()
         if self.kind == "bytes" and floating:
-            outside = (rows < 0) | (rows > 1)
-            if outside.any():
+            seen = rows.nan_to_num(0.0)
+            if seen.any() and bool(((seen >= 0) & (seen <= 1)).all()):
                 raise ValueError(
-                    f"a value is {float(rows[outside][0]):g} where bytes are divided by 255: give "
-                    'integers, floats in [0, 1], or normalise="none"'
+                    "all values lie in [0, 1] where the training's are bytes, which are divided "
+                    "by 255: give them in [0, 255], as the results are"
                 )
-            return rows
         if self.kind == "none":
             return rows if floating else rows.to(torch.get_default_dtype())
         return self.redo(rows)

@@ -12,9 +12,9 @@ from ppl_vae.diagnostics._arviz import tree
 from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.importance import check_evidence, check_proposal, unmatched
 from ppl_vae.diagnostics.marginal import marginal
-from ppl_vae.diagnostics.pair import Draws, Pair, seeded
+from ppl_vae.diagnostics.pair import Draws, Pair
 from ppl_vae.diagnostics.sites import draw_count
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.programs import Data, Program, seeded
 
 __all__ = ["GROUPS", "to_arviz"]
 

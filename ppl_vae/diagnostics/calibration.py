@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.densities import check_prediction
-from ppl_vae.diagnostics.pair import Pair, seeded
+from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.diagnostics.sites import draw_count
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.programs import Data, Program, seeded
+from ppl_vae.evaluation.terms import require_density
+from ppl_vae.pairs.pair import Pair as LibraryPair
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Calibration", "Coverage", "coverage", "sbc"]
+__all__ = ["METRICS", "Calibration", "Coverage", "calibration_of", "coverage", "sbc"]
 
 _JOINT = "log_joint"
 
@@ -294,3 +298,69 @@ def _replace(pair: Pair) -> Callable[[dict[str, Tensor]], tuple[Any, ...]]:
         )
 
     return rebuild
+
+
+def calibration_of(subject: Subject) -> Calibration:
+    """`sbc` on as many simulated data as asked for."""
+    require_density(subject)
+    effort = subject.effort
+    few = tuple(part[: effort.simulations] for part in subject.few)
+
+    def of_x(drawn: dict[str, Tensor]) -> tuple[Any, ...]:
+        return drawn["x"].reshape(few[0].shape).to(few[0]), *few[1:]
+
+    # pairs of the library observe x, and labels that evaluation does not hand out
+    own = any(isinstance(module, LibraryPair) for module in subject.modules)
+    return sbc(
+        *subject.pair,
+        few,
+        simulations=effort.simulations,
+        draws=199,
+        seed=effort.seed,
+        arguments=of_x if own else None,
+    )
+
+
+def _ranks(subject: Subject) -> dict[str, Estimate]:
+    found = subject.once(calibration_of)
+    simulated = f"{found.simulations} simulated data"
+    values = {"all": Estimate(found.p_value, note=f"smallest, Bonferroni, {simulated}")}
+    for name, p in found.p_values.items():
+        count = np.size(p)
+        note = f"smallest of {count}, Bonferroni" if count > 1 else "one test"
+        values[name] = Estimate(min(1.0, float(np.min(p)) * count), note=note)
+    return values
+
+
+def _covered(subject: Subject) -> dict[str, Estimate]:
+    found = subject.once(calibration_of)
+    covered, values = found.coverage(), {}
+    for i, level in enumerate(covered.levels):
+        inside = np.concatenate([v[i].ravel() for v in covered.observed.values()])
+        note = f"mean over {inside.size} coordinates, the error of one, {found.simulations} "
+        error = float(covered.error[i])
+        mean = float(inside.mean())
+        values[f"{100 * level:g}"] = Estimate(mean, error, error, note=note + "simulated data")
+    return values
+
+
+METRICS = (
+    Metric(
+        "sbc",
+        "Calibration of {}, KS test",
+        "p-value",
+        "small where q is not the posterior",
+        "posterior",
+        _ranks,
+        label=lambda name: {_JOINT: "log p(x, z)", "all": "everything ranked"}.get(name, name),
+    ),
+    Metric(
+        "coverage",
+        "Coverage of {} intervals",
+        "share inside",
+        "the nominal level if calibrated",
+        "posterior",
+        _covered,
+        label=lambda level: f"{level} %",
+    ),
+)

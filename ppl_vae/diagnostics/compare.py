@@ -17,11 +17,11 @@ from ppl_vae.diagnostics.importance import (
     unseen,
     weigh,
 )
-from ppl_vae.diagnostics.pair import Pair, seeded
+from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.likelihood import STEPS, Proposals, fitted_weights
 from ppl_vae.evaluation.pair import Pair as EvaluationPair
-from ppl_vae.evaluation.programs import Data, Program, evaluating
+from ppl_vae.evaluation.programs import Data, Program, evaluating, seeded
 from ppl_vae.evaluation.proposal import Family
 from ppl_vae.evaluation.weights import threshold
 from ppl_vae.records import table

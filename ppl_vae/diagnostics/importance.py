@@ -10,21 +10,26 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.diagnostics.densities import check_density
-from ppl_vae.diagnostics.pair import Draws, Pair, seeded
+from ppl_vae.diagnostics.pair import Draws, Pair
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation import weights
-from ppl_vae.evaluation.programs import Data, Program
-from ppl_vae.evaluation.weights import UNSEEN, khat
+from ppl_vae.evaluation.estimate import Estimate, share_of
+from ppl_vae.evaluation.likelihood import weights_of
+from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.programs import Data, Program, seeded
+from ppl_vae.evaluation.weights import UNSEEN, Weights, khat, threshold
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = [
+    "METRICS",
     "UNSEEN",
     "ParetoK",
     "check_evidence",
     "check_proposal",
+    "khats_of",
     "pareto_k",
     "terms",
     "unmatched",
@@ -55,6 +60,18 @@ class ParetoK(Record):
     log_evidence: np.ndarray
     draws: int
     threshold: float
+
+    @classmethod
+    def of(cls, weights: Weights) -> "ParetoK":
+        """That of weights at hand."""
+        return cls(
+            k=np.where(weights.constant.cpu(), 0.0, weights.khats.numpy()),
+            exact=weights.constant.cpu().numpy(),
+            ess=weights.size.cpu().numpy(),
+            log_evidence=weights.log_mean.cpu().numpy(),
+            draws=weights.count,
+            threshold=threshold(weights.count),
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """As a `pandas.DataFrame`, a row for each datum."""
@@ -209,7 +226,7 @@ def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
         ess=(2 * log_sum - (2 * log_weights).logsumexp(0)).exp().numpy(),
         log_evidence=(log_sum - math.log(draws)).numpy(),
         draws=draws,
-        threshold=weights.threshold(draws),
+        threshold=threshold(draws),
     )
 
 
@@ -222,3 +239,37 @@ def unseen(found: ParetoK) -> float:
 def _precision(pair: Pair) -> torch.dtype:
     kinds = [v.dtype for v in pair.values.values() if v.dtype.is_floating_point]
     return kinds[0] if kinds else torch.get_default_dtype()
+
+
+def khats_of(subject: Subject) -> ParetoK:
+    """Those of the guide's draws for some rows, which the likelihood is sampled with too."""
+    return ParetoK.of(subject.once(weights_of))
+
+
+def _note(found: ParetoK) -> str:
+    note = f"{len(found.k)} data, {found.draws} draws each, threshold {found.threshold:.2f}"
+    exact = int(found.exact.sum())
+    return note + (f", {exact} of constant weights (exact)" if exact else "")
+
+
+def _usable(subject: Subject) -> Estimate:
+    found = subject.once(khats_of)
+    return share_of(found.usable, len(found.k), _note(found))
+
+
+def _typical(subject: Subject) -> Estimate:
+    found = subject.once(khats_of)
+    return Estimate(float(np.nanmedian(found.k)), note=_note(found))
+
+
+METRICS = (
+    Metric(
+        "khat_usable",
+        "Usable importance proposals",
+        "share of data",
+        "Pareto k̂ under its threshold",
+        "posterior",
+        _usable,
+    ),
+    Metric("khat_median", "Pareto k̂, median", "", "up to 0.7 is usable", "posterior", _typical),
+)

@@ -1,6 +1,6 @@
 """The guide against the truth: NUTS on a handful of data, the decoder held fixed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,12 +15,15 @@ from torch import Tensor
 from ppl_vae.diagnostics._arviz import convergence
 from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.gaps import Gaps, inference_gaps
-from ppl_vae.diagnostics.pair import Draws, Pair, seeded
+from ppl_vae.diagnostics.pair import Draws, Pair
 from ppl_vae.diagnostics.sites import draw_count
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.programs import Data, Program, seeded
+from ppl_vae.evaluation.terms import require_density
 from ppl_vae.records import Record
 
-__all__ = ["NUTSComparison", "against_nuts"]
+__all__ = ["METRICS", "NUTSComparison", "against_nuts", "nuts_of"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,3 +217,109 @@ def _compare(q: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
         "log_scale_error": np.sqrt(1 / (2 * spread) + 1 / (2 * len(q))),
         "wasserstein": apart / sd,
     }
+
+
+_ROWS = 4
+
+
+def nuts_of(subject: Subject) -> NUTSComparison:
+    """`against_nuts` for a handful of rows."""
+    require_density(subject)
+    few = min(_ROWS, len(subject.few[0]))
+    return against_nuts(*subject.pair, subject.few, rows=few, seed=subject.effort.seed)
+
+
+def _rhat(subject: Subject) -> Estimate:
+    found = subject.once(nuts_of)
+    worst = max(float(values.max()) for values in found.rhat.values())
+    return Estimate(worst, note=f"{len(found.rows)} data, {found.divergences} divergences")
+
+
+def _shift(subject: Subject) -> Estimate:
+    found = subject.once(nuts_of)
+    shifts = np.concatenate([values.ravel() for values in found.shift.values()])
+    errors = np.concatenate([values.ravel() for values in found.shift_error.values()])
+    size = float(np.sqrt(np.square(shifts).mean()))
+    error = float(np.sqrt(np.square(errors).mean()))
+    return Estimate(size, error, note=f"root mean square over {shifts.size} coordinates")
+
+
+def _scale(subject: Subject) -> Estimate:
+    found = subject.once(nuts_of)
+    scales = np.concatenate([values.ravel() for values in found.log_scale.values()])
+    errors = np.concatenate([values.ravel() for values in found.log_scale_error.values()])
+    error = float(np.sqrt(np.square(errors).sum())) / errors.size
+    return Estimate(float(scales.mean()), error, note=f"mean over {scales.size} coordinates")
+
+
+def _gap(name: str) -> Callable[[Subject], Estimate]:
+    def compute(subject: Subject) -> Estimate:
+        gaps = subject.once(nuts_of).gaps
+        values = None if gaps is None else getattr(gaps, name)
+        if gaps is None or values is None:
+            raise ValueError("the guide's family cannot be read off, or it has no density")
+        error = float(np.std(values, ddof=1)) / np.sqrt(values.size) if values.size > 1 else None
+        trust = f"k-hat of the evidence up to {gaps.evidence_k.max():.2g}"
+        return Estimate(float(values.mean()), None, error, note=f"{values.size} data, {trust}")
+
+    return compute
+
+
+_NATS, _TRUE = "nats per datum", "true sd"
+
+METRICS = (
+    Metric(
+        "nuts_rhat",
+        "NUTS: largest R-hat",
+        "",
+        "up to 1.01, or what follows says nothing",
+        "posterior",
+        _rhat,
+        when="asked",
+    ),
+    Metric(
+        "nuts_shift",
+        "Means of q(z|x) off those of NUTS",
+        _TRUE,
+        "0 if exact",
+        "posterior",
+        _shift,
+        when="asked",
+    ),
+    Metric(
+        "nuts_log_scale",
+        "log of sd of q(z|x) over that of NUTS",
+        "",
+        "0 if exact, below 0 too narrow",
+        "posterior",
+        _scale,
+        when="asked",
+    ),
+    Metric(
+        "inference_gap",
+        "Inference gap",
+        _NATS,
+        "KL(q(z|x) ‖ p(z|x))",
+        "posterior",
+        _gap("inference"),
+        when="asked",
+    ),
+    Metric(
+        "approximation_gap",
+        "Inference gap: share of the family",
+        _NATS,
+        "of the best member for each datum",
+        "posterior",
+        _gap("approximation"),
+        when="asked",
+    ),
+    Metric(
+        "amortisation_gap",
+        "Inference gap: share of the encoder",
+        _NATS,
+        "of one encoder for all data",
+        "posterior",
+        _gap("amortisation"),
+        when="asked",
+    ),
+)

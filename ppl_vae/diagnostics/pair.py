@@ -1,7 +1,6 @@
 """A model and its guide looked at: which rows they have; some rows alone, latents held."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 
@@ -17,7 +16,7 @@ from ppl_vae.program import Reading, read
 from ppl_vae.program.plates import PlateName, check_full, global_only
 from ppl_vae.program.sites import is_point
 
-__all__ = ["Draws", "Pair", "seeded"]
+__all__ = ["Draws", "Pair"]
 
 
 class Pair(Runs):
@@ -67,6 +66,11 @@ class Pair(Runs):
         }
         laid = {k: site.lay(outer[k].value, 1)[0] for k, site in self.sites.items()}
         self.observed = [k for k, site in outer.items() if site.role == "observed"]
+        gone = {k: outer[k].missing for k in self.observed}
+        for k, missing in gone.items():
+            if missing is not None:
+                laid[k] = laid[k].masked_fill(self.sites[k].lay(missing, 1)[0], torch.nan)
+        self.missing = {k: laid[k].isnan().cpu() for k, m in gone.items() if m is not None}
         self.values = {k: laid[k].cpu() for k in self.observed}
         self.raw = {k: outer[k].value for k in self.observed}
         self.latents, self.marginalised = reading.latent, reading.marginalised
@@ -179,14 +183,3 @@ def _row_plate(reading: Reading, plate: PlateName | None) -> str | None:
     if plate is None and global_only(reading.model_sites, reading.guide_sites):
         return None
     return reading.plate(plate)
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Draws within follow `seed` and leave the caller's generator alone; None uses the latter."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.densities import check_prediction
-from ppl_vae.diagnostics.pair import Pair, seeded
+from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.diagnostics.sites import Layout, draw_count
-from ppl_vae.evaluation.programs import Data, Program
+from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.programs import Data, Program, seeded
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["STATISTICS", "PredictiveCheck", "predictive_check"]
+__all__ = ["METRICS", "STATISTICS", "PredictiveCheck", "predictive_check", "predictive_of"]
 
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
@@ -135,7 +137,10 @@ def predictive_check(
         else:
             parts = pair.prior(draws, block=block)
         for part in parts:
-            for data in _by_datum(pair.sites[name], part.values[name]):
+            replicas = part.values[name]
+            if name in pair.missing:  # what is not there is not compared
+                replicas = replicas.masked_fill(pair.missing[name], torch.nan)
+            for data in _by_datum(pair.sites[name], replicas):
                 for k, f in chosen.items():
                     drawn[k].append(_number(k, f, data))
     replicated = {k: np.asarray(v) for k, v in drawn.items()}
@@ -173,5 +178,32 @@ def _number(name: str, statistic: Statistic, data: Tensor) -> float:
             f"{tuple(value.shape)}"
         )
     if math.isnan(number := float(value)):
-        raise ValueError(f"statistic {name!r} is NaN: it has no place above or below the data's")
+        raise ValueError(
+            f"statistic {name!r} is NaN: it has no place above or below the data's; of "
+            "data with missing values give statistics= that leave NaN out"
+        )
     return number
+
+
+def predictive_of(subject: Subject) -> PredictiveCheck:
+    """`predictive_check` of some rows."""
+    return predictive_check(*subject.pair, subject.few, seed=subject.effort.seed)
+
+
+def _p_values(subject: Subject) -> dict[str, Estimate]:
+    found = subject.once(predictive_of)
+    note = f"{len(next(iter(found.replicated.values())))} data sets drawn at the data's own codes"
+    return {name: Estimate(p, note=note) for name, p in found.p_values.items()}
+
+
+METRICS = (
+    Metric(
+        "predictive",
+        "Predictive check of the {}",
+        "mid-p-value",
+        "near 0 or 1 where the model does not produce it",
+        "samples",
+        _p_values,
+        when="asked",
+    ),
+)

@@ -1,6 +1,7 @@
 """Distributions that Pyro lacks, or whose edges need care. They know PyTorch and Pyro only."""
 
 from ppl_vae.distributions import kl as _kl  # noqa: F401  enters the registry
+from ppl_vae.distributions.columns import Columns
 from ppl_vae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from ppl_vae.distributions.flow import Flow, build_flow
 from ppl_vae.distributions.implicit import Implicit
@@ -13,6 +14,7 @@ from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Bernoulli",
+    "Columns",
     "ContinuousBernoulli",
     "DiagonalNormalMixture",
     "DiscretizedLogisticMixture",

@@ -8,6 +8,7 @@ Every function takes the generative program, the encoder program and rows of dat
 from ppl_vae.evaluation.annealing import annealed_nll
 from ppl_vae.evaluation.classifier import Classifier, class_divergence, train_classifier
 from ppl_vae.evaluation.codes import ActiveUnits, Codes, active_units, log_det, posterior_codes
+from ppl_vae.evaluation.columns import column_errors
 from ppl_vae.evaluation.disentanglement import dci, disentanglement, factor_vae_score, mig, sap
 from ppl_vae.evaluation.distances import fid, kid
 from ppl_vae.evaluation.estimate import Estimate
@@ -37,6 +38,7 @@ __all__ = [
     "active_units",
     "annealed_nll",
     "class_divergence",
+    "column_errors",
     "dci",
     "disentanglement",
     "distortion",

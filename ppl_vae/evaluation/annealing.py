@@ -8,14 +8,16 @@ from pyro.ops.integrator import velocity_verlet
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
-from ppl_vae.evaluation.likelihood import STEPS
+from ppl_vae.evaluation.likelihood import STEPS, per_datum
+from ppl_vae.evaluation.metric import NATS, Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.proposal import Proposal, Space
+from ppl_vae.evaluation.terms import require_density
 from ppl_vae.evaluation.weights import Weights
 from ppl_vae.program.density import is_real
 
-__all__ = ["annealed_nll"]
+__all__ = ["METRICS", "annealed_nll"]
 
 Start = Literal["fitted", "guide", "prior"]
 Values = dict[str, Tensor]
@@ -209,3 +211,22 @@ class _Annealing:
         site = self.proposal.guide[name]
         trailing = site.event_dim - self.pair.dim_of(site) - 1
         return by_row.reshape(-1, *(1,) * trailing)
+
+
+def _annealed(subject: Subject) -> Estimate:
+    require_density(subject)
+    few = tuple(part[:100] for part in subject.few)
+    return per_datum(annealed_nll(*subject.pair, few), len(few[0]))
+
+
+METRICS = (
+    Metric(
+        "annealed_log_likelihood",
+        "Log-likelihood, annealing",
+        NATS,
+        "log p(x)",
+        "fit",
+        _annealed,
+        when="asked",
+    ),
+)

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.estimate import Estimate, share_of
+from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.samples import draws
+from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 
-__all__ = ["Classifier", "class_divergence", "train_classifier"]
+__all__ = ["METRICS", "Classifier", "class_divergence", "classifier_of", "train_classifier"]
 
 
 class Classifier(nn.Module):
@@ -202,7 +204,7 @@ def _fit(net: Classifier, x: Tensor, labels: Tensor, steps: int, batch: int) -> 
 
 def _accuracy(net: Classifier, x: Tensor, labels: Tensor) -> Estimate:
     right = float((net.predict(x) == labels).double().mean())
-    return Estimate(right, 0.0, math.sqrt(right * (1 - right) / len(x)))
+    return share_of(right, len(x))
 
 
 def _name(train: Tensor, labels: Tensor, test: Tensor, settings: dict[str, int]) -> str:
@@ -234,3 +236,51 @@ def _load(net: Classifier, path: Path) -> bool:
         return False  # not ours, or of another version: trained anew and replaced
     net.accuracy = Estimate(value, 0.0, error)
     return True
+
+
+def classifier_of(subject: Subject) -> Classifier:
+    """One trained on the training rows of known class."""
+    if subject.data.test is None:
+        raise ValueError("a classifier needs held-out rows, and these data have none")
+    (seen, classes), (told, truth) = subject.known("train"), subject.known("test")
+    train, device = subject.arguments("train")[0], subject.x.device
+    if bool(train.isnan().any()) or bool(subject.x.isnan().any()):
+        raise ValueError("a classifier of rows needs all of their values, and some are missing")
+    return train_classifier(
+        *(train[seen], classes.to(device), subject.x[told], truth.to(device)),
+        seed=subject.effort.seed,
+    )
+
+
+def _class_divergence(subject: Subject) -> Estimate:
+    net = subject.once(classifier_of)
+    labels = subject.known("train")[1].to(subject.x.device)
+    return class_divergence(*subject.pair, subject.args, net, labels=labels)
+
+
+def _own(subject: Subject) -> Estimate:
+    """The accuracy of the classifier of a `SemiSupervisedVAE`, over rows of known class."""
+    pair = next((m for m in subject.modules if isinstance(m, SemiSupervisedVAE)), None)
+    if pair is None:
+        raise Inapplicable("the pair has no classifier of its own")
+    told, truth = subject.known(subject.data.held_out)
+    with evaluating(pair):
+        found = torch.cat([pair.classify(x).argmax(-1) for x in subject.x[told].split(1024)])
+    right = found == truth.to(found.device)
+    return share_of(float(right.double().mean()), len(right))
+
+
+METRICS = (
+    Metric(
+        "accuracy", "The model's own classifier", "share right", "", "labels", _own, when="fit"
+    ),
+    Metric(
+        "class_divergence",
+        "Class divergence of samples",
+        "nats",
+        "0 where classes are as frequent as in data",
+        "samples",
+        _class_divergence,
+        when="asked",
+    ),
+)

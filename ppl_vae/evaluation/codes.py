@@ -6,12 +6,22 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.sites import has_moments
 from ppl_vae.records import Record
 
-__all__ = ["ActiveUnits", "Codes", "active_units", "log_det", "posterior_codes"]
+__all__ = [
+    "METRICS",
+    "ActiveUnits",
+    "Codes",
+    "active_units",
+    "codes_of",
+    "log_det",
+    "posterior_codes",
+    "train_codes_of",
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,6 +147,10 @@ def log_det(
     )
 
 
+ACTIVE = 0.01
+"""Variance of its mean below which a code is called inactive, in squared units of z."""
+
+
 @dataclass(frozen=True, repr=False)
 class ActiveUnits(Record):
     """Active latent dimensions: how many, and the variance of each dimension's mean `(d,)`."""
@@ -145,7 +159,7 @@ class ActiveUnits(Record):
     variances: Tensor
 
 
-def active_units(mean: Tensor, threshold: float = 0.01) -> ActiveUnits:
+def active_units(mean: Tensor, threshold: float = ACTIVE) -> ActiveUnits:
     r"""Counts latent dimensions whose posterior mean varies, $V_x[E_{q(z|x)} z_j] >$ threshold.
 
     Args:
@@ -215,3 +229,40 @@ def _averaged(terms: Terms, num_samples: int) -> Block:
     spread = torch.stack(draws) - torch.stack(draws).mean(0)
     covariance = torch.einsum("snd,sne->de", spread, spread) / (num_samples - 1)
     return means.mean(0), variance + means.var(0), covariance, draws[-1]
+
+
+def codes_of(subject: Subject) -> Codes:
+    """Those of the rows looked at."""
+    return posterior_codes(*subject.pair, subject.args)
+
+
+def train_codes_of(subject: Subject) -> Codes:
+    """Those of the training rows."""
+    return posterior_codes(*subject.pair, subject.arguments("train"))
+
+
+def _active(subject: Subject) -> Estimate:
+    units = active_units(subject.once(codes_of).mean)
+    return Estimate(units.count, note=f"of {len(units.variances)} dimensions")
+
+
+METRICS = (
+    Metric(
+        "active_units",
+        "Active units",
+        "dimensions",
+        "variance of the posterior mean above 0.01",
+        "information",
+        _active,
+        when="fit",
+    ),
+    Metric(
+        "log_det",
+        "log det of the covariance, over d",
+        "nats per dimension",
+        "0 as for the prior",
+        "match",
+        lambda s: s.once(codes_of).log_det(),
+        when="fit",
+    ),
+)

@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation.codes import posterior_codes
-from ppl_vae.evaluation.estimate import Estimate, mean_of
+from ppl_vae.evaluation.estimate import Estimate, mean_of, share_of
+from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.programs import Program, check_positive
 
-__all__ = ["dci", "disentanglement", "factor_vae_score", "mig", "sap"]
+__all__ = ["METRICS", "dci", "disentanglement", "factor_vae_score", "mig", "sap"]
 
 Array = NDArray[Any]
 
@@ -136,6 +136,8 @@ def sap(codes: Tensor, factors: Tensor, seed: int = 0) -> Estimate:
         Kumar, Sattigeri and Balakrishnan (2018), Variational inference of disentangled latent
         concepts from unlabeled observations, arXiv:1711.00848.
     """
+    from sklearn.svm import LinearSVC
+
     z, v = _checked(codes, factors)
     train, test, v = _halves(v, seed)
     scale = z[train].std(0)
@@ -180,6 +182,8 @@ def dci(
         Eastwood and Williams (2018), A framework for the quantitative evaluation of disentangled
         representations, ICLR.
     """
+    from sklearn.ensemble import RandomForestClassifier
+
     z, v = _checked(codes, factors)
     train, test, v = _halves(v, seed)
     importance, right = [], []
@@ -250,10 +254,10 @@ def factor_vae_score(
         for offset, (j, k) in enumerate(zip(votes_for, fixed, strict=True)):
             table[(start + offset) % 2, j, k] += 1
     chosen = table[0].argmax(1)
-    total = float(table[1].sum())
+    total = int(table[1].sum())
     right = float(table[1][torch.arange(len(chosen)), chosen].sum()) / total
-    error = math.sqrt(right * (1 - right) / total)
-    return Estimate(right, error, error, note=f"{votes} votes, {int(active.sum())} active units")
+    found = share_of(right, total, f"{votes} votes, {int(active.sum())} active units")
+    return replace(found, standard_error=found.data_error)
 
 
 def _checked(codes: Tensor, factors: Tensor) -> tuple[Array, Array]:
@@ -335,3 +339,28 @@ def _concentration(importance: Array) -> float:
     entropy = -(share * logs).sum(1) / math.log(max(importance.shape[1], 2))
     total = float(rows.sum())
     return float(((1 - entropy) * rows).sum()) / total if total else 0.0
+
+
+def _all(subject: Subject) -> dict[str, Estimate]:
+    data = subject.data
+    if not isinstance(data, FactorData):
+        raise Inapplicable("data of known factors are needed, as Sprites has")
+    if len(data.levels) < 2:
+        raise Inapplicable("one factor alone cannot be told from others")
+    effort, device = subject.effort, subject.x.device
+    return disentanglement(*subject.pair, data, 10 * effort.rows, effort.seed, device=device)
+
+
+def _metric(name: str, title: str) -> Metric:
+    reading = "0 to 1, larger is better"
+    return Metric(name, title, "", reading, "factors", lambda s: s.once(_all)[name], when="asked")
+
+
+METRICS = (
+    _metric("mig", "Mutual information gap"),
+    _metric("sap", "Separated attribute predictability"),
+    _metric("dci_disentanglement", "DCI, disentanglement"),
+    _metric("dci_completeness", "DCI, completeness"),
+    _metric("dci_informativeness", "DCI, informativeness"),
+    _metric("factor_vae", "FactorVAE score"),
+)

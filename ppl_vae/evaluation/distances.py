@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.evaluation.classifier import Classifier
+from ppl_vae.evaluation.classifier import Classifier, classifier_of
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.programs import check_positive
+from ppl_vae.evaluation.samples import generate
 from ppl_vae.evaluation.ustatistic import MMDTerms, pair_sums
 
-__all__ = ["fid", "kid"]
+__all__ = ["METRICS", "fid", "kid"]
 
 Features = nn.Module | Callable[[Tensor], Tensor]
 
@@ -163,3 +165,40 @@ def _metric(
             for batch in images.split(block):
                 metric.update(batch, real=is_real)
     return metric
+
+
+_FEATURES = "by features of a classifier of these data"
+
+
+def _pictures(subject: Subject) -> tuple[Tensor, Tensor, Classifier]:
+    """Data and equally many samples of the model, 10,000 at most, and who looks at them."""
+    net = subject.once(classifier_of)
+    x = subject.x[:10_000]
+    return x, generate(*subject.pair, subject.args, len(x)), net
+
+
+def _kid(subject: Subject) -> Estimate:
+    x, samples, net = subject.once(_pictures)
+    return kid(x, samples, net, subset_size=min(1000, len(x)))
+
+
+METRICS = (
+    Metric(
+        "fid",
+        "Fréchet distance of samples",
+        "squared features",
+        _FEATURES,
+        "samples",
+        lambda s: fid(*s.once(_pictures)),
+        when="asked",
+    ),
+    Metric(
+        "kid",
+        "Kernel distance of samples",
+        "squared features",
+        f"unbiased, {_FEATURES}",
+        "samples",
+        _kid,
+        when="asked",
+    ),
+)

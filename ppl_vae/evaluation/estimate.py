@@ -106,6 +106,22 @@ def mean_of(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), error, error)
 
 
+def share_of(right: float, count: int, note: str = "", standard_error: float = 0.0) -> Estimate:
+    r"""The share of `count` independent rows that are right.
+
+    Its error is half of Wilson's interval at one standard error,
+
+    $$\frac{1}{1 + 1/n} \sqrt{\frac{a (1 - a)}{n} + \frac{1}{4 n^2}},$$
+
+    which is the binomial one where a is not near 0 or 1, and not 0 where all or none are right.
+
+    References:
+        Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA.
+    """
+    spread = math.sqrt(right * (1 - right) / count + 1 / (4 * count**2))
+    return Estimate(right, standard_error, spread / (1 + 1 / count), note=note)
+
+
 def importance_nll(weights: Weights, note: str, quiet: bool = False) -> Estimate:
     r"""Minus the mean log of the rows' mean weights, with errors read off the same weights.
 

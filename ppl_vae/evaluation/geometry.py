@@ -1,10 +1,12 @@
 """The shape of the codes of a path of data."""
 
+from ppl_vae.data.factors import FadingSquares
 from ppl_vae.evaluation.codes import posterior_codes
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.programs import Data, Program
 
-__all__ = ["path_length"]
+__all__ = ["METRICS", "path_length"]
 
 
 def path_length(
@@ -35,3 +37,21 @@ def path_length(
     mean = posterior_codes(model, guide, path, block=block, plate=plate).mean.double()
     steps = (mean[1:] - mean[:-1]).norm(dim=1)
     return Estimate(float(steps.sum()), 0.0, bound="lower", note=f"path of {len(mean)} data")
+
+
+def _along(subject: Subject) -> Estimate:
+    if not isinstance(subject.data, FadingSquares):
+        raise Inapplicable("a path of data is needed, as FadingSquares has")
+    return path_length(*subject.pair, subject.data.path().to(subject.x))
+
+
+METRICS = (
+    Metric(
+        "path_length",
+        "Length of the codes of a path",
+        "units of z",
+        "of data in order; longer the more it is folded",
+        "factors",
+        _along,
+    ),
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of
 from ppl_vae.evaluation.matching import fixed_prior
+from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.mixture import Mixture, univariate
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
@@ -16,7 +17,7 @@ from ppl_vae.program.density import density
 from ppl_vae.program.sites import Site
 from ppl_vae.records import Record
 
-__all__ = ["MutualInformation", "Surgery", "mutual_information", "surgery"]
+__all__ = ["METRICS", "MutualInformation", "Surgery", "mutual_information", "surgery"]
 
 CAPPED = 0.98
 
@@ -263,3 +264,45 @@ def _prior_factors(pair: Pair, prior: Mapping[str, Site], codes: Tensor) -> Tens
             return None
         found.append(density(fn, codes[:, columns]))
     return torch.cat(found, -1)
+
+
+def _information(subject: Subject) -> MutualInformation:
+    return mutual_information(*subject.pair, subject.few)
+
+
+def _surgery(subject: Subject) -> Surgery:
+    return surgery(*subject.pair, subject.few)
+
+
+def _part(name: str, title: str, reading: str) -> Metric:
+    def compute(subject: Subject) -> Estimate:
+        found = getattr(subject.once(_surgery), name)
+        if found is None:
+            raise Inapplicable(f"the prior has no {name.replace('_', ' ')} in closed form")
+        return found  # type: ignore[no-any-return]
+
+    return Metric(f"surgery/{name}", title, "nats", reading, "information", compute)
+
+
+METRICS = (
+    Metric(
+        "information_lower",
+        "Mutual information from below",
+        "nats",
+        "I(x; z), at most log M",
+        "information",
+        lambda s: s.once(_information).lower,
+    ),
+    Metric(
+        "information_upper",
+        "Mutual information from above",
+        "nats",
+        "I(x; z)",
+        "information",
+        lambda s: s.once(_information).upper,
+    ),
+    _part("mutual_information", "Rate's share: index-code information", "of the rows themselves"),
+    _part("total_correlation", "Rate's share: total correlation", "0 for independent dimensions"),
+    _part("dimension_wise", "Rate's share: dimension-wise KL", "0 where marginals match"),
+    _part("marginal_kl", "KL(q(z) ‖ p(z))", "total correlation and dimension-wise KL"),
+)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -11,14 +11,25 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
+from ppl_vae.evaluation.metric import NATS, Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.proposal import Family, NoProposal, Proposal
+from ppl_vae.evaluation.terms import require_density
 from ppl_vae.evaluation.totals import Total, pair_or_total, total_terms
 from ppl_vae.evaluation.weights import Weights
 from ppl_vae.program.density import density
 
-__all__ = ["Likelihood", "Proposals", "fitted_weights", "log_weights", "nll"]
+__all__ = [
+    "METRICS",
+    "Likelihood",
+    "Proposals",
+    "fitted_weights",
+    "log_weights",
+    "nll",
+    "per_datum",
+    "weights_of",
+]
 
 Proposals = Literal["auto", "own", "mean_field", "full_covariance", "flow"]
 
@@ -127,6 +138,18 @@ def nll(
     if proposal not in get_args(Proposals):
         raise ValueError(f"proposal={proposal!r}: use one of {', '.join(get_args(Proposals))}")
     pair = pair_or_total(model, guide, x, plate, block)
+    with evaluating(model, guide):
+        return _nll(pair, num_samples, proposal, steps)
+
+
+def _nll(
+    pair: Pair | Total,
+    num_samples: int,
+    proposal: Proposals = "auto",
+    steps: int = STEPS,
+    own: Weights | None = None,
+) -> Likelihood:
+    """`nll` of a pair in evaluation mode, whose weights by its own draws may be at hand."""
     pair.require_observed()
     if isinstance(pair, Total):
         if proposal not in ("auto", "own"):
@@ -134,39 +157,30 @@ def nll(
                 f"proposal={proposal!r} is fitted row by row, and no latent belongs to a row: "
                 "train the guide on these data with Trace_ELBO, and leave proposal out"
             )
-        if pair.deterministic:
-            raise ValueError(
-                "the guide is deterministic, so its draws have no density and no weights: use a "
-                "guide with a density"
-            )
-        with evaluating(model, guide):
-            log_w = total_terms(pair, num_samples).log_weight
-        weights = Weights([log_w[None]], num_samples)
+        weights = own or _own_weights(pair, num_samples)
         estimate = importance_nll(weights, f"{pair.note}; {num_samples} draws")
         return _chosen({"own": (weights, estimate)}, [])
     refusal = _no_proposal(pair)
     if proposal == "own" and refusal is not None:
         raise refusal
     notes = list[str]()
-    with evaluating(model, guide):
-        found: dict[str, tuple[Weights, Estimate]] = {}
-        if proposal in ("auto", "own") and refusal is None:
-            parts = [Weights(chunks, num_samples) for chunks in _chunks(pair, num_samples)]
-            own = Weights.cat(parts)
-            quiet = proposal == "auto"
-            found["own"] = own, importance_nll(own, f"{num_samples} draws of the guide", quiet)
-        if proposal != "own" and not ("own" in found and found["own"][0].met):
-            family = proposal if proposal != "auto" else None
-            try:
-                family, fitted = fitted_weights(pair, num_samples, family, steps)
-            except NoProposal as error:
-                if "own" not in found:
-                    raise ValueError(f"{refusal or error}; {error}") from error
-                notes.append(str(error))
-                warnings.warn(found["own"][1].note, stacklevel=2)
-            else:
-                words = f"{num_samples} draws of a fitted {family.replace('_', ' ')}"
-                found[family] = fitted, importance_nll(fitted, words, quiet=True)
+    found: dict[str, tuple[Weights, Estimate]] = {}
+    if proposal in ("auto", "own") and refusal is None:
+        own = own or _own_weights(pair, num_samples)
+        quiet = proposal == "auto"
+        found["own"] = own, importance_nll(own, f"{num_samples} draws of the guide", quiet)
+    if proposal != "own" and not ("own" in found and found["own"][0].met):
+        family = proposal if proposal != "auto" else None
+        try:
+            family, fitted = fitted_weights(pair, num_samples, family, steps)
+        except NoProposal as error:
+            if "own" not in found:
+                raise ValueError(f"{refusal or error}; {error}") from error
+            notes.append(str(error))
+            warnings.warn(found["own"][1].note, stacklevel=3)
+        else:
+            words = f"{num_samples} draws of a fitted {family.replace('_', ' ')}"
+            found[family] = fitted, importance_nll(fitted, words, quiet=True)
     return _chosen(found, [*notes, pair.note])
 
 
@@ -211,7 +225,7 @@ def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Lik
                 f"itself {its} (effective {sizes[name]:.3g}, k-hat {khats[name]:.2g})"
             )
     if not weights.met and len(found) > 1:
-        warnings.warn(estimate.note, stacklevel=3)
+        warnings.warn(estimate.note, stacklevel=4)
     fitted = next((its for name, (_, its) in found.items() if name != "own"), None)
     return Likelihood(
         estimate.value,
@@ -258,6 +272,24 @@ def log_weights(
         raise refusal
     with evaluating(model, guide):
         return torch.cat([torch.cat(list(w), 1) for w in _chunks(pair, num_samples)])
+
+
+def _own_weights(pair: Pair | Total, num_samples: int) -> Weights:
+    """Those of the guide's own draws, of a pair in evaluation mode.
+
+    Raises:
+        ValueError: where these have no density.
+    """
+    if isinstance(pair, Total):
+        if pair.deterministic:
+            raise ValueError(
+                "the guide is deterministic, so its draws have no density and no weights: use a "
+                "guide with a density"
+            )
+        return Weights([total_terms(pair, num_samples).log_weight[None]], num_samples)
+    if refusal := _no_proposal(pair):
+        raise refusal
+    return Weights.cat([Weights(each, num_samples) for each in _chunks(pair, num_samples)])
 
 
 def _no_proposal(pair: Pair) -> ValueError | None:
@@ -319,3 +351,42 @@ class _Encoded:
             values[name] = drawn.movedim(0, axis).flatten(axis - 1, axis)
         guide = with_values(self.sites, values)
         return Terms(self.pair, self.rows.repeat_interleave(k), guide), log_q
+
+
+def weights_of(subject: Subject) -> Weights:
+    """Those of the guide's own draws for some rows, which likelihood and k-hat share."""
+    require_density(subject)
+    pair = pair_or_total(*subject.pair, subject.few, None, 8192)
+    pair.require_observed()
+    with evaluating(*subject.pair):
+        return _own_weights(pair, subject.effort.samples)
+
+
+def likelihood_of(subject: Subject) -> Likelihood:
+    """`nll` of some rows."""
+    require_density(subject)
+    pair = pair_or_total(*subject.pair, subject.few, None, 8192)
+    try:
+        own = subject.once(weights_of)
+    except (ValueError, NotImplementedError):
+        own = None
+    with evaluating(*subject.pair), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the estimate's flag says it
+        return _nll(pair, subject.effort.samples, own=own)
+
+
+def per_datum(cost: Estimate, rows: int) -> Estimate:
+    """log p(x) of an estimate of minus that over so many rows."""
+    return replace(cost, value=-cost.value, bound="lower", note=f"{rows} data, {cost.note}")
+
+
+METRICS = (
+    Metric(
+        "log_likelihood",
+        "Log-likelihood, importance sampling",
+        NATS,
+        "log p(x)",
+        "fit",
+        lambda s: per_datum(s.once(likelihood_of), len(s.few[0])),
+    ),
+)

@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.mixture import MULTIVARIATE_NORMAL
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
@@ -16,7 +17,7 @@ from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.program.sites import Site
 from ppl_vae.records import Record
 
-__all__ = ["Discrepancy", "full_mmd", "mmd"]
+__all__ = ["METRICS", "Discrepancy", "full_mmd", "mmd"]
 
 Gaussian = tuple[Tensor, Tensor]
 """A mean `(d,)` and a covariance `(d, d)`."""
@@ -270,3 +271,28 @@ def _both(u: float, bias: float, variance: float, note: str) -> Discrepancy:
         u=Estimate(u, error, error, note=f"U-statistic, {note}"),
         v=Estimate(u + bias, error, error, bound="upper", note=f"V-statistic, {note}"),
     )
+
+
+def _mmd(subject: Subject) -> Discrepancy:
+    return full_mmd(*subject.pair, subject.args)
+
+
+METRICS = (
+    Metric(
+        "mmd_u",
+        "MMD², U-statistic",
+        "",
+        "unbiased; 0 where they match",
+        "match",
+        lambda s: s.once(_mmd).u,
+        when="fit",
+    ),
+    Metric(
+        "mmd_v",
+        "MMD², V-statistic",
+        "",
+        "biased upward by about 1/n",
+        "match",
+        lambda s: s.once(_mmd).v,
+    ),
+)

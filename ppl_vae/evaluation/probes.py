@@ -1,24 +1,18 @@
 """How much of the labels can be read from the codes."""
 
-import math
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from torch import Tensor
 
-from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.codes import codes_of, train_codes_of
+from ppl_vae.evaluation.estimate import Estimate, share_of
+from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.programs import check_positive
 
-__all__ = ["knn_probe", "linear_probe", "svm_probe"]
+__all__ = ["METRICS", "knn_probe", "linear_probe", "svm_probe"]
 
 Array = NDArray[Any]
 
@@ -42,8 +36,8 @@ def linear_probe(
         max_iter: steps of L-BFGS.
 
     Returns:
-        The share of the test labels that is right, between 0 and 1, with its binomial error
-        $\sqrt{a (1 - a) / m}$ over test data.
+        The share of the test labels that is right, between 0 and 1, with its error over test data
+        (Wilson's). The note has the share of the commonest class, which needs no codes.
 
     Raises:
         ValueError: for labels that are missing or do not match the codes.
@@ -52,6 +46,10 @@ def linear_probe(
         Alain and Bengio (2017), Understanding intermediate layers using linear classifier probes,
         arXiv:1610.01644.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     data = _checked(train_codes, train_labels, test_codes, test_labels)
     probe = make_pipeline(
         StandardScaler(), LogisticRegression(C=regularization, max_iter=max_iter)
@@ -75,6 +73,8 @@ def knn_probe(
         test_labels: `(m,)`.
         neighbours: how many vote.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+
     data = _checked(train_codes, train_labels, test_codes, test_labels)
     check_positive(neighbours=neighbours)
     if neighbours > len(data[0]):
@@ -114,6 +114,11 @@ def svm_probe(
     References:
         Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, figure 3 E.
     """
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
     train, target, test, truth = _checked(train_codes, train_labels, test_codes, test_labels)
     if not folds <= labels <= len(train):
         raise ValueError(
@@ -175,6 +180,8 @@ def _checked(
 
 
 def _accuracy(model: Any, data: tuple[Array, Array, Array, Array], note: str) -> Estimate:
+    from sklearn.exceptions import ConvergenceWarning
+
     train, target, test, truth = data
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
@@ -182,5 +189,51 @@ def _accuracy(model: Any, data: tuple[Array, Array, Array, Array], note: str) ->
     if any(issubclass(w.category, ConvergenceWarning) for w in caught):
         note += ", not converged"
     right = float((model.predict(test) == truth).mean())
-    error = math.sqrt(right * (1 - right) / len(test))
-    return Estimate(right, 0.0, error, note=note)
+    values, counts = np.unique(target, return_counts=True)
+    base = float((truth == values[counts.argmax()]).mean())
+    return share_of(right, len(test), f"{note}; the commonest class alone: {base:.3g}")
+
+
+class _Probed(NamedTuple):
+    """Codes and classes to learn from, and those to tell."""
+
+    train: Tensor
+    classes: Tensor
+    test: Tensor
+    truth: Tensor
+
+
+def _probed(subject: Subject) -> _Probed:
+    if subject.data.test is None:
+        raise ValueError("a probe needs held-out rows, and these data have none")
+    (seen, classes), (told, truth) = subject.known("train"), subject.known("test")
+    train, test = subject.once(train_codes_of).mean, subject.once(codes_of).mean
+    return _Probed(train[seen], classes, test[told], truth)
+
+
+def _knn(subject: Subject) -> Estimate:
+    probed = subject.once(_probed)
+    return knn_probe(*probed, neighbours=min(10, len(probed.train)))
+
+
+def _svm(subject: Subject) -> Estimate:
+    probed = subject.once(_probed)
+    few = min(1000, len(probed.train))
+    commonest = int(probed.classes.bincount().max())
+    folds = max(2, min(5, commonest * few // len(probed.train)))
+    return svm_probe(*probed, labels=few, folds=folds, seed=subject.effort.seed)
+
+
+METRICS = (
+    Metric(
+        "probe_linear",
+        "Linear probe",
+        "share right",
+        "",
+        "labels",
+        lambda s: linear_probe(*s.once(_probed)),
+        when="fit",
+    ),
+    Metric("probe_knn", "Nearest neighbours", "share right", "", "labels", _knn),
+    Metric("probe_svm", "SVM on few labels", "share right", "", "labels", _svm),
+)

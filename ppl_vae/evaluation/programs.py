@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program
 
-__all__ = ["Data", "Program", "arguments_of", "check_positive", "evaluating"]
+__all__ = ["Data", "Program", "arguments_of", "check_positive", "evaluating", "seeded"]
 
 Data = Tensor | tuple[Any, ...] | list[Any]
 """Rows of data: one tensor, or the tuple (or list) of a model's positional arguments."""
@@ -40,3 +40,14 @@ def check_positive(**numbers: int | None) -> None:
             continue
         if (isinstance(number, float) and not math.isfinite(number)) or number < 1:
             raise ValueError(f"{name} is {number}: it must be 1 or more")
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draws within follow `seed` and leave the caller's generator alone; None uses the latter."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

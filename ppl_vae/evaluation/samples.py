@@ -1,17 +1,28 @@
 """Draws from the model and reconstructions of data, and numbers read off them."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_of, mean_over_rows
+from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.sites import Site
 
-__all__ = ["generate", "reconstruction_error", "sharpness"]
+__all__ = [
+    "METRICS",
+    "draw",
+    "drawn_as",
+    "generate",
+    "has_mean",
+    "reconstruction_error",
+    "samples_of",
+    "sharpness",
+]
 
 
 def generate(
@@ -44,6 +55,55 @@ def generate(
     pair = Pair(model, guide, x, plate, block)
     with evaluating(model, guide):
         return torch.cat(list(draws(pair, num_samples, mean, site)))
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    x: Data,
+    n: int,
+    mean: bool = True,
+    site: str | None = None,
+    plate: str | None = None,
+    block: int | None = 1024,
+) -> Tensor:
+    """Data from the model at n draws of the prior, `(n, *size)`.
+
+    Args:
+        model: the generative program.
+        guide: the encoder program, from which latents outside the data plate are drawn once.
+        x: rows of data; only their number and shape are used, and any covariates, in turn.
+        n: how many.
+        mean: means of p(x | z), where it has one in closed form, and not draws: what pictures
+            show.
+        site: the observed site, where the model has several.
+        plate: the data plate's name, where the pair leaves a choice.
+        block: rows held at once.
+    """
+    if n < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    pair = Pair(model, guide, x, plate, block)
+    with evaluating(model, guide):
+        mean = mean and has_mean(pair, site)
+        return torch.cat(list(draws(pair, n, mean, site)))
+
+
+def drawn_as(model: Program, guide: Program, x: Data, plate: str | None = None) -> str:
+    """What `draw` gives, in words."""
+    pair = Pair(model, guide, x, plate)
+    with evaluating(model, guide):
+        what = "Means" if has_mean(pair) else "Draws"
+    return f"{what} of p(x | z) at draws of z from the prior"
+
+
+def has_mean(pair: Pair, site: str | None = None) -> bool:
+    """Whether p(x | z) has a mean in closed form; pixel by pixel, or by channel, it has none."""
+    found = pair.run(pair.sample).model[0][observed_site(pair, site)]
+    try:
+        found.mean()
+    except ValueError:
+        return False
+    return True
 
 
 def draws(
@@ -96,7 +156,8 @@ def reconstruction_error(
     r"""The squared error of reconstructions, $E_{q(z|x)} \lVert x - E[x|z] \rVert^2 / D$.
 
     In squared units of x per element of x (D of them): 0.01 is an error of a tenth of the range
-    for data in [0, 1]. Unbiased.
+    for data in [0, 1]. Unbiased. Of a row with missing elements it is the mean over the others;
+    rows of nothing else are left out.
 
     Args:
         model: the generative program.
@@ -113,11 +174,15 @@ def reconstruction_error(
 
     def errors(terms: Terms) -> list[Tensor]:
         sites = [part[name] for part in terms.model]
-        gaps = [of_rows(pair, site, True) - of_rows(pair, site, False) for site in sites]
-        return [torch.cat([gap.square().reshape(len(gap), -1).mean(1) for gap in gaps])]
+        gaps = [of_rows(pair, site, True) - present(pair, site) for site in sites]
+        return [torch.cat([gap.square().reshape(len(gap), -1).nanmean(1) for gap in gaps])]
 
     with evaluating(model, guide):
-        return mean_over_rows(pair.table(errors, num_samples)[0], note=pair.note)
+        found = pair.table(errors, num_samples)[0]
+        seen = ~found.isnan().any(1)
+        if not seen.any():
+            raise ValueError("every value is missing: there is none to compare with")
+        return mean_over_rows(found[seen], note=pair.note)
 
 
 def sharpness(images: Tensor, block: int = 1024) -> Estimate:
@@ -151,12 +216,20 @@ def observed_site(pair: Pair, asked: str | None = None) -> str:
     names = observed_variables(pair)
     if asked is None:
         sites, first = pair.blocks.reading.model_sites, pair.blocks.reading.args[0]
-        given = [name for name in names if sites[name].value is first]
+        given = [name for name in names if _observes(sites[name].value, first)]
         if len(names) == 1 or len(given) == 1:
             return (given or names)[0]
     if asked is not None and asked in names:
         return asked
     raise ValueError(f"site is {asked!r}: choose one of the observed sites {names}")
+
+
+def _observes(value: Tensor, rows: Tensor) -> bool:
+    """Whether a site's value is the rows, or these with missing values filled in."""
+    if value is rows or value.shape != rows.shape:
+        return value is rows
+    missing = rows.isnan()
+    return bool(missing.any()) and torch.equal(value[~missing], rows[~missing])
 
 
 def observed_variables(pair: Pair) -> list[str]:
@@ -176,8 +249,64 @@ def observed_variables(pair: Pair) -> list[str]:
     return names
 
 
+def present(pair: Pair, site: Site) -> Tensor:
+    """A site's values, rows first, NaN where they are missing."""
+    if site.missing is not None:
+        site = replace(site, value=torch.where(site.missing, torch.nan, site.value))
+    return of_rows(pair, site, mean=False)
+
+
 def of_rows(pair: Pair, site: Site, mean: bool) -> Tensor:
     """A site's means or values, rows first."""
     value = site.mean() if mean else site.value
     value = value.expand(torch.broadcast_shapes(value.shape, site.shape))
     return value.movedim(pair.dim_of(site) - site.event_dim, 0)
+
+
+def samples_of(subject: Subject) -> Tensor:
+    """As many samples of the model as there are rows, or `effort.rows` if fewer."""
+    return draw(*subject.pair, subject.args, min(len(subject.x), subject.effort.rows))
+
+
+def _images(subject: Subject) -> Tensor:
+    if subject.x.dim() < 3 or min(subject.x.shape[-2:]) < 3:
+        raise ValueError("sharpness is of images, and these data are none")
+    whole = subject.x[~subject.x.flatten(1).isnan().any(1)]
+    if not len(whole):
+        raise ValueError("sharpness is of whole images, and each has missing values")
+    return whole
+
+
+def _sharpness(subject: Subject) -> Estimate:
+    _images(subject)
+    samples = subject.once(samples_of)
+    note = f"{len(samples)} samples: {drawn_as(*subject.pair, subject.args)}"
+    return replace(sharpness(samples), note=note)
+
+
+METRICS = (
+    Metric(
+        "reconstruction_error",
+        "Reconstruction error",
+        "squared units of x",
+        "per element of x",
+        "samples",
+        lambda s: reconstruction_error(*s.pair, s.args),
+    ),
+    Metric(
+        "sharpness",
+        "Sharpness of samples",
+        "squared units of x",
+        "beside that of the data",
+        "samples",
+        _sharpness,
+    ),
+    Metric(
+        "sharpness_data",
+        "Sharpness of the data",
+        "squared units of x",
+        "",
+        "samples",
+        lambda s: sharpness(_images(s)),
+    ),
+)

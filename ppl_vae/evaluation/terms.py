@@ -5,11 +5,12 @@ import math
 from torch import Tensor
 
 from ppl_vae.evaluation.estimate import Estimate, mean_over_rows
+from ppl_vae.evaluation.metric import NATS, Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.totals import Total, pair_or_total, total_terms
 
-__all__ = ["distortion", "elbo", "elbo_terms", "rate"]
+__all__ = ["METRICS", "distortion", "elbo", "elbo_terms", "rate", "require_density"]
 
 _INFINITE = {
     "rate": Estimate(math.inf, note="infinite: the guide is deterministic"),
@@ -156,3 +157,38 @@ def _global_terms(pair: Total, num_samples: int, likelihood: bool) -> dict[str, 
         pair.require_observed()
     terms = total_terms(pair, num_samples).estimates(1, pair.note)
     return terms | _INFINITE if pair.deterministic else terms
+
+
+def _of(subject: Subject) -> dict[str, Estimate]:
+    return elbo_terms(*subject.pair, subject.args)
+
+
+def require_density(subject: Subject) -> None:
+    """Refuses a likelihood that gives data no density, as one of a cost alone."""
+    if not math.isfinite(subject.once(_of)["distortion"].value):
+        raise ValueError("the likelihood gives the data no density")
+
+
+METRICS = (
+    Metric(
+        "elbo", "ELBO", NATS, "minus rate minus distortion", "fit", lambda s: s.once(_of)["elbo"]
+    ),
+    Metric(
+        "distortion",
+        "Distortion",
+        NATS,
+        "−E log p(x|z)",
+        "fit",
+        lambda s: s.once(_of)["distortion"],
+        when="fit",
+    ),
+    Metric(
+        "rate",
+        "Rate",
+        NATS,
+        "KL(q(z|x) ‖ p(z)); 0 where the code says nothing",
+        "fit",
+        lambda s: s.once(_of)["rate"],
+        when="fit",
+    ),
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae.bodies import MLP
 from ppl_vae.evaluation.estimate import Estimate, mean_of
+from ppl_vae.evaluation.metric import NATS, Metric
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.samples import observed_variables
@@ -16,7 +17,7 @@ from ppl_vae.guides import Encoder, MeanFieldNormal
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.sites import Site
 
-__all__ = ["model_information", "usage"]
+__all__ = ["METRICS", "model_information", "usage"]
 
 
 def usage(
@@ -176,3 +177,24 @@ def _seen(pair: Pair, sites: list[Site]) -> Tensor:
     value = site.value.expand(torch.broadcast_shapes(site.value.shape, site.shape))
     rows = value.movedim(pair.dim_of(site) - site.event_dim, 0)
     return rows if rows.dim() > 1 else rows[:, None]
+
+
+METRICS = (
+    Metric(
+        "usage",
+        "Usage of the code by the decoder",
+        NATS,
+        "what another datum's code costs; 0 where the code is ignored",
+        "information",
+        lambda s: usage(*s.pair, s.args),
+    ),
+    Metric(
+        "model_information",
+        "Information under the model",
+        "nats",
+        "I(x; z) of data the model draws",
+        "information",
+        lambda s: model_information(*s.pair, s.args),
+        when="asked",
+    ),
+)

@@ -25,6 +25,7 @@ class Weights:
         log_sum: of the weights, `(n,)`.
         log_squares: log-sums of their squares, `(n,)`.
         tail: the largest of them, `(n, t)`.
+        least: the smallest, `(n,)`.
     """
 
     def __init__(self, chunks: Iterable[Tensor], count: int) -> None:
@@ -32,20 +33,23 @@ class Weights:
         kept = min(tail_length(count) + 1, count)
         log_sum = log_squares = torch.tensor(-math.inf)
         tail: Tensor | None = None
+        least = torch.tensor(math.inf)
         for chunk in chunks:
             log_sum = torch.logaddexp(log_sum.to(chunk), chunk.logsumexp(1))
             log_squares = torch.logaddexp(log_squares.to(chunk), (2 * chunk).logsumexp(1))
             tail = chunk if tail is None else torch.cat([tail, chunk], 1)
             tail = tail.topk(min(kept, tail.shape[1]), 1).values
+            least = torch.minimum(least.to(chunk), chunk.amin(1))
         assert tail is not None
-        self.log_sum, self.log_squares, self.tail = log_sum, log_squares, tail
+        self.log_sum, self.log_squares = log_sum, log_squares
+        self.tail, self.least = tail, least
 
     @classmethod
     def cat(cls, parts: "list[Weights]") -> "Weights":
         """Those of the rows of several, one after the other."""
         joined = cls.__new__(cls)
         joined.count = parts[0].count
-        for name in ("log_sum", "log_squares", "tail"):
+        for name in ("log_sum", "log_squares", "tail", "least"):
             setattr(joined, name, torch.cat([getattr(part, name) for part in parts]))
         return joined
 
@@ -58,6 +62,12 @@ class Weights:
     def log_mean(self) -> Tensor:
         """The log of the mean weight of each row, `(n,)`."""
         return self.log_sum - math.log(self.count)
+
+    @property
+    def constant(self) -> Tensor:
+        """Whether a row's weights are equal to the rounding of single precision, `(n,)`."""
+        largest = self.tail.amax(1)
+        return largest - self.least <= 64 * torch.finfo(torch.float).eps * (1 + largest.abs())
 
     @property
     def typical_size(self) -> float:

@@ -1,6 +1,7 @@
 """Likelihoods p(x | z): modules whose call returns a Pyro distribution."""
 
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
+from ppl_vae.likelihoods.columns import Columns
 from ppl_vae.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from ppl_vae.likelihoods.likelihood import Likelihood
 from ppl_vae.likelihoods.location_scale import Deterministic, Laplace, Normal
@@ -16,6 +17,7 @@ __all__ = [
     "BinaryPixels",
     "Categorical",
     "CategoricalPixels",
+    "Columns",
     "ContinuousBernoulli",
     "Deterministic",
     "Laplace",

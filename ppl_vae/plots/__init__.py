@@ -7,7 +7,14 @@ from ppl_vae.plots.diagnostics import (
     plot_predictive,
     plot_sbc,
 )
-from ppl_vae.plots.pictures import curves, is_image, latent, reconstructions, samples
+from ppl_vae.plots.pictures import (
+    curves,
+    is_image,
+    latent,
+    rate_distortion,
+    reconstructions,
+    samples,
+)
 
 __all__ = [
     "curves",
@@ -18,6 +25,7 @@ __all__ = [
     "plot_pareto_k",
     "plot_predictive",
     "plot_sbc",
+    "rate_distortion",
     "reconstructions",
     "samples",
 ]

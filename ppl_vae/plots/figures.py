@@ -23,6 +23,7 @@ __all__ = [
     "gap",
     "plane",
     "points_figure",
+    "rate_distortion_figure",
 ]
 
 # Ten colours that keep apart under the common colour-vision deficiencies (M. A. Petroff, 2021,
@@ -125,11 +126,15 @@ def codes_figure(codes: Tensor, labels: Tensor | None, classes: Sequence[str] = 
 
 
 def points_figure(groups: Mapping[str, Tensor]) -> Figure:
-    """Sets of rows in the plane of their first two coordinates; densities of single numbers."""
+    """Sets of rows in the plane of their first two coordinates; densities of single numbers.
+
+    Rows in which one of them is missing are left out.
+    """
     figure = Figure(figsize=(5.0, 4.4), layout="constrained")
     axes = clean(figure.subplots())
     for k, (name, x) in enumerate(groups.items()):
-        flat = x.detach().cpu().flatten(1).double().numpy()
+        flat = x.detach().cpu().flatten(1).double().numpy()[:, :2]
+        flat = flat[~np.isnan(flat).any(1)]
         colour, marker = CYCLE[k % len(CYCLE)], "ox^s"[k % 4]
         if flat.shape[1] == 1:
             axes.hist(flat[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=name)
@@ -188,11 +193,13 @@ def canvas(rows: Sequence[Sequence[Tensor]], after: int = 1) -> np.ndarray:
 
 
 def _tiles(images: Tensor) -> Any:
-    """Images as red, green, blue and opacity, `(n, height, width, 4)`."""
+    """Images as red, green, blue and opacity, `(n, height, width, 4)`; clear where missing."""
     pixels = images.detach().cpu().float().clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    there = ~np.isnan(pixels).any(-1, keepdims=True)
+    pixels = np.nan_to_num(pixels)
     if pixels.shape[-1] == 1:
         pixels = 1 - pixels.repeat(3, -1)
-    return np.concatenate([pixels, np.ones_like(pixels[..., :1])], -1)
+    return np.concatenate([pixels, there], -1)
 
 
 def gap(height: int) -> int:
@@ -207,3 +214,45 @@ def clean(axes: Any) -> Any:
     axes.grid(alpha=0.2, lw=0.6)
     axes.set_axisbelow(True)
     return axes
+
+
+def rate_distortion_figure(
+    groups: Mapping[str, Sequence[Mapping[str, float | None]]],
+) -> Figure | None:
+    """Runs by rate and distortion, a panel for likelihood and one for probe as colour.
+
+    None where no run has a rate and a distortion.
+    """
+    shown = {"log_likelihood": "log p(x)", "probe_linear": "linear probe"}
+    points = [
+        (group, run["rate"], run["distortion"], run)
+        for group, runs in groups.items()
+        for run in runs
+        if run.get("rate") is not None and run.get("distortion") is not None
+    ]
+    if not points:
+        return None
+    kinds = [k for k in shown if any(run.get(k) is not None for *_, run in points)] or [""]
+    figure = Figure(figsize=(4.6 * len(kinds), 3.9), layout="constrained")
+    for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True):
+        values = [run.get(kind) for *_, run in points]
+        colours = [math.nan if value is None else value for value in values]
+        drawn = axes.scatter(
+            [rate for _, rate, *_ in points], [d for _, _, d, _ in points],
+            c=colours if kind else CYCLE[0], s=46, cmap="viridis", edgecolor="black", lw=0.5,
+            plotnonfinite=True,
+        )  # fmt: skip
+        seen: set[str] = set()
+        for group, rate, distortion, _ in points:
+            if group not in seen:  # one label to a setting
+                seen.add(group)
+                axes.annotate(
+                    group, (rate, distortion), (5, 4), textcoords="offset points", fontsize=7
+                )
+        axes.set_xlabel("rate")
+        axes.set_ylabel("distortion")
+        axes.margins(0.14)
+        clean(axes)
+        if kind:
+            figure.colorbar(drawn, ax=axes, label=shown[kind])
+    return figure

@@ -1,6 +1,6 @@
 """Pictures of a run, drawn without a display."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from ppl_vae.plots.figures import (
     curves_figure,
     gap,
     points_figure,
+    rate_distortion_figure,
 )
 from ppl_vae.plots.results import Epochs
 
-__all__ = ["curves", "latent", "reconstructions", "samples"]
+__all__ = ["curves", "latent", "rate_distortion", "reconstructions", "samples"]
 
 _DPI = 150
 _PLAIN = "#444444"
@@ -109,6 +110,25 @@ def curves(history: Epochs, path: str | Path) -> None:
         path: the file to write.
     """
     _save(curves_figure({"": history}), path, "Training")
+
+
+def rate_distortion(
+    groups: Mapping[str, Sequence[Mapping[str, float | None]]], path: str | Path
+) -> bool:
+    """Draws the rate against the distortion of runs, with likelihood and probe as colours.
+
+    Args:
+        groups: the numbers of runs by the names of metrics, for each setting.
+        path: the file to write.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    figure = rate_distortion_figure(groups)
+    if figure is None:
+        return False
+    _save(figure, path, "Rate and distortion, held out, nats per datum")
+    return True
 
 
 def is_image(x: Tensor) -> bool:

@@ -21,8 +21,10 @@ class Marginalised(Messenger):
 
     Missing are the NaN of a value. The site's value gets in their place the mean of the model's
     distribution where that is on the real line, and a draw elsewhere, both detached: the density
-    does not see them, and a squared error to the mean is 0 there. A distribution of several
-    independent parts, each of several elements, takes part by a method `leave_out(missing)`.
+    does not see them; what compares values with anything else asks the site which are `missing`.
+    A distribution of several
+    independent parts takes part by a method `leave_out(missing)`, which returns its marginal and
+    such values.
 
     Raises:
         ValueError: for a site whose elements are not independent given the latents.
@@ -34,7 +36,7 @@ class Marginalised(Messenger):
             return
         fn, missing = msg["fn"], value.isnan()
         if hasattr(fn, "leave_out"):
-            msg["fn"], instead = fn.leave_out(missing), fn.sample()
+            msg["fn"], instead = fn.leave_out(missing)
         elif (inner := by_element(fn)) is not None:
             instead = _instead(inner)
             shape = torch.broadcast_shapes(inner.batch_shape, missing.shape)
@@ -48,6 +50,7 @@ class Marginalised(Messenger):
         else:
             return
         msg["value"] = torch.where(missing, instead.detach(), value)
+        msg["infer"] = {**msg["infer"], "missing": missing}
 
 
 def _instead(fn: Any) -> Tensor:

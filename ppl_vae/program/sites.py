@@ -146,6 +146,12 @@ class Site:
         """The number of batch dimensions that plates take."""
         return max([-plate.dim for plate in self.plates], default=0)
 
+    @property
+    def missing(self) -> Tensor | None:
+        """Which elements of the value only stand for missing ones, where any may."""
+        found: Tensor | None = self.infer.get("missing")
+        return found
+
     def plate(self, name: str) -> Plate | None:
         """The plate of a name, or None where it does not hold the site."""
         return next((plate for plate in self.plates if plate.name == name), None)

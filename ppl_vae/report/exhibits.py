@@ -10,13 +10,15 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.evaluation import Codes, posterior_codes
+from ppl_vae.evaluation.codes import ACTIVE
+from ppl_vae.evaluation.samples import draw
 from ppl_vae.experiment import Experiment
 from ppl_vae.plots import charts
 from ppl_vae.plots.pictures import is_image
 from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
 from ppl_vae.training.run import Run
-from ppl_vae.using.decoding import decode, draw, latents
+from ppl_vae.using.decoding import decode, latents
 
 __all__ = ["SECTIONS", "Picture", "Section", "pictures"]
 
@@ -251,7 +253,10 @@ def _traversals(s: _Shown) -> Picture:
     spread = (mean.var(0) + variance.mean(0)).sqrt()
     order = mean.var(0).argsort(descending=True)[:10].tolist()
     at = torch.linspace(-3, 3, 11, device=mean.device)
-    paths = {f"z{j + 1}": s.varying(j, middle[j] + at * spread[j]) for j in order}
+    name, _ = s.moved
+    silent = mean.var(0) < ACTIVE
+    said = {j: f"{name}[{j}]" + " (inactive)" * bool(silent[j]) for j in order}
+    paths = {said[j]: s.varying(j, middle[j] + at * spread[j]) for j in order}
     alt = "the decoder's mean along single latent dimensions"
     if not s.image:
         return Picture.of(charts.lines(paths), alt)

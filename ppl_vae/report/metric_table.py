@@ -1,12 +1,14 @@
-"""The metric table of a report, with the numbers of `metrics.json` in its cells."""
+"""The metric table of a report, with the numbers of `summary.json` in its cells."""
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ppl_vae.evaluation.metric import GROUPS
+from ppl_vae.evaluation.registry import about, title
 from ppl_vae.plots.diagnostics import CYCLE
-from ppl_vae.report.catalogue import about, order
+from ppl_vae.report.results import p_value
 
 __all__ = ["named", "shown", "table"]
 
@@ -19,31 +21,34 @@ _TEXT = (
 
 
 def table(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
-    """The table of what several `metrics.json` hold, a column to a run, as HTML.
+    """The table of what several `summary.json` hold, a column to a run, as HTML.
 
     Args:
         names: of the runs.
         found: what their files hold.
     """
-    every = sorted({name for f in found for name in f["metrics"]}, key=order)
+    every = list({name: None for f in found for name in f["metrics"]})
+    order = [*GROUPS, ""]
+    every.sort(key=lambda name: order.index(_group(name)))
     head = "".join(f'<th scope="col">{named(k, name)}</th>' for k, name in enumerate(names))
     rows: list[str] = []
     heading = None
     for name in every:
         what = about(name)
-        if what.heading != heading:
+        if _group(name) != heading:
             rows += ["</tbody>"] if heading is not None else []
-            heading = what.heading
+            heading = _group(name)
             rows.append(
                 f'<tbody>\n<tr><th scope="rowgroup" colspan="{len(names) + 1}">'
-                f"{escape(heading)}</th></tr>"
+                f"{escape(GROUPS.get(heading, 'Other'))}</th></tr>"
             )
         notes = [f["metrics"].get(name, {}).get("note", "") for f in found]
         shared = notes[0] if len(notes) > 1 and len(set(notes)) == 1 else ""
         cells = "".join(_cell(k, name, f, not shared) for k, f in enumerate(found))
-        under = ", ".join(part for part in (what.unit, what.reading, shared) if part)
+        words = (what.unit, what.reading, shared) if what else (shared,)
+        under = ", ".join(filter(None, words))
         rows.append(
-            f'<tr data-metric="{escape(name)}"><th scope="row">{escape(what.title)}'
+            f'<tr data-metric="{escape(name)}"><th scope="row">{escape(title(name))}'
             f'<span class="small">{escape(under)}</span></th>{cells}</tr>'
         )
     body = "\n".join(rows)
@@ -53,6 +58,11 @@ def table(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
         f'<thead><tr><th scope="col">Metric</th>{head}</tr></thead>\n{body}\n</tbody>\n'
         f"</table></div>\n{_left_out(names, found)}"
     )
+
+
+def _group(name: str) -> str:
+    metric = about(name)
+    return "" if metric is None else metric.group
 
 
 def named(k: int, name: str) -> str:
@@ -87,8 +97,8 @@ def _cell(k: int, name: str, found: Mapping[str, Any], noted: bool) -> str:
     population, fixed = entry["data_error"], entry["standard_error"]
     error = population if population is not None else fixed
     value, spread = shown(entry["value"], error)
-    if entry["unit"] == "p-value" and entry["value"] is not None:
-        value = f"{entry['value']:.2g}".replace("-", "−")
+    if entry["unit"].endswith("p-value") and entry["value"] is not None:
+        value = _sign(p_value(entry["value"]))
     side = {"lower": "≥ ", "upper": "≤ "}.get(entry["bound"] or "", "")
     doubt = escape(entry.get("flag", ""))
     flag = f'<span class="flag">{doubt}</span>' if doubt else ""
@@ -110,11 +120,15 @@ def _cell(k: int, name: str, found: Mapping[str, Any], noted: bool) -> str:
 
 
 def _left_out(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        f"<li>{escape(name)}: {escape(group)} ({escape(reason)})</li>"
-        for name, f in zip(names, found, strict=True)
-        for group, reason in f["skipped"].items()
-    ]
+    lines = []
+    for name, f in zip(names, found, strict=True):
+        reasons: dict[str, list[str]] = {}
+        for metric, reason in f["skipped"].items():
+            reasons.setdefault(reason, []).append(title(metric.replace("{}", "all")))
+        lines += [
+            f"<li>{escape(name)}: {escape(', '.join(left))} ({escape(reason)})</li>"
+            for reason, left in reasons.items()
+        ]
     if not lines:
         return ""
     return '<p class="text">Not applicable:</p>\n<ul class="text">' + "\n".join(lines) + "</ul>"

@@ -20,13 +20,13 @@ style-src 'unsafe-inline'">
 <style>
 :root {
   --paper: $paper_light; --ink: $ink_light; --ground: #f3f5f7; --line: #d7dde3; --soft: #5b6672;
-  --accent: #0a5c92; --flag: #9a4a00; --flag-ground: #fdf0e0;
+  --accent: #0a5c92; --good: #1a7f37; --flag: #9a4a00; --flag-ground: #fdf0e0;
   color-scheme: light dark;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: $paper_dark; --ink: $ink_dark; --ground: #0d1117; --line: #2d343d; --soft: #98a3af;
-    --accent: #6cb6ee; --flag: #f2b366; --flag-ground: #3a2a16;
+    --accent: #6cb6ee; --good: #56c271; --flag: #f2b366; --flag-ground: #3a2a16;
   }
 }
 * { box-sizing: border-box; }
@@ -75,6 +75,16 @@ figure .under { margin: .7rem 0 0; font-size: .85rem; color: var(--soft); }
 figure .missing { margin: auto; padding: 2rem 1rem; color: var(--soft); text-align: center; }
 .chip { display: inline-block; width: .72em; height: .72em; border-radius: 3px;
   background: var(--run); margin-right: .5em; }
+.findings { list-style: none; margin: 0; padding: 0; font-size: .95rem; }
+.findings li { padding: .45rem 0 .45rem 1.5rem; position: relative; }
+.findings li + li { border-top: 1px solid color-mix(in srgb, var(--line) 55%, transparent); }
+.findings li::before { position: absolute; left: 0; font-weight: 700; }
+.findings .good::before { content: "✓"; color: var(--good); }
+.findings .note::before { content: "•"; color: var(--soft); }
+.findings .problem::before { content: "!"; color: var(--flag); left: .25em; }
+.findings a { font-weight: 600; margin-right: .3em; }
+.findings a::first-letter { text-transform: uppercase; }
+.advice { color: var(--soft); }
 .scroll { overflow-x: auto; background: var(--paper); border: 1px solid var(--line);
   border-radius: 10px; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }

@@ -11,10 +11,12 @@ from ppl_vae import __version__
 from ppl_vae.experiment import Experiment, load
 from ppl_vae.plots import charts
 from ppl_vae.plots.diagnostics import CYCLE
-from ppl_vae.report import metrics, page
+from ppl_vae.report import page, results
+from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.report.exhibits import SECTIONS, Picture, pictures
+from ppl_vae.report.findings import Finding, findings
 from ppl_vae.report.metric_table import named, table
-from ppl_vae.training.run import EVALUATION, Run
+from ppl_vae.training.run import SUMMARY, Run
 
 __all__ = ["render", "report"]
 
@@ -29,7 +31,7 @@ def report(
 ) -> None:
     """Writes one HTML page that shows runs side by side, and opens from disk.
 
-    A run that has no metrics.json yet is evaluated first.
+    A run that has not been evaluated yet is evaluated first.
 
     Args:
         runs: the folders of the runs.
@@ -48,9 +50,9 @@ def report(
     _once(folders)
     loaded = [(folder, load(folder, trust, device, data)) for folder in folders]
     for folder, experiment in loaded:
-        if not (folder.path / EVALUATION).is_file():
-            print(f"{folder.path}: evaluating, as there is no {EVALUATION}")
-            metrics.save(folder, metrics.measure(experiment))
+        if not _is_evaluated(folder):
+            print(f"{folder.path}: evaluating, which was not done yet")
+            evaluate_run(folder, experiment)
     path.write_text(render(loaded, seed), encoding="utf-8")
     print(path)
 
@@ -59,7 +61,7 @@ def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
     """The report of some runs, as the text of an HTML file.
 
     The file holds everything it shows and loads nothing. Each cell of the metric table carries
-    the numbers of `metrics.json` as `data-value`, `data-standard-error` and `data-data-error`.
+    the numbers of `summary.json` as `data-value`, `data-standard-error` and `data-data-error`.
 
     Args:
         runs: evaluated runs with their trained experiments.
@@ -67,22 +69,23 @@ def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
 
     Raises:
         ValueError: for no run, or one that is given twice.
-        FileNotFoundError: for a run without `metrics.json`.
+        FileNotFoundError: for a run without `summary.json`.
     """
     if not runs:
         raise ValueError("a report needs at least one run")
     _once([run for run, _ in runs])
     names = _names([run.path for run, _ in runs])
-    found = [metrics.read(run) for run, _ in runs]
+    found = [results.read(run) for run, _ in runs]
     drawn = [pictures(run, experiment, seed) for run, experiment in runs]
     blocks = [
         ("runs", "Runs", _cards(names, runs)),
+        ("findings", "Findings", _findings(names, runs, found)),
         ("metrics", "Metrics", table(names, found)),
         ("curves", "Training", _curves(names, [run for run, _ in runs])),
     ]
     for key, title, text, wide in SECTIONS:
         each = [
-            _reasoned(p[key], f["skipped"].get(_GROUP.get(key, key)))
+            _reasoned(p[key], f["skipped"].get(_METRIC.get(key, key)))
             for p, f in zip(drawn, found, strict=True)
         ]
         figures = "\n".join(
@@ -106,8 +109,38 @@ def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
     )
 
 
-# Pictures whose group of metrics goes by another name.
-_GROUP = {"coverage": "calibration", "sbc": "calibration"}
+# The metrics without which there is no picture.
+_METRIC = {"khat": "khat_median"}
+
+
+def _is_evaluated(run: Run) -> bool:
+    """Whether more is known than what follows a training."""
+    return (run.path / SUMMARY).is_file() and "elbo" in results.read(run)["metrics"]
+
+
+def _findings(
+    names: Sequence[str],
+    runs: Sequence[tuple[Run, Experiment]],
+    found: Sequence[Mapping[str, Any]],
+) -> str:
+    cards = []
+    for k, (name, (run, experiment)) in enumerate(zip(names, runs, strict=True)):
+        told = findings(found[k], run.history, experiment)
+        items = "\n".join(map(_told, told)) or "<li>Nothing could be told.</li>"
+        cards.append(
+            f'<article class="card" style="--run:{CYCLE[k % len(CYCLE)]}">\n'
+            f'<h3>{escape(name)}</h3>\n<ul class="findings">\n{items}\n</ul>\n</article>'
+        )
+    return '<div class="columns">\n' + "\n".join(cards) + "\n</div>"
+
+
+def _told(finding: Finding) -> str:
+    text = finding.text.replace("+-", "±")
+    advice = f' <span class="advice">{escape(finding.advice)}</span>' if finding.advice else ""
+    return (
+        f'<li class="{finding.level}"><a href="#{finding.section}">'
+        f"{escape(finding.topic)}</a> {escape(text)}{advice}</li>"
+    )
 
 
 def _once(runs: Sequence[Run]) -> None:
@@ -147,10 +180,10 @@ def _cards(names: Sequence[str], runs: Sequence[tuple[Run, Experiment]]) -> str:
         facts = [
             ("Data", f"{data.name}: {len(data):,} rows of {size}, held out {held}", False),
             *(
-                (part.capitalize(), described(config.get(part), part == "objective"), True)
-                for part in ("objective", "prior", "likelihood", "encoder", "optimizer")
+                (name.capitalize(), _part(config.get(name), experiment, name), True)
+                for name in ("objective", "prior", "likelihood", "encoder", "optimizer")
             ),
-            ("Code", f"d = {config.get('dim')}", False),
+            ("Code", f"d = {', '.join(map(str, experiment.pair.codes.values()))}", False),
             ("Trained", f"{len(history)} epochs, batches of {config.get('batch_size')}, "
              f"seed {config.get('seed')}", False),
         ]  # fmt: skip
@@ -163,6 +196,14 @@ def _cards(names: Sequence[str], runs: Sequence[tuple[Run, Experiment]]) -> str:
             f"<h3>{escape(name)}</h3>\n<dl>\n{rows}</dl>\n</article>"
         )
     return '<div class="columns">\n' + "\n".join(cards) + "\n</div>"
+
+
+def _part(setting: Any, experiment: Experiment, name: str) -> str:
+    """A part as it was declared, or by its class where nothing was said of it."""
+    if setting is not None:
+        return described(setting, name == "objective")
+    made = getattr(experiment.pair, name, None) or getattr(experiment, name, None)
+    return "-" if made is None else type(made).__name__
 
 
 def _coded(text: str) -> str:

@@ -21,6 +21,7 @@ import pyro
 
 from ppl_vae.data import MNIST
 from ppl_vae.evaluation import nll
+from ppl_vae.evaluation.registry import due, measure
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import (
     IMQ,
@@ -35,7 +36,7 @@ from ppl_vae.objectives import (
     SlicedWasserstein,
     Stein,
 )
-from ppl_vae.report.summary import summarize
+from ppl_vae.report.evaluation import subject_of
 
 __all__ = ["objectives", "run"]
 
@@ -70,10 +71,10 @@ def run(out: Path, seed: int) -> dict[str, Any]:
         for k in range(SEEDS):
             experiment = Experiment(data, make(), dim=10, epochs=5, seed=seed + k)
             experiment.fit()
-            found.append(summarize(experiment) | _likelihood(experiment))
+            found.append(_measured(experiment))
         middle = [
             median(s[key] for s in found)
-            for key in ("rate", "reconstruction", "nll", "size", "probe", "mmd", "log_det")
+            for key in ("rate", "distortion", "nll", "size", "probe_linear", "mmd_u", "log_det")
         ]
         spread = [s["log_det"] for s in found]
         rows.append([name, *middle, f"{min(spread):+.3f} to {max(spread):+.3f}"])
@@ -84,11 +85,14 @@ def run(out: Path, seed: int) -> dict[str, Any]:
     return {"columns": list(columns), "rows": rows}
 
 
-def _likelihood(experiment: Experiment) -> dict[str, float]:
-    """The NLL by a fitted proposal, as after no penalty on the codes is the encoder one."""
+def _measured(experiment: Experiment) -> dict[str, float]:
+    """The metrics that follow a training, and the NLL by a fitted proposal, as after no penalty
+    on the codes is the encoder one."""
+    metrics = measure(subject_of(experiment), due("fit")).found
+    values = {name: estimate.value for name, estimate in metrics.items()}
     pyro.set_rng_seed(0)
     pair, x = experiment.pair, experiment.rows()[0][:ROWS]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the size is in the table
         found = nll(pair.model, pair.guide, x, DRAWS, "full_covariance", steps=STEPS)
-    return {"nll": found.value, "size": found.sizes[found.proposal]}
+    return {**values, "nll": found.value, "size": found.sizes[found.proposal]}

@@ -8,7 +8,6 @@ import pyro
 import torch
 from pyro.infer import ELBO
 
-from ppl_vae.data.loaders import splits
 from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.modules import Program, evaluating
 from ppl_vae.program.reading import Reading
@@ -66,7 +65,7 @@ def check_compatible(
 
 
 def check_held_out(
-    model: Program, guide: Program, objective: ELBO, rows: Sequence[Any], batch_size: int
+    model: Program, guide: Program, objective: ELBO, smallest: Sequence[Any]
 ) -> None:
     """Refuses held-out rows whose smallest batch the loss refuses, as a single one where it pairs.
 
@@ -74,14 +73,12 @@ def check_held_out(
         model: the model.
         guide: the guide.
         objective: the loss.
-        rows: the held-out rows, as the pair is called with them.
-        batch_size: rows to a batch.
+        smallest: as many of the held-out rows as their smallest batch has.
 
     Raises:
         ValueError: if the loss refuses the smallest batch of them.
     """
-    size = min(part.stop - part.start for part in splits(len(rows[0]), batch_size))
-    smallest = tuple(part[:size] for part in rows)
+    size = len(smallest[0])
     with torch.random.fork_rng(), evaluating(model, guide, objective):
         try:
             objective.loss(model, guide, *smallest)

@@ -10,8 +10,8 @@ from pyro.infer import ELBO
 from torch import nn
 
 from ppl_vae.arguments import instance
-from ppl_vae.data.dataset import Channels, Missing
-from ppl_vae.data.loaders import splits
+from ppl_vae.data.checks import Channels, Missing
+from ppl_vae.data.loaders import InMemory
 from ppl_vae.data.transform import Normalise
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
@@ -85,14 +85,15 @@ def fit(
         data: a data set, which hands its rows and what its `handing` has put beside them; or rows
             `(n, *size)` as a tensor, a list, or anything with `__array__` or `to_numpy` (NumPy,
             pandas, polars); or a tuple of several of n rows each that are handed side by side;
-            or a torch `Dataset` or `DataLoader`, see `ppl_vae.data.as_dataset`. Tensors keep
-            their type, all else becomes floats, and floats get the type of the pair's parameters.
+            or a torch `Dataset` or `DataLoader`, whose rows are streamed, see `ppl_vae.Dataset`.
+            Tensors keep their type, all else becomes floats, and floats get the type of the pair's
+            parameters.
         objective: the loss. Its `terms`, if it has any, are logged.
         optimizer: of `pyro.optim`, or of `torch.optim` an instance that was made with all that is
             trained, a class, or a `functools.partial` of one; `Adam` at a learning rate of 1e-3 by
             default.
         epochs: number of passes.
-        batch_size: rows to a step.
+        batch_size: rows to a step; a `DataLoader`'s own instead of the default.
         seed: of every generator, set at the start; None leaves them as they are.
         device: where to train; "auto" is the first GPU, if there is one and the pair is made of
             modules that can be moved there, and where the data lies otherwise.
@@ -169,6 +170,7 @@ def fit(
             "parameters of its own to train"
         )
     rows = TrainingRows(data, validation, normalise, channels, missing, weights)
+    batch_size = rows.batch_size(asked := batch_size)
     rows.typed(model, guide)
     here = rows.train[0].device
     # what plain functions create cannot be moved: they stay where the data lies
@@ -185,7 +187,7 @@ def fit(
     model, guide = reading = rows.leaving_out(model, guide)
     model, guide = rows.weighing(*reading)
     drawn = rows.epoch()
-    first = tuple(part[:batch_size] for part in drawn)
+    first = tuple(part[:batch_size] for part in drawn.few)
     params = stored((model, guide), *first)
     if start is not None:
         go_on_from(start, model, guide, objective, *first)
@@ -193,18 +195,20 @@ def fit(
     trained = params | {f"objective.{i}": p for i, p in enumerate(own)}
     trained = {k: p for k, p in trained.items() if id(p) not in frozen.parameters}
     optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
-    whole = rows.stand_ins(drawn)
-    check_support(observing, reading[1], tuple(part[:batch_size] for part in whole), whole[0])
-    steps = len(splits(len(rows.train[0]), batch_size))
+    whole = rows.stand_ins(drawn.few)
+    few = tuple(part[:batch_size] for part in whole)
+    check_support(observing, reading[1], few, whole[0], rows.extremes)
+    steps = drawn.steps(batch_size)
     if isinstance(objective, Objective):
         # an objective counts every call in training, the critic's among them
         calls = epochs * steps * (1 + critic_steps)
-        objective.plan(int(objective.step) + calls, len(drawn[0]))
+        objective.plan(int(objective.step) + calls, len(drawn))
     check_compatible(model, guide, objective, first)
-    if rows.held_out:
-        check_held_out(model, guide, objective, rows.validation(), batch_size)
+    held_out = rows.validation()
+    if held_out is not None:
+        check_held_out(model, guide, objective, held_out.smallest(batch_size))
     terms = getattr(objective, "terms", {})
-    watch = Watch(objective, patience, keep, monitor, bool(rows.held_out), terms)
+    watch = Watch(objective, patience, keep, monitor, held_out is not None, terms)
     if isinstance(optim, Scheduled):
         optim.plan(epochs * steps)
     moved = Weights(model, guide, objective, params)
@@ -231,6 +235,8 @@ def fit(
         model, guide, objective, optim, moved, critic_steps, own, frozen.parameters
     )
 
+    # without held-out rows, a batch shows whether the last step left sound weights
+    checked, looked_at = held_out or InMemory(first), (held_out or drawn).few
     history = History()
     best = moved.snapshot() if keep == "best" else None
     with (
@@ -238,11 +244,12 @@ def fit(
         showing(epochs * steps, epochs, progress) as shown,
         board(run, tensorboard) as writer,
     ):
+        if batch_size != asked:
+            shown.say(f"steps of {batch_size} rows, as the DataLoader gives them")
         for epoch in range(1, epochs + 1):
             try:
                 row = training.epoch(rows.epoch(), batch_size, shown.bar)
-                # without held-out rows, a batch shows whether the last step left sound weights
-                held_out = training.validate(rows.validation() or first, batch_size, seed or 0)
+                validated = training.validate(checked, batch_size, seed or 0)
             except (NotFinite, KeyboardInterrupt):
                 if best is not None and history.rows:
                     best.restore()
@@ -250,9 +257,9 @@ def fit(
                     run.save_weights(moved.state())
                 raise
             row = {"epoch": epoch, "step": training.step, **row}
-            if rows.held_out:
-                row |= held_out
-            row |= spreads(model, guide, rows.validation() or drawn, batch_size)
+            if held_out is not None:
+                row |= validated
+            row |= spreads(model, guide, looked_at, batch_size)
             history.rows.append(row)
             end_epoch(optim, row.get("validation/loss", row["loss"]))
             is_best = watch.is_best(row)

@@ -11,7 +11,7 @@ from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from ppl_vae.data.dataset import first_marked
+from ppl_vae.data.checks import first_marked
 from ppl_vae.pairs.pair import Pair, part_name
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.running import read
@@ -25,7 +25,13 @@ class NotFinite(FloatingPointError):
     """A loss term or a gradient was NaN or infinite; the optimiser has not acted on it."""
 
 
-def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows: Tensor) -> None:
+def check_support(
+    model: Program,
+    guide: Program,
+    batch: Sequence[Tensor],
+    rows: Tensor,
+    extremes: Tensor | None = None,
+) -> None:
     """Holds observed values against the support of the distribution they are scored by.
 
     Args:
@@ -34,6 +40,8 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
         batch: arguments both are run with once, in evaluation mode; torch's generator is left
             where it was.
         rows: all rows that `batch[0]` was taken from; they are checked where that is observed.
+        extremes: rows of each element's extremes over a stream, of which `rows` are a few; they
+            are checked where the support is one of each element.
 
     Raises:
         ValueError: naming the site, its distribution and the first value outside.
@@ -50,12 +58,15 @@ def check_support(model: Program, guide: Program, batch: Sequence[Tensor], rows:
         if site.role != "observed" or support is None or site.mask is not None:
             continue
         # the whole of the data, where this site observes it
-        value = rows if value is batch[0] and value.shape[1:] == rows.shape[1:] else value
+        is_data = value is batch[0] and value.shape[1:] == rows.shape[1:]
+        value = rows if is_data else value
         with suppress(NotImplementedError):  # dependent supports
+            base = getattr(support, "base_constraint", support)
+            if is_data and extremes is not None and not base.event_dim:
+                value = torch.cat([value, extremes])
             inside = support.check(value)
             if not inside.all():
                 # per row when an event has several elements: name the row's first offender
-                base = getattr(support, "base_constraint", support)
                 outside = ~base.check(value)
                 number, place = first_marked(value, outside if outside.any() else ~inside)
                 raise ValueError(

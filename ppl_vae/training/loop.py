@@ -10,7 +10,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from ppl_vae.data.loaders import batches
+from ppl_vae.data.loaders import Batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
 from ppl_vae.training.noise import Noise
@@ -107,11 +107,11 @@ class Training:
         # the very Adam that the main step uses.
         self.main, self.critic = svi(None, weights.good.take), svi(own)
 
-    def epoch(self, rows: Sequence[Tensor], batch_size: int, bar: Any) -> dict[str, float]:
+    def epoch(self, rows: Batches, batch_size: int, bar: Any) -> dict[str, float]:
         for module in self.modules:
             module.train()
         mean = Mean()
-        for batch in batches(rows, batch_size):
+        for batch in rows.batches(batch_size):
             self.step += 1
             for _ in range(self.critic_steps):
                 self._run(self.critic.step, batch)
@@ -167,13 +167,13 @@ class Training:
             "help)"
         )
 
-    def validate(self, rows: Sequence[Tensor], batch_size: int, seed: int) -> dict[str, float]:
+    def validate(self, rows: Batches, batch_size: int, seed: int) -> dict[str, float]:
         mean = Mean()
         with torch.random.fork_rng(), evaluating(*self.modules):
             torch.manual_seed(seed)
             # in a random order, the same each time: neighbouring rows may resemble each other,
             # and a batch of such is far from the prior however well all rows match it
-            for batch in batches(rows, batch_size):
+            for batch in rows.batches(batch_size):
                 loss = self._run(self._evaluate, batch)
                 mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
         return {f"validation/{name}": value for name, value in mean.read().items()}

@@ -4,20 +4,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from ppl_vae.data.dataset import (
+from ppl_vae.data.checks import (
     Channels,
-    Dataset,
     Missing,
     channels_first,
     check_bytes,
     check_finite,
     check_weights,
 )
+from ppl_vae.data.columns import is_table
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.known import Known
-from ppl_vae.data.sources import as_dataset
+from ppl_vae.data.loaders import Batches, InMemory
+from ppl_vae.data.reader import is_stream
+from ppl_vae.data.stream import Stream, Streamed
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Normalise, Transform
 from ppl_vae.pairs.pair import Pair
@@ -30,6 +31,9 @@ __all__ = ["TrainingRows"]
 
 Values = tuple[Tensor, ...]
 
+_BATCH = 128
+"""Rows to a step where nothing is said."""
+
 
 class TrainingRows:
     """The rows to train on and those held out.
@@ -41,6 +45,10 @@ class TrainingRows:
         channels: of images.
         missing: what is done about NaN.
         weights: of the training rows.
+
+    Attributes:
+        train: the training rows that are in memory, all of them or a few of a stream.
+        held_out: the same of the held-out rows; empty if there are none.
 
     Raises:
         ValueError: for what is no rows of numbers, and for settings that a data set has itself.
@@ -55,28 +63,25 @@ class TrainingRows:
         missing: Missing = "refuse",
         weights: Any = None,
     ) -> None:
-        if isinstance(data, DataLoader | TorchDataset):
-            settings: dict[str, Any] = {
-                "normalise": normalise,
-                "channels": channels,
-                "missing": missing,
-            }
-            data = as_dataset(data, train_weights=weights, **settings)
+        kept_channels = channels
+        if is_stream(data) or is_table(data):
+            settings: dict[str, Any] = {"normalise": normalise, "missing": missing}
+            data = Dataset(data, channels=channels, train_weights=weights, **settings)
             normalise, channels, missing, weights = "none", None, "refuse", None
         self.data = data if isinstance(data, Dataset) else None
         given = {"normalise": normalise != "none", "channels": channels is not None}
         given |= {"missing": missing != "refuse", "weights": weights is not None}
+        self.held_out: Values = ()
+        self._validation: Stream | None = None
         if isinstance(data, Dataset):
             if said := [name for name, is_given in given.items() if is_given]:
                 raise ValueError(f"{said[0]}= is a data set's own: give it to {data.name!r}")
             self.transform, self.missing = data.transform, data.missing
             self.train, self.weights = data.arguments("train"), data.train_weights
-            self.held_out: Values = ()
-            if validation is not None:
-                self.held_out = self._scaled(validation, channels)
-            elif data.test is not None:
+            if validation is None and data.test is not None:
                 # unlabelled, so that a class is what the pair says it is
                 self.held_out = data.arguments("test", labelled=False)
+                self._validation = data.streams.get("test")
         else:
             self.missing = missing
             x, *rest = arguments_of(data, "data")
@@ -85,32 +90,68 @@ class TrainingRows:
                 check_bytes([x], "data")
             self.transform = Transform.of(normalise, x)
             self.train = self._changed(x, *rest)
-            self.held_out = () if validation is None else self._scaled(validation, channels)
             self.weights = check_weights(weights, self.train[0], "weights")
+        if is_stream(validation):
+            self._validation = Stream(validation, "validation", kept_channels, self.missing)
+            self.held_out = self._of_stream(*self._validation.few)
+        elif validation is not None:
+            x, *rest = self.known.arguments(validation, "validation")
+            x = channels_first(x, kept_channels, "validation")
+            self.held_out = self._changed(x, *rest)
         own = self.data if validation is None else None
         self.held_out_weights = None if own is None else own.test_weights
         for name, parts in (("data", self.train), ("validation", self.held_out)):
             for i, part in enumerate(parts):
                 check_finite(part, name, self.missing if i == 0 else "refuse")
 
-    def _scaled(self, validation: Any, channels: Channels | None) -> Values:
-        if isinstance(validation, DataLoader | TorchDataset):
-            validation = as_dataset(validation, "validation").arguments("train")
-        x, *rest = arguments_of(validation, "validation")
-        return self._changed(channels_first(x, channels, "validation"), *rest)
-
     def _changed(self, x: Tensor, *rest: Tensor) -> Values:
         return (x if self.transform.kind == "none" else self.transform.apply(x)), *rest
+
+    def _of_stream(self, x: Tensor, *beside: Tensor) -> Values:
+        """The arguments of a batch of streamed held-out rows."""
+        if self.data is not None:
+            return self.data.changed(x, *beside, labelled=False)
+        if len(self.train) != 1 + len(beside[: len(self.train) - 1]):
+            raise ValueError(
+                f"validation gives x alone, and the pair is called with {len(self.train)} "
+                "arguments: let its items be x and the other"
+            )
+        rows = self.transform.apply(x).to(self.train[0].dtype)
+        more = zip(beside, self.train[1:], strict=False)
+        return rows, *(part.to(like.dtype) for part, like in more)
 
     @property
     def known(self) -> Known:
         """What is kept of the training rows."""
         return Known.of(self.data, self.train, self.transform, self.missing == "mask")
 
+    @property
+    def _stream(self) -> Stream | None:
+        return None if self.data is None else self.data.streams.get("train")
+
+    def batch_size(self, wanted: int) -> int:
+        """Rows to a step: those wanted, or a loader's own where nothing was said.
+
+        Raises:
+            ValueError: for another number than the loader's.
+        """
+        own = None if self._stream is None else self._stream.batch_size
+        if own is None or own == wanted:
+            return wanted
+        if wanted != _BATCH:
+            raise ValueError(
+                f"batch_size is {wanted} and the DataLoader's is {own}: leave it to the loader, "
+                "or give the loader's dataset"
+            )
+        return own
+
     def typed(self, model: Program, guide: Program) -> None:
         """Floats in the type of the pair's parameters, where these have one.
 
         The library's pairs take x as floats.
+
+        Raises:
+            ValueError: for a data set that has rounded what the pair has the precision for.
         """
         modules = modules_of(model, guide).values()
         found = {p.dtype for module in modules for p in module.parameters()}
@@ -118,6 +159,12 @@ class TrainingRows:
         if len(kinds) != 1:
             return
         if self.data is not None and self.data.train.dtype != kinds[0]:
+            if kinds[0] == torch.double == self.data.given and self._stream is None:
+                raise ValueError(
+                    f"{self.data.name} was given as float64 and is held as float32, and the pair "
+                    "is float64: set torch.set_default_dtype(torch.float64) before the data set "
+                    "is made, or give fit the rows themselves, or pair.float()"
+                )
             self.data = self.data.to(kinds[0])
         wants_floats = any(isinstance(module, Pair) for module in modules)
 
@@ -135,14 +182,23 @@ class TrainingRows:
         self.train = tuple(part.to(device) for part in self.train)
         self.held_out = tuple(part.to(device) for part in self.held_out)
 
-    def epoch(self) -> Values:
+    def epoch(self) -> Batches:
         """What the pair is called with in one pass."""
-        drawn = self.train if self.data is None else (self.data.epoch(), *self.train[1:])
-        return self._with(drawn, self.weights)
+        if self.data is None:
+            return InMemory(self._with(self.train, self.weights))
+        rows = self.data.batches("train")
+        return rows if self.weights is None else InMemory(self._with(rows.few, self.weights))
 
-    def validation(self) -> Values:
-        """The same of the held-out rows."""
-        return self.held_out and self._with(self.held_out, self.held_out_weights)
+    def validation(self) -> Batches | None:
+        """The same of the held-out rows, if there are any."""
+        if not self.held_out:
+            return None
+        few = self._with(self.held_out, self.held_out_weights)
+        if self._validation is None:
+            return InMemory(few)
+        return Streamed(
+            self._validation, lambda *given: self._with(self._of_stream(*given), None), few
+        )
 
     def _with(self, parts: Values, weights: Tensor | None) -> Values:
         if self.weights is None:
@@ -159,6 +215,13 @@ class TrainingRows:
         return x, *rest
 
     @property
+    def extremes(self) -> Tensor | None:
+        """Rows of the extremes of a stream, as the pair takes them; None of rows in memory."""
+        if self._stream is None:
+            return None
+        return self.transform.redo(self._stream.moments.extremes).to(self.train[0])
+
+    @property
     def described(self) -> str:
         """The data in one line."""
         shapes = [tuple(part.shape) for part in self.train]
@@ -168,7 +231,10 @@ class TrainingRows:
         """The pair as it takes missing values, if any are to be masked."""
         if self.missing == "refuse":
             return model, guide
-        return with_missing(model, guide, self.train[0].nanmean(0).nan_to_num(0.0))
+        fill = self.train[0].nanmean(0)
+        if self._stream is not None:
+            fill = self.transform.redo(self._stream.moments.mean).to(fill)
+        return with_missing(model, guide, fill.nan_to_num(0.0))
 
     def weighing(self, model: Program, guide: Program) -> tuple[Program, Program]:
         """The pair with the rows' weights for a last argument, if there are any."""

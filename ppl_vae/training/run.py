@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["History", "Run"]
 
 CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
-SUMMARY, EVALUATION, DATA = "summary.json", "metrics.json", "data.json"
+SUMMARY, DATA = "summary.json", "data.json"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
 DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
 # What a run writes, and so all that overwriting one may remove.
 _OWN = (
-    *(CONFIG, METRICS, WEIGHTS, SUMMARY, EVALUATION, DATA),
+    *(CONFIG, METRICS, WEIGHTS, SUMMARY, DATA),
     *(*PICTURES, *DIAGNOSTICS, "tensorboard"),
 )
 
@@ -222,7 +222,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the last evaluation found."""
+        """What evaluations found: see `ppl_vae.report.results`."""
         return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -262,9 +262,11 @@ class Run:
             raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes `summary.json`; numbers that are not finite become null."""
+        """Writes `summary.json`, whole or not at all; numbers that are not finite become null."""
         text = json.dumps(_plain(summary), indent=2, allow_nan=False)
-        (self.path / SUMMARY).write_text(text + "\n", encoding="utf-8")
+        draft = self.path / f".{SUMMARY}.new"
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(self.path / SUMMARY)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -9,11 +9,11 @@ from torch import Tensor
 from ppl_vae.evaluation.codes import Codes, posterior_codes
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
-from ppl_vae.evaluation.samples import draws, observed_site
+from ppl_vae.evaluation.samples import draws, has_mean
 from ppl_vae.program.handlers import AtMean
 from ppl_vae.program.sites import Site, has_moments
 
-__all__ = ["decode", "draw", "drawn_as", "has_mean", "latents"]
+__all__ = ["decode", "latents"]
 
 
 def latents(
@@ -88,55 +88,6 @@ def decode(
         rest = [name for name in pair.shared if name not in values] if mean else []
         with AtMean(rest):
             return torch.cat(list(draws(pair, count, mean, site, values, rows)))
-
-
-def draw(
-    model: Program,
-    guide: Program,
-    x: Data,
-    n: int,
-    mean: bool = True,
-    site: str | None = None,
-    plate: str | None = None,
-    block: int | None = 1024,
-) -> Tensor:
-    """Data from the model at n draws of the prior, `(n, *size)`.
-
-    Args:
-        model: the generative program.
-        guide: the encoder program, from which latents outside the data plate are drawn once.
-        x: rows of data; only their number and shape are used, and any covariates, in turn.
-        n: how many.
-        mean: means of p(x | z), where it has one in closed form, and not draws: what pictures
-            show.
-        site: the observed site, where the model has several.
-        plate: the data plate's name, where the pair leaves a choice.
-        block: rows held at once.
-    """
-    if n < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {n}")
-    pair = Pair(model, guide, x, plate, block)
-    with evaluating(model, guide):
-        mean = mean and has_mean(pair, site)
-        return torch.cat(list(draws(pair, n, mean, site)))
-
-
-def drawn_as(model: Program, guide: Program, x: Data, plate: str | None = None) -> str:
-    """What `draw` gives, in words."""
-    pair = Pair(model, guide, x, plate)
-    with evaluating(model, guide):
-        what = "Means" if has_mean(pair) else "Draws"
-    return f"{what} of p(x | z) at draws of z from the prior"
-
-
-def has_mean(pair: Pair, site: str | None = None) -> bool:
-    """Whether p(x | z) has a mean in closed form; pixel by pixel, or by channel, it has none."""
-    found = pair.run(pair.sample).model[0][observed_site(pair, site)]
-    try:
-        found.mean()
-    except ValueError:
-        return False
-    return True
 
 
 def _is_discrete(fn: TorchDistribution) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ppl_vae.data.frames import TABLES, pandas_for, read_table
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.using.forms import Form
 
 __all__ = ["check_out", "read", "write"]
 
-_TABLES = (".csv", ".parquet")
 _ARRAYS = (".npy", ".npz")
 
 
@@ -30,8 +30,8 @@ def read(path: str | Path, index: str | None = None) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no data file {str(path)!r}")
-    if path.suffix in _TABLES:
-        return _table(path, index)
+    if path.suffix in TABLES:
+        return read_table(path, index)
     if index is not None:
         raise ValueError(f"index={index!r} names a column, and {str(path)!r} is no table")
     if path.suffix not in _ARRAYS:
@@ -50,19 +50,6 @@ def read(path: str | Path, index: str | None = None) -> Any:
     return loaded[names[0]]
 
 
-def _table(path: Path, index: str | None) -> Any:
-    pandas = _pandas(path)
-    try:
-        found = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is not a {path.suffix[1:]} table: {error}") from error
-    if index is not None:
-        if index not in found.columns:
-            raise ValueError(f"{str(path)!r} has no column {index!r}, only {[*found.columns]}")
-        found = found.set_index(index)
-    return found
-
-
 def check_out(path: str | Path, pictures: bool = False, several: bool = False) -> Path:
     """The file to write, held to be of a kind that can be and in a folder that is there.
 
@@ -72,14 +59,14 @@ def check_out(path: str | Path, pictures: bool = False, several: bool = False) -
         several: whether there is more than one array to write, which `.npy` does not take.
     """
     path = Path(path)
-    kinds = [*_TABLES, *(_ARRAYS[several:]), *([".png"] if pictures else [])]
+    kinds = [*TABLES, *(_ARRAYS[several:]), *([".png"] if pictures else [])]
     if path.suffix not in kinds:
         *rest, last = kinds
         raise ValueError(f"out is {str(path)!r}: its name must end in {', '.join(rest)} or {last}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
-    if path.suffix in _TABLES:
-        _pandas(path)
+    if path.suffix in TABLES:
+        pandas_for(path)
     return path
 
 
@@ -114,7 +101,7 @@ def write(
         return
     new = path.with_name(f".{path.name}.new{path.suffix}")
     try:
-        if path.suffix in _TABLES:
+        if path.suffix in TABLES:
             table = values if hasattr(values, "to_csv") else _as_table(as_tensor(values), names)
             for name, column in more.items():
                 table = table.assign(**{name: np.asarray(column).reshape(-1)})
@@ -141,17 +128,3 @@ def _as_table(values: Tensor, names: Sequence[str]) -> Any:
 def _named(index: Any) -> bool:
     """Whether an index says more than the rows' numbers."""
     return any(name is not None for name in index.names) or type(index).__name__ != "RangeIndex"
-
-
-def _pandas(path: Path) -> Any:
-    try:
-        import pandas
-
-        if path.suffix == ".parquet":
-            import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"{str(path)!r}: tables need pandas, and Parquet pyarrow: pip install "
-            "'ppl-vae[tables]'"
-        ) from error
-    return pandas

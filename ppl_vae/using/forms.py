@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,19 +59,34 @@ class Form:
             return array
         count = 1 if values.dim() == 1 else values.shape[-1]
         names = [*names] if len(names) == count else [str(i) for i in range(count)]
-        flat = array.reshape(-1, count)
+        columns = [array] if values.dim() == 1 else [array[..., i] for i in range(count)]
+        found = self.table(names, columns, within)
+        return found if values.dim() > 1 else found[names[0]]
+
+    def table(
+        self, names: Sequence[str], columns: Sequence[np.ndarray[Any, Any]], within: str = "draw"
+    ) -> Any:
+        """A table with the rows' index.
+
+        Args:
+            names: of its columns.
+            columns: each `(n,)`, or `(n, m)` with m of them for each row.
+            within: what the m are called in the index.
+        """
+        shape = columns[0].shape
+        flat = [array.reshape(-1) for array in columns]
         if self.kind == "polars":
             import polars
 
-            found = polars.DataFrame(flat, schema=names, orient="row")
-            return found.to_series() if values.dim() == 1 else found
+            texts = [array.tolist() if array.dtype.kind == "O" else array for array in flat]
+            return polars.DataFrame(dict(zip(names, texts, strict=True)))
         import pandas as pd
 
-        index = self.index if self.index is not None else pd.RangeIndex(len(array))
-        if values.dim() == 3:
-            m = array.shape[1]
-            repeated, each = index.repeat(m), list(range(m)) * len(index)
+        index = self.index if self.index is not None else pd.RangeIndex(shape[0])
+        if len(shape) == 2:
+            repeated, each = index.repeat(shape[1]), [*range(shape[1])] * len(index)
             levels = [repeated.get_level_values(i) for i in range(index.nlevels)]
             index = pd.MultiIndex.from_arrays([*levels, each], names=[*index.names, within])
-        found = pd.DataFrame(flat, index=index, columns=names)
-        return found[names[0]] if values.dim() == 1 else found
+        found = pd.DataFrame(dict(enumerate(flat)), index=index)
+        found.columns = pd.Index(names)
+        return found

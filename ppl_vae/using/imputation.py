@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, arguments_of, check_positive, evaluating
-from ppl_vae.evaluation.samples import observed_site, of_rows
-from ppl_vae.program.missing import by_element, dependent, filled, with_missing
-from ppl_vae.using.decoding import has_mean
+from ppl_vae.evaluation.samples import has_mean, observed_site, of_rows
+from ppl_vae.program.missing import by_element, dependent, with_missing
 
 __all__ = ["Method", "impute"]
 
@@ -86,17 +85,21 @@ def impute(
     if not len(incomplete):
         return result
     fill = rows.nanmean(0).nan_to_num(0.0) if fill is None else fill
-    whole = filled(args, fill)
     with evaluating(model, guide):
-        pair = Pair(model, guide, whole, plate, block)
+        leaving_out = (model, guide) if takes_missing else with_missing(model, guide, fill)
+        pair = Pair(*leaving_out, args, plate, block)
         if pair.deterministic:
             raise ValueError(
                 "the guide is deterministic, so it proposes no codes: imputation needs a guide "
                 "with a density"
             )
         site = pair.run(pair.sample).model[0][observed_site(pair)]
-        if by_element(site.fn) is None:
+        if by_element(site.fn) is None and not hasattr(site.fn, "leave_out"):
             raise dependent(site.name, site.fn)
+        # the mean of counts or classes is none: the chain starts at draws given the filled rows
+        drawn = torch.cat([_x(terms, site.name, mean=False) for terms in pair.runs()])
+        whole = (torch.where(rows.isnan(), drawn.reshape(rows.shape).to(rows), rows), *args[1:])
+        pair = Pair(model, guide, whole, plate, block)
         if not pair.sliced:
             incomplete = torch.arange(len(rows), device=rows.device)
         mean = not draws and has_mean(pair)
@@ -106,8 +109,7 @@ def impute(
             missing = rows[part].isnan()
             if method == "importance":
                 asked = (torch.where(missing, torch.nan, few[0]), *few[1:])
-                programs = (model, guide) if takes_missing else with_missing(model, guide, fill)
-                asked_of = Pair(*programs, asked, plate, None if not pair.sliced else block)
+                asked_of = Pair(*leaving_out, asked, plate, block if pair.sliced else None)
                 values = _weighted(asked_of, mean, draws, num_samples)
             else:
                 values = _chain(pair.at(few), missing, mean, draws, num_samples)

@@ -2,18 +2,27 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.known import Known, Remembered, check_present
+from ppl_vae.data.folder import Images
+from ppl_vae.data.known import Known, check_present
+from ppl_vae.data.layout import Layout
+from ppl_vae.data.reader import Reader, is_stream
+from ppl_vae.data.remembered import Remembered
+from ppl_vae.data.stream import told
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
+from ppl_vae.evaluation.samples import has_mean
 from ppl_vae.program.missing import with_missing
 from ppl_vae.program.modules import Program, modules_of
-from ppl_vae.using.decoding import decode, has_mean
+from ppl_vae.using.decoding import decode
 from ppl_vae.using.forms import Form
 
 __all__ = ["Intake"]
@@ -32,6 +41,9 @@ class Intake:
         site: str | None = None,
     ) -> None:
         self._programs, self._plate, self._site = (model, guide), plate, site
+        if is_table(data):
+            data = Dataset(data, missing="mask")
+            data.missing = "mask" if data.train.isnan().any() else "refuse"
         self._data = data if isinstance(data, Dataset) else None
         self._known = data if isinstance(data, Known) else None
         if isinstance(data, Remembered):
@@ -56,8 +68,7 @@ class Intake:
 
     def _read(self, rows: Any, missing: bool = False) -> tuple[Tensor, ...]:
         """New rows as the arguments of the pair, held against what is known."""
-        args = arguments_of(rows)
-        known = self.known
+        args, known = self._given(rows), self.known
         if known is None:
             check_present(args, missing)
         else:
@@ -69,6 +80,39 @@ class Intake:
             args = known.typed(args)
         return self._placed(args)
 
+    def images(self, path: str | Path) -> Tensor:
+        """The images of a folder as bytes, scaled and cut as those of the training were.
+
+        Args:
+            path: the folder; its sub-folders, if there are any, tell no classes here.
+
+        Raises:
+            FileNotFoundError: if there is none, or no image in it.
+            ValueError: if the training's rows were no images.
+        """
+        size = [] if self.known is None else [*self.known.sizes[0]]
+        if len(size) != 3 or size[0] not in (1, 3):
+            raise ValueError(
+                f"{str(path)!r} is a path, which is for images, and the training's rows had shape "
+                f"{tuple(size)}: give rows"
+            )
+        assert self.known is not None
+        return Images(path, size[1:], self.known.crop, grey=size[0] == 1).whole()[0]
+
+    def _given(self, rows: Any) -> tuple[Tensor, ...]:
+        """New rows in any form as arguments, as they come."""
+        if isinstance(rows, str | Path):
+            return (self.images(rows),)
+        known = self.known
+        if not is_stream(rows):
+            return arguments_of(rows) if known is None else known.arguments(rows)
+        parts = Reader(rows, "rows").whole()
+        if known is None:
+            return parts
+        if known.beside == "covariates" and (labels := told(parts[1:])[0]) is not None:
+            parts = parts[0], one_hot(labels.long(), known.width).to(parts[0])
+        return parts[: len(known.sizes)]
+
     def _placed(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         modules = modules_of(*self._programs).values()
         device = next((p.device for module in modules for p in module.parameters()), None)
@@ -77,10 +121,10 @@ class Intake:
     def _example(self, given: Any, n: int) -> tuple[Tensor, ...]:
         """Arguments whose number, shape and covariates count: those given, else known ones."""
         if given is not None:
-            args = arguments_of(given)
             known = self.known
+            args = arguments_of(given) if known is None else known.given(given)
             if known is not None and len(args) < len(known.sizes):  # covariates or labels alone
-                args = known.typed((torch.zeros(len(args[0]), *known.sizes[0]), *args))
+                args = known.typed((known.blank(len(args[0])), *args))
             return self._placed(args)
         if self._args is not None:
             return self._placed(self._args)
@@ -96,6 +140,11 @@ class Intake:
     # What comes out
 
     @property
+    def layout(self) -> Layout | None:
+        """The columns of the data, where they are a table's."""
+        return None if self.known is None else self.known.layout
+
+    @property
     def code_names(self) -> list[str]:
         """What each column of a code is called: by its latent site and its place there."""
         return self._names(self._example(None, 2))
@@ -103,6 +152,8 @@ class Intake:
     @property
     def data_names(self) -> list[str]:
         """What each column of the data is called."""
+        if self.layout is not None:
+            return self.layout.names
         size = [] if self.known is None else self.known.sizes[0]
         return [f"x[{i}]" for i in range(size[0])] if len(size) == 1 else []
 
@@ -123,9 +174,13 @@ class Intake:
         if self.known is not None:
             values = self.known.undone(values)
         if kept is not None:
-            raw = arguments_of(kept)[0].to(values)
-            raw = raw if raw.dim() == values.dim() else raw[:, None]
-            values = torch.where(raw.isnan(), values, raw)
+            raw = arguments_of(kept) if self.known is None else self.known.arguments(kept)
+            there = raw[0].to(values)
+            there = there if there.dim() == values.dim() else there[:, None]
+            values = torch.where(there.isnan(), values, there)
+        if self.layout is not None and form.kind in ("pandas", "polars"):
+            columns = self.layout.columns(values)
+            return form.table([*columns], [*columns.values()], within)
         return form.give(values, form.columns or self.data_names, within)
 
     def _training(self) -> tuple[Tensor, ...]:

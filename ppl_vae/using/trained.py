@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.known import Known
-from ppl_vae.diagnostics.pair import seeded
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.evaluation.samples import observed_site
+from ppl_vae.evaluation.programs import seeded
+from ppl_vae.evaluation.samples import draw, observed_site
 from ppl_vae.evaluation.sampling import markov_chain
 from ppl_vae.priors import GaussianMixture, Prior
 from ppl_vae.program.modules import Program, modules_of
@@ -21,7 +21,7 @@ from ppl_vae.training.run import Run
 from ppl_vae.using import codes as coding
 from ppl_vae.using import walks
 from ppl_vae.using.codes import Draws
-from ppl_vae.using.decoding import decode, draw, latents
+from ppl_vae.using.decoding import decode, latents
 from ppl_vae.using.forms import Form
 from ppl_vae.using.imputation import Method, impute
 from ppl_vae.using.intake import Intake
@@ -222,7 +222,7 @@ class Trained(Intake):
             seed: makes it repeatable and leaves the global generator alone.
 
         Returns:
-            A tensor `(n, *size)`.
+            A tensor `(n, *size)`; a table of that many rows where the pair was trained on one.
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
@@ -244,7 +244,8 @@ class Trained(Intake):
                     every=steps,
                 )
                 found = chain[site][-1]
-        return self._data_rows(Form("tensor"), found)
+        layout = self.layout
+        return self._data_rows(Form("tensor" if layout is None else layout.library), found)
 
     def impute(
         self,

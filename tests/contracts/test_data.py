@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ppl_vae import data
@@ -69,6 +71,24 @@ def arrays(folder: Path, **options: Any) -> Dataset:
     return data.Arrays(str(folder / "own.npz"), **({"held_out": 0.25} | options))
 
 
+def table(folder: Path, **options: Any) -> Dataset:
+    rng = np.random.default_rng(0)
+    text = np.array(["a", "b", "c"])[np.arange(40) % 3]
+    rows = {"x": rng.normal(size=40), "g": text, "y": np.arange(40) % 4}
+    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
+    given = {"held_out": 0.25, "labels": "y"} | options
+    return data.Table(str(folder / "own.csv"), **given)  # type: ignore[arg-type]
+
+
+def folder(folder: Path, **options: Any) -> Dataset:
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        path = folder / "images" / f"{k % 4}" / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(path)
+    return data.Folder(str(folder / "images"), **({"held_out": 0.25} | options))
+
+
 def told(make: Callable[..., Dataset], **options: Any) -> Callable[..., Dataset]:
     return lambda _, **o: make(**(options | o))
 
@@ -96,6 +116,21 @@ CASES: dict[str, Case] = {
     ),
     "FashionMNIST": Case(mnist(data.FashionMNIST), (30, 12), (1, 28, 28), 10, is_seeded=False),
     "Arrays": Case(arrays, (30, 10), (3, 2), 4, refused={"held_out": SHARE}),
+    "Table": Case(
+        table,
+        (30, 10),
+        (4,),
+        4,
+        in_unit=False,
+        refused={"held_out": SHARE[1:], "normalise": ("bytes",)},
+    ),
+    "Folder": Case(
+        folder,
+        (30, 10),
+        (3, 6, 5),
+        4,
+        refused={"held_out": SHARE, "size": COUNT, "crop": COUNT, "workers": (-1, 0.5)},
+    ),
     "Binarized": Case(changed(data.Binarized), (1437, 360), (1, 8, 8), 10),
     "Binarized, once": Case(changed(data.Binarized, dynamic=False), (1437, 360), (1, 8, 8), 10),
     "PartlyLabelled": Case(

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ppl_vae import likelihoods
 from ppl_vae.bodies import DCGAN, MLP, ResNet
+from ppl_vae.data import Column
+from ppl_vae.likelihoods import Normal
 from ppl_vae.training.guard import check_support
 
 D = 3
@@ -45,6 +47,7 @@ class Case:
         has_variance: whether the variance has.
         images: whether x is an image, and the network its own.
         refused: values that its arguments must not have.
+        size: the event shape, where it is that of the case alone.
     """
 
     make: Callable[..., likelihoods.Likelihood]
@@ -55,6 +58,7 @@ class Case:
     has_variance: bool = True
     images: bool = False
     refused: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    size: tuple[int, ...] | None = None
 
 
 def positive(raw: Any, start: float, floor: float = 1e-6) -> np.ndarray:
@@ -122,6 +126,26 @@ def cnn(pixels: likelihoods.Pixels) -> Any:
     return told(likelihoods.PixelCNN, pixels=pixels, **small)
 
 
+MIXED = (
+    Column("smoker", "binary"),
+    Column("age"),
+    Column("stage", "class", ("I", "II")),
+)
+
+
+def columns(d: int, size: tuple[int, ...], **options: Any) -> likelihoods.Columns:
+    small = {"features": 8} | options
+    return likelihoods.Columns({"age": Normal}, **small).build(d, MIXED)
+
+
+def mixed(p: Any) -> quadrature.Nodes:
+    """Points of a binary number, a real one and a class of two levels."""
+    x, weight = quadrature.moved(quadrature.space(1), p.mean[1:2], p.stddev[1:2])
+    corners = torch.tensor([[b, *c] for b in (0, 1) for c in ((0, 1), (1, 0))]).double()
+    first, rest = corners[:, :1].repeat(len(x), 1), corners[:, 1:].repeat(len(x), 1)
+    return torch.cat([first, x.repeat_interleave(4, 0), rest], 1), weight.repeat_interleave(4)
+
+
 IMAGES: dict[str, Any] = {"has_mean": False, "images": True, "bad": 0.4}
 CASES: dict[str, Case] = {
     "Bernoulli": Case(likelihoods.Bernoulli, on_levels(2), bernoulli, 1.5),
@@ -138,6 +162,7 @@ CASES: dict[str, Case] = {
         0.51,
         refused={"levels": LEVELS},
     ),
+    "Columns": Case(columns, mixed, refused={"features": COUNT}, size=(4,)),
     "Deterministic": Case(likelihoods.Deterministic, None, refused={"link": ("tanh",)}),
     "Deterministic, sigmoid": Case(told(likelihoods.Deterministic, link="sigmoid"), None),
     "Poisson": Case(
@@ -200,7 +225,7 @@ dense = pytest.mark.parametrize(
 def made(case: Case, size: tuple[int, ...] = PAIR, by: float = 0.2) -> Any:
     """A small likelihood after a random step of its parameters."""
     body = {} if case.images else {"body": SMALL}
-    p = case.make(D, size, **body).double()
+    p = case.make(D, case.size or size, **body).double()
     with torch.no_grad():
         for parameter in p.parameters():
             parameter.add_(by * torch.randn_like(parameter))
@@ -228,10 +253,12 @@ def test_every_public_likelihood_has_a_case() -> None:
             ((), SMALL),
             ((5,), SMALL),
             ((2, 3), SMALL),
+            ((4,), SMALL),
             ((1, 8, 8), DCGAN),
             ((3, 8, 8), ResNet),
         )
-        if len(size) > 1 or not case.images
+        if (len(size) > 1 or not case.images) and size == (case.size or size)
+        if case.size or size != (4,)
     ],
 )
 def test_shapes_types_supports_and_gradients(case: Case, size: tuple[int, ...], body: Any) -> None:

@@ -18,6 +18,7 @@ from ppca import PPCA
 from torch import Tensor, nn
 
 from ppl_vae import diagnostics, evaluation
+from ppl_vae.data import Column
 from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation import Estimate
 
@@ -142,6 +143,19 @@ def reconstruction(pair: PPCA, x: Tensor) -> Truth:
     residual = x - pair.mean - pair.codes(x) @ pair.weight.T
     spread = (pair.weight @ pair.covariance @ pair.weight.T).trace()
     return {"": float((residual.square().sum(1) + spread).mean()) / 4}
+
+
+REAL = [Column(name) for name in "abcd"]
+
+
+def by_column(pair: PPCA, x: Tensor) -> Truth:
+    residual = x - pair.mean - pair.codes(x) @ pair.weight.T
+    spread = (pair.weight @ pair.covariance @ pair.weight.T).diagonal()
+    squared = residual.square().mean(0) + spread
+    explained = 1 - squared / x.var(0, correction=0)
+    return {f"{c.name}/rmse": float(squared[i].sqrt()) for i, c in enumerate(REAL)} | {
+        f"{c.name}/explained": float(explained[i]) for i, c in enumerate(REAL)
+    }
 
 
 def mean_of(values: Any) -> Estimate:
@@ -287,6 +301,9 @@ CASES: dict[str, Case] = {
         of(EV.model_information, num_samples=40, steps=3), lambda *_: {}, lambda _: {}
     ),
     "reconstruction_error": Case(of(EV.reconstruction_error), reconstruction),
+    "column_errors": Case(
+        lambda model, guide, x, **o: EV.column_errors(model, guide, x, REAL, **o), by_column
+    ),
     "generate": Case(
         of(EV.generate, num_samples=400, mean=False),
         lambda pair, x: {str(i): float(m) for i, m in enumerate(pair.mean)},

@@ -1,0 +1,219 @@
+"""The command that trains a grid of runs and compares them."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+__all__ = ["sweep"]
+
+_HELP = """usage: ppl-vae sweep --vary NAME=VALUE,VALUE,... [--vary ...] [--seeds 3] [--jobs 1]
+                     [--out runs/sweep] [--dry-run] [options of fit]
+
+Trains a run for each combination of values and each seed, evaluates it, and compares them.
+
+  --vary NAME=A,B  an option of fit and its values; several options make a grid
+  --seeds K        seeds 0 ... K - 1 of each combination (default 1)
+  --jobs N         trainings at a time (default 1)
+  --out FOLDER     a folder for each run, the table and the picture (default runs/sweep)
+  --dry-run        print the commands and run nothing
+
+Runs that are there and evaluated are left alone, so the same call goes on where it was
+interrupted and repeats what failed."""
+
+_COLUMNS = {
+    "log_likelihood": "log p(x)",
+    "distortion": "distortion",
+    "rate": "rate",
+    "usage": "usage",
+    "mmd_u": "MMD^2",
+    "log_det": "log-det/d",
+    "probe_linear": "probe",
+}
+"""What is compared: metrics, and their headings."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One run: its name, the combination it belongs to, and its options."""
+
+    name: str
+    group: str
+    options: tuple[str, ...]
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """What its commands printed."""
+        return self.folder.with_suffix(".log")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is trained and evaluated."""
+        from ppl_vae.report import results
+        from ppl_vae.training.run import Run
+
+        try:
+            return "log_likelihood" in results.known(Run(self.folder))
+        except (OSError, ValueError):
+            return False
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """What trains and what evaluates it, as words of `ppl-vae`."""
+        again = ["--overwrite"] if (self.folder / "config.yaml").exists() else []
+        trust = ["--trust"] if "--trust" in self.options else []
+        fit = ["fit", *self.options, "--out", str(self.folder), *again]
+        asked = "log_likelihood,usage"
+        return [fit, ["evaluate", str(self.folder), "--quick", "--metrics", asked, *trust]]
+
+
+def sweep(words: list[str]) -> None:
+    """Trains a run for each combination of values and each seed, and compares them."""
+    from ppl_vae.cli.commandline import configured
+
+    if {"--help", "-h"} & set(words):
+        print(_HELP)
+        return
+    cells, out, jobs, is_dry = _read(words)
+    for cell in cells:  # bad values are said before the first training
+        configured([*cell.options, "--out", str(cell.folder)], "fit")
+    todo = [cell for cell in cells if not cell.is_done]
+    if is_dry:
+        for cell in todo:
+            print(" && ".join(shlex.join(["ppl-vae", *words]) for words in cell.commands))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    failed = _run(todo, jobs)
+    done = [cell for cell in cells if cell not in failed]
+    if done:
+        _compare(done, out)
+    if failed:
+        names = ", ".join(f"{cell.name} ({_last(cell.log)})" for cell in failed)
+        raise RuntimeError(
+            f"{len(failed)} of {len(cells)} runs failed: {names}; the same call repeats them"
+        )
+
+
+def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
+    """The runs that a command line asks for, their folder, how many at a time, and whether to
+    print alone."""
+    from ppl_vae.config.options import split_options
+
+    switches, options, rest = split_options(words, ("dry_run", "trust", "overwrite"))
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not an option: options look like --vary dim=2,10")
+    if "overwrite" in switches:
+        raise ValueError("a sweep goes on with what is there: remove the folder, or give --out")
+    varied: dict[str, list[str]] = {}
+    plain = {"seeds": "1", "jobs": "1", "out": "runs/sweep"}
+    kept: list[str] = ["--trust"] * ("trust" in switches)
+    for key, value in options:
+        if key == "vary":
+            name, equals, listed = value.partition("=")
+            if not equals or not all(listed.split(",")):
+                raise ValueError(f"--vary is {value!r}: write --vary objective.scale=1,4,16")
+            varied[name.removeprefix("--").replace("-", "_")] = listed.split(",")
+        elif key in plain:
+            plain[key] = value
+        else:
+            kept += [f"--{key}", value]
+    if not varied:
+        raise ValueError("nothing varies: write --vary objective.scale=1,4,16")
+    if "seed" in varied:
+        raise ValueError("--vary seed: say how many with --seeds")
+    seeds, jobs = (_count(name, plain[name]) for name in ("seeds", "jobs"))
+    out, cells = Path(plain["out"]), []
+    for values in product(*varied.values()):
+        pairs = list(zip(varied, values, strict=True))
+        group = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in pairs)
+        chosen = [word for name, value in pairs for word in (f"--{name}", value)]
+        for seed in range(seeds):
+            name = f"{group} seed={seed}".replace(" ", "-").replace("/", "_")
+            whole = (*kept, *chosen, "--seed", str(seed))
+            cells.append(_Cell(name, group, whole, out / name))
+    return cells, out, jobs, "dry_run" in switches
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--{name} is {text!r}: give a whole number of 1 or more")
+    return int(text)
+
+
+def _run(cells: Sequence[_Cell], jobs: int) -> list[_Cell]:
+    """Runs the commands of each, so many at a time, and returns those that failed."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    failed, running, queue = list[_Cell](), dict[subprocess.Popen[bytes], _Cell](), [*cells]
+    try:
+        while queue or running:
+            while queue and len(running) < jobs:
+                cell = queue.pop(0)
+                with cell.log.open("wb") as log:
+                    script = [sys.executable, "-c", _BOTH, repr(cell.commands)]
+                    process = subprocess.Popen(
+                        script, stdout=log, stderr=subprocess.STDOUT, env=environment
+                    )
+                running[process] = cell
+            ended = next(iter(running))
+            try:
+                ended.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                if len(running) > 1:  # look at the next one
+                    running[ended] = running.pop(ended)
+                continue
+            cell = running.pop(ended)
+            if ended.returncode or not cell.is_done:
+                failed.append(cell)
+            state = "failed" if cell in failed else "done"
+            print(f"{len(cells) - len(queue) - len(running)}/{len(cells)} {cell.name}: {state}")
+    finally:
+        for process in running:
+            process.terminate()
+    return failed
+
+
+# A training and its evaluation share a process, and so what it costs to start one.
+_BOTH = """
+import ast, sys
+from ppl_vae.cli import main
+for words in ast.literal_eval(sys.argv[1]):
+    if code := main(words):
+        sys.exit(code)
+"""
+
+
+def _compare(cells: Sequence[_Cell], out: Path) -> None:
+    """Prints the medians over seeds, and draws rate against distortion."""
+    from ppl_vae import plots
+    from ppl_vae.report import results
+    from ppl_vae.training.run import Run
+
+    groups: dict[str, list[dict[str, float | None]]] = {}
+    for cell in cells:
+        groups.setdefault(cell.group, []).append(results.values(Run(cell.folder)))
+    width = max(map(len, groups))
+    lines = [f"{'':{width}} {'runs':>5}" + "".join(f"{h:>12}" for h in _COLUMNS.values())]
+    for group, found in groups.items():
+        cells_of = []
+        for name in _COLUMNS:
+            known = [value for each in found if (value := each.get(name)) is not None]
+            cells_of.append(f"{median(known):12.4g}" if known else f"{'-':>12}")
+        lines.append(f"{group:{width}} {len(found):5}" + "".join(cells_of))
+    text = "\n".join(lines)
+    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    picture = out / "rate_distortion.png"
+    drawn = plots.rate_distortion(groups, picture)
+    print(f"\nmedians over seeds; nats per datum\n\n{text}\n")
+    print(picture if drawn else "no picture: no run has a rate and a distortion")
+
+
+def _last(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.removeprefix("ppl-vae: ") for line in lines if line.strip()]
+    return said[-1][:120] if said else "it said nothing"

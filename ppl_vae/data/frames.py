@@ -1,0 +1,58 @@
+"""Tables in files."""
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TABLES", "pandas_for", "read_table"]
+
+TABLES = (".csv", ".parquet")
+"""What the names of their files end in."""
+
+
+def pandas_for(path: str | Path) -> Any:
+    """The library that reads and writes a file.
+
+    Raises:
+        ImportError: naming the extra that brings it.
+    """
+    try:
+        import pandas
+
+        if Path(path).suffix == ".parquet":
+            import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{str(path)!r}: tables need pandas, and Parquet pyarrow: pip install "
+            "'ppl-vae[tables]'"
+        ) from error
+    return pandas
+
+
+def read_table(path: str | Path, index: str | None = None) -> Any:
+    """The pandas table of a CSV or Parquet file.
+
+    Args:
+        path: the file.
+        index: a column that names the rows and is none of the data's.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if pandas is not installed, or pyarrow for Parquet.
+        ValueError: if it is of another kind, damaged, or without that column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no data file {str(path)!r}")
+    if path.suffix not in TABLES:
+        raise ValueError(f"{str(path)!r} must end in {' or '.join(TABLES)}")
+    pandas = pandas_for(path)
+    try:
+        found = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+    except (ValueError, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{str(path)!r} is not a {path.suffix[1:]} table: {said}") from error
+    if index is not None:
+        if index not in found.columns:
+            raise ValueError(f"{str(path)!r} has no column {index!r}, only {[*found.columns]}")
+        found = found.set_index(index)
+    return found

@@ -1,0 +1,125 @@
+"""What evaluations of a run found, in one file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ppl_vae.evaluation.metric import GROUPS
+from ppl_vae.evaluation.registry import Measured, about, metrics
+from ppl_vae.training.run import SUMMARY, Run
+
+__all__ = ["known", "lines", "p_value", "read", "save", "values"]
+
+
+def save(run: Run, measured: Measured) -> dict[str, Any]:
+    """Puts metrics into a run's `summary.json`, and returns what the file holds then.
+
+    Metrics that were not computed this time keep what the file says of them. A number that is not
+    finite becomes null, and its note says why.
+
+    Args:
+        run: the folder.
+        measured: of its experiment.
+    """
+    subject = measured.subject
+    computed = {_metric(name) for name in measured.found} | set(measured.skipped)
+    old = read(run) if (run.path / SUMMARY).is_file() else {"metrics": {}, "skipped": {}}
+    kept = {k: v for k, v in old["metrics"].items() if _metric(k) not in computed}
+    effort = asdict(subject.effort)
+    made = {}
+    for name, estimate in measured.found.items():
+        metric = about(name)
+        assert metric is not None
+        made[name] = {
+            **estimate.as_dict(),
+            "unit": metric.unit,
+            "group": metric.group,
+            "settings": effort,
+        }
+    both = kept | made
+    found = {
+        "rows": len(subject.x),
+        "held_out": subject.data.test is not None,
+        "metrics": {name: both[name] for name in sorted(both, key=_place)},
+        "skipped": {k: v for k, v in old["skipped"].items() if k not in computed}
+        | measured.skipped,
+    }
+    run.save_summary(found)
+    return found
+
+
+def read(run: Run) -> dict[str, Any]:
+    """What a run's `summary.json` holds.
+
+    Raises:
+        FileNotFoundError: if the run has none.
+        ValueError: if the file is not one of ours.
+    """
+    path = run.path / SUMMARY
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(run.path)!r} has no {SUMMARY}: run ppl-vae evaluate {run.path} first"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not all(e["group"] in GROUPS for e in found["metrics"].values()):
+            raise TypeError
+        if not all(isinstance(reason, str) for reason in found["skipped"].values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: remove it and evaluate the run again") from error
+    return dict(found)
+
+
+def known(run: Run) -> set[str]:
+    """The metrics that have been tried, with a value or without."""
+    found = read(run)
+    return {_metric(name) for name in found["metrics"]} | set(found["skipped"])
+
+
+def values(run: Run) -> dict[str, float | None]:
+    """The numbers of a run's `summary.json` by the names of the metrics."""
+    return {name: entry["value"] for name, entry in read(run)["metrics"].items()}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What a result file says, a line to a metric and one more to each that is in doubt."""
+    told = []
+    for name, entry in found["metrics"].items():
+        value, error = entry["value"], entry["data_error"]
+        error = entry["standard_error"] if error is None else error
+        sign = {"lower": ">= ", "upper": "<= "}.get(entry["bound"], "")
+        spread = "" if error is None else f" +- {error:.2g}"
+        shown = entry["note"] or "infinite"
+        if value is not None:
+            is_p = entry["unit"].endswith("p-value")
+            shown = p_value(value) if is_p else f"{sign}{value:.4g}{spread}"
+        told.append(f"{name:28} {shown:24} {entry['unit'] if value is not None else ''}".rstrip())
+        if value is not None and entry["flag"]:
+            told.append(f"{'':28} {entry['flag']}: {entry['note']}")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found["skipped"].items():
+        reasons.setdefault(reason, []).append(name)
+    return told + [f"no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def p_value(p: float) -> str:
+    """A p-value as it is read; far out, where its size rests on the tail of a formula, a bound.
+
+    Example:
+        >>> p_value(0.0312), p_value(3e-40)
+        ('0.031', '< 1e-06')
+    """
+    return f"{p:.2g}" if p >= 1e-6 else "< 1e-06"
+
+
+def _metric(name: str) -> str:
+    metric = about(name)
+    return name if metric is None else metric.name
+
+
+def _place(name: str) -> tuple[int, str]:
+    every = list(metrics())
+    metric = _metric(name)
+    return (every.index(metric) if metric in every else len(every)), ""
