@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         f"Sizes {' - '.join(map(str, options.sizes))}, batch {options.batch}, one thread; "
         f"{options.rounds} rounds of {options.steps} steps. "
         f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, Pyro {pyro.__version__}.",
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
+        f"Pyro {pyro.__version__}.",
         "",
         "| step | ms of CPU | ratio | quartiles |",
         "|---|---|---|---|",
