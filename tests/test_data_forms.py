@@ -157,7 +157,7 @@ def test_double_rows_keep_their_precision_or_are_refused() -> None:
     encoder, likelihood = partial(MeanFieldNormal, body=SMALL), partial(Normal, body=SMALL)
     run = Experiment(data, BetaVAE(), 2, likelihood=likelihood, encoder=encoder, epochs=1)
     run.fit(progress=False)
-    assert run.encode(ROWS[:3]).dtype == torch.float64
+    assert run.encode(x[:3]).dtype == torch.float64
 
 
 def test_new_rows_of_a_run_on_bytes_are_in_its_units(tmp_path: Path) -> None:

@@ -135,8 +135,13 @@ def test_folders_that_are_refused_in_one_line(folder: Path, tmp_path: Path) -> N
         Folder(str(tmp_path / "empty"))
 
 
-def test_from_flags_to_codes_of_a_new_folder(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_from_flags_to_codes_of_a_new_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
     """Cut and scaled as in training; the codes are those of the same rows in memory."""
+    if streamed:
+        monkeypatch.setattr("ppl_vae.data.folder._LARGE", 1)
     words = f"fit --data Folder --data.path {folder} --data.size 8 --data.crop 10 --data.grey true"
     more = f"--dim 2 --epochs 1 --out {tmp_path / 'run'}"
     with warnings.catch_warnings():

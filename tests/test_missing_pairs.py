@@ -11,7 +11,7 @@ import torch
 from ppl_vae import VAE, Experiment, HierarchicalVAE, SemiSupervisedVAE
 from ppl_vae.bodies import MLP
 from ppl_vae.data import Dataset
-from ppl_vae.guides import Ladder, MeanFieldNormal, OneHotCategorical
+from ppl_vae.guides import Ladder, MeanFieldNormal, RelaxedCategorical
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import IWAE, MMD, WAE, BetaVAE, InfoVAE
 
@@ -23,7 +23,7 @@ LABELS = torch.arange(40) % 3
 PAIRS: dict[str, tuple[Any, Any, Any]] = {
     "VAE": (VAE, 2, partial(MeanFieldNormal, body=SMALL)),
     "SemiSupervisedVAE": (
-        partial(SemiSupervisedVAE, classifier=partial(OneHotCategorical, body=SMALL)),
+        partial(SemiSupervisedVAE, classifier=partial(RelaxedCategorical, body=SMALL)),
         2,
         partial(MeanFieldNormal, body=SMALL),
     ),

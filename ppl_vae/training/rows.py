@@ -1,5 +1,8 @@
 """The rows to train on and those held out, each as the tensors a pair is called with."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,9 +67,12 @@ class TrainingRows:
         weights: Any = None,
     ) -> None:
         kept_channels = channels
+        self._table: Callable[[], Dataset] | None = None
         if is_stream(data) or is_table(data):
             settings: dict[str, Any] = {"normalise": normalise, "missing": missing}
-            data = Dataset(data, channels=channels, train_weights=weights, **settings)
+            settings |= {"channels": channels, "train_weights": weights}
+            self._table = partial(Dataset, data, **settings) if is_table(data) else None
+            data = Dataset(data, **settings)
             normalise, channels, missing, weights = "none", None, "refuse", None
         self.data = data if isinstance(data, Dataset) else None
         given = {"normalise": normalise != "none", "channels": channels is not None}
@@ -159,7 +165,11 @@ class TrainingRows:
         if len(kinds) != 1:
             return
         if self.data is not None and self.data.train.dtype != kinds[0]:
-            if kinds[0] == torch.double == self.data.given and self._stream is None:
+            if kinds[0] == torch.double and self._table is not None:
+                with _default(torch.double):
+                    self.data = self._table()
+                self.train = self.data.arguments("train")
+            elif kinds[0] == torch.double == self.data.given and self._stream is None:
                 raise ValueError(
                     f"{self.data.name} was given as float64 and is held as float32, and the pair "
                     "is float64: set torch.set_default_dtype(torch.float64) before the data set "
@@ -243,3 +253,14 @@ class TrainingRows:
         few = tuple(part[:2] for part in self.train)
         names = read(model, guide, few, complete=False).plates()
         return Weighted(model, names), Weighted(guide, names)
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Floats of a type where none is given."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
