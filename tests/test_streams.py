@@ -331,7 +331,7 @@ def test_settings_that_need_rows_in_memory_are_refused() -> None:
 
 
 def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
-    """400 MB of rows made on the fly, and as many held out, in a process that may not grow."""
+    """600 MB of rows made on the fly, and as many held out, in a process that may not grow."""
     script = tmp_path / "stream.py"
     script.write_text(
         "import resource, torch\n"
@@ -341,7 +341,7 @@ def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
         "from ppl_vae.bodies import MLP\n"
         "class Made(IterableDataset):\n"
         "    def __iter__(self):\n"
-        "        for _ in range(50):\n"
+        "        for _ in range(75):\n"
         "            yield torch.randn(2000, 1).repeat(1, 1000)\n"
         "small = partial(MLP, hidden=(4,))\n"
         "vae = VAE(StandardNormal(2), Normal(2, (1000,), body=small),\n"
@@ -355,8 +355,8 @@ def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    # 16 MB are kept of either, and looked at in copies; a batch has 8 MB
-    assert int(run.stdout) / 1024 < 150
+    # 16 MB are kept of either and looked at in copies, and a batch of 8 MB is worked on in several
+    assert int(run.stdout) / 1024 < 200
 
 
 def test_use_after_a_stream(tmp_path: Path) -> None:
