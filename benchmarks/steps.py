@@ -1,10 +1,12 @@
 """A training step's time as a ratio to one written by hand in PyTorch.
 
     python benchmarks/steps.py [--steps 30] [--rounds 15] [--batch 100] [--sizes 784 400 10]
+                               [--write docs/performance.md]
 
 The hand-written step is the ELBO of the same MLP with fused Adam. All contenders take their steps
 in turn, in one process and on one thread, so that what else the machine does meets all alike;
-times are of the process, and ratios are taken within a round: their median and quartiles.
+times are of the process, and ratios are taken within a round: their median and quartiles. With
+`--write` the table of these sizes in the page is replaced.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pyro
 import torch
@@ -93,6 +96,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--sizes", type=int, nargs=3, default=(784, 400, 10))
+    parser.add_argument("--write", type=Path, metavar="PAGE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -109,20 +113,38 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
                 step(x)
             times[name].append((time.process_time() - start) / options.steps)
     base = times["ELBO by hand"]
-    load = os.getloadavg()[0]
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f}; "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, Pyro {pyro.__version__}"
-    )
-    print(f"sizes {tuple(options.sizes)}, batch {options.batch}, one thread")
+    lines = [
+        f"Sizes {' - '.join(map(str, options.sizes))}, batch {options.batch}, one thread; "
+        f"{options.rounds} rounds of {options.steps} steps. "
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
+        f"Pyro {pyro.__version__}.",
+        "",
+        "| step | ms of CPU | ratio | quartiles |",
+        "|---|---|---|---|",
+    ]
     medians = {}
     for name, found in times.items():
         ratios = [t / b for t, b in zip(found, base, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         medians[name] = middle
         ms = 1e3 * statistics.median(found)
-        print(f"{name:28} {ms:8.2f} ms  ratio {middle:6.2f}  ({low:.2f} to {high:.2f})")
+        lines.append(f"| {name} | {ms:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+    table = "\n".join(lines)
+    print(table)
+    if options.write is not None:
+        write(options.write, "-".join(map(str, options.sizes)), table)
     return medians
+
+
+def write(page: Path, name: str, table: str) -> None:
+    """Puts a table between its two marks on a page."""
+    start, end = f"<!-- steps {name} -->\n", f"<!-- end of steps {name} -->"
+    text = page.read_text()
+    if start not in text or end not in text:
+        raise SystemExit(f"{page} has no marks {start.strip()} and {end}: add them")
+    before, rest = text.split(start)
+    page.write_text(f"{before}{start}\n{table}\n\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":

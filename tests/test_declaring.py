@@ -21,6 +21,8 @@ from ppl_vae.objectives.divergences.aggregate_kl import AggregateKL
 from ppl_vae.objectives.divergences.memory import Memory
 from ppl_vae.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 POINTS = [
     *("--data", "gaussian_mixture", "--data.n", "60", "--likelihood", "normal"),
     *("--dim", "2", "--epochs", "1", "--batch-size", "32"),
@@ -96,7 +98,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
 # One's own classes
 
 
-@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("kind", TRUSTED)
 def test_own_classes_by_import_path(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", *POINTS, *TRUSTED[kind], "--out", "run"]
@@ -243,7 +244,6 @@ def test_sizes_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
 # Runs of every kind
 
 
-@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("prior", ["StandardNormal", "VampPrior"])
 def test_an_implicit_guide_is_fitted_and_evaluated(
     prior: str, capsys: pytest.CaptureFixture[str]
@@ -406,7 +406,6 @@ def test_the_settings_of_a_file_are_all_in_the_runs_own(tmp_path: Path) -> None:
     assert load("run").pair.prior.components == 100
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_a_likelihood_of_a_cost_alone_has_no_likelihood_to_evaluate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

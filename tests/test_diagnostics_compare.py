@@ -24,6 +24,8 @@ from ppl_vae.evaluation import nll
 from ppl_vae.evaluation.weights import threshold
 from ppl_vae.experiment import build
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 _SPREAD = 1.5  # of the global mean's prior
 
 

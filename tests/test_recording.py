@@ -120,6 +120,19 @@ def test_recorded_steps_equal_eager_ones(name: str) -> None:
     assert svi.recorded == 1, reasons
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a schedule", "MMD", "Energy", "Adversarial", "Memory of MMD"])
+def test_a_thousand_recorded_steps_equal_eager_ones(name: str) -> None:
+    torch.manual_seed(0)
+    recorded = OBJECTIVES[name]()
+    eager, data = copy.deepcopy(recorded), batches(1000)
+    losses, state, svi = trained(recorded, "auto", data)
+    expected, end, _ = trained(eager, False, data)
+    assert losses == expected
+    assert all(map(torch.equal, state, end))
+    assert svi.recorded == 1
+
+
 def test_noise_and_data_are_drawn_anew() -> None:
     x = batches(1)[0]
     losses, _, svi = trained(InfoVAE(MMD(), scale=5.0), "auto", [x] * 10)

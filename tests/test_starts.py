@@ -44,6 +44,8 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 def half_normal(power: float, dim: int) -> float:
     """E |theta_1|^p over the unit sphere, by its density (1 - t^2)^((d - 3) / 2)."""

@@ -14,6 +14,8 @@ from ppl_vae.data import Dataset, PartlyLabelled
 from ppl_vae.training.run import Run
 from tests.test_cli import refused
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:

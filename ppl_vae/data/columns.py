@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from numbers import Real
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 
-__all__ = ["Column", "Kind", "absent", "is_table", "library_of"]
+__all__ = ["Column", "Kind", "absent", "is_table", "kind_of", "library_of"]
 
 Kind = Literal["real", "count", "binary", "class"]
 """What a column holds."""
@@ -60,27 +60,16 @@ class Column:
     mean: float = 0.0
 
     @classmethod
-    def of(cls, table: Any, name: str, kind: Kind | None = None) -> Self:
-        """What a column of training rows holds.
-
-        Text and pandas' categories are classes, the values 0 and 1 alone and booleans are binary,
-        integers of 0 or more are counts, and all other numbers are real. Whole numbers among
-        which some are missing, which makes floats of integers, count as integers.
+    def of(cls, table: Any, name: str, kind: Kind) -> Self:
+        """A column of training rows that is of a kind.
 
         Raises:
-            ValueError: for dates, values of several types, text with a level for every row, a
-                column of nothing, and values that are not of the kind that is asked for.
+            ValueError: if it has no values there, or some are not of that kind.
         """
-        if kind is not None and kind not in get_args(Kind):
-            raise ValueError(
-                f"kinds: {name!r} is {kind!r}: give one of {', '.join(get_args(Kind))}"
-            )
         values, missing = _read(table, name)
         seen = values[~missing]
         if not len(seen):
             raise ValueError(f"column {name!r} has no values: leave it out")
-        if kind is None:
-            kind = _kind(table, name, seen, bool(missing.any()))
         if kind == "class":
             levels = _sorted([_level(v) for v in np.unique(seen).tolist()])
             return cls(name, kind, levels)
@@ -116,7 +105,8 @@ class Column:
             if values.dtype.kind == "O" and not absent.all():
                 text = values[~absent][0]
                 raise ValueError(
-                    f"column {self.name!r} holds {text!r}, not a number: text is for a Table"
+                    f"column {self.name!r} holds {text!r}, not a number: make it one, or give a "
+                    "Table, which takes text as classes"
                 )
             found = np.full((len(values), 1), np.nan)
             found[~absent, 0] = values[~absent]
@@ -223,8 +213,21 @@ def _dates(name: str) -> ValueError:
     )
 
 
-def _kind(table: Any, name: str, seen: _Array, holes: bool) -> Kind:
-    """What the values that are there are."""
+def kind_of(table: Any, name: str) -> Kind:
+    """What a column of a table looks as if it held.
+
+    Text and pandas' categories are classes, the values 0 and 1 alone and booleans are binary,
+    integers of 0 or more are counts, and all other numbers are real. Whole numbers among which
+    some are missing, which makes floats of integers, count as integers.
+
+    Raises:
+        ValueError: for dates, values of several types, text with a level for every row, and a
+            column of nothing.
+    """
+    values, missing = _read(table, name)
+    seen = values[~missing]
+    if not len(seen):
+        raise ValueError(f"column {name!r} has no values: leave it out")
     if seen.dtype.kind == "O":
         distinct = np.unique(seen)
         if all(_DATE.fullmatch(text) for text in distinct):
@@ -239,6 +242,7 @@ def _kind(table: Any, name: str, seen: _Array, holes: bool) -> Kind:
         return "class"
     if seen.dtype.kind == "b" or ((seen == 0) | (seen == 1)).all():
         return "binary"
+    holes = bool(missing.any())
     integers = seen.dtype.kind in "iu" or (holes and bool((seen == np.round(seen)).all()))
     return "count" if integers and bool((seen >= 0).all()) else "real"
 

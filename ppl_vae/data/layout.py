@@ -110,7 +110,7 @@ class Layout:
             self.check_covariates(found)
             return (self.scaling.apply(found) if self.covariates else found,)
         if beside == "labels":
-            return (self.classes(table, missing),)
+            return (self.labelled(table, missing),)
         return ()
 
     def check_covariates(self, numbers: Tensor) -> None:
@@ -129,7 +129,7 @@ class Layout:
                 f"{int(gone.any(1).sum())} rows: drop those rows or fill them in"
             )
 
-    def classes(self, table: Any, missing: bool = False) -> Tensor:
+    def labelled(self, table: Any, missing: bool = False) -> Tensor:
         """The classes of a table's rows, `(n,)`; -1 where unknown."""
         if self.labels is None or self.labels.name not in table.columns:
             return torch.full((len(table),), -1)
@@ -143,6 +143,11 @@ class Layout:
             column.name: column.values(part.numpy())
             for column, part in zip(self.x, parts, strict=True)
         }
+
+    @property
+    def classes(self) -> list[str]:
+        """The columns of x that hold classes."""
+        return [column.name for column in self.x if column.kind == "class"]
 
     def place(self, index: Sequence[int]) -> str:
         """A place in rows in words."""

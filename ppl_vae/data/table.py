@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae.data.checks import Missing
-from ppl_vae.data.columns import Column, Kind, absent, is_table, library_of
+from ppl_vae.data.columns import Column, Kind, absent, is_table, kind_of, library_of
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.frames import read_table
 from ppl_vae.data.layout import Layout
@@ -82,21 +82,17 @@ class Table(Dataset):
         if columns is None:
             taken = [column for column in taken if column not in (*used, index)]
         _check_names(name, table, taken, used)
-        kinds = dict(kinds or {})
-        if stray := [column for column in kinds if column not in [*taken, *used]]:
-            raise ValueError(f"kinds: {stray[0]!r} is none of the columns {taken}")
+        kinds = _kinds(table, [*taken, *given_names], kinds or {})
         held = None if test is None else _table(test, index)[0]
         for part, said in ((table, name), (held, f"{name}: test")):
             if part is not None:
                 _check_missing(part, given_names, said, "")
                 if missing == "refuse":
-                    _check_missing(
-                        part, taken, said, ', or give missing="mask", which leaves them out'
-                    )
+                    _check_missing(part, taken, said, ', or give missing="mask"')
         if held is None:
             table, held = _split(table, held_out, seed, name)
-        made = [Column.of(table, column, kinds.get(column)) for column in taken]
-        given = [Column.of(table, column, kinds.get(column)) for column in given_names]
+        made = [Column.of(table, column, kinds[column]) for column in taken]
+        given = [Column.of(table, column, kinds[column]) for column in given_names]
         classes = None if labels is None else Column.of(table, labels, "class")
         self.layout = Layout(made, given, classes, library=library_of(table))
         parts = [table] if held is None else [table, held]
@@ -113,7 +109,7 @@ class Table(Dataset):
             beside = [self.layout.given(part, "covariates")[0] for part in parts]
         counts = None if weights is None else Column(weights)
         w = [None if counts is None else counts.numbers(part)[:, 0] for part in parts]
-        y = [None if classes is None else self.layout.classes(part, masks) for part in parts]
+        y = [None if classes is None else self.layout.labelled(part, masks) for part in parts]
         super().__init__(
             transform.apply(x[0]),
             None if held is None else transform.apply(x[1]),
@@ -156,6 +152,17 @@ def _check_names(name: str, table: Any, x: Sequence[str], others: Sequence[str])
             raise ValueError(f"{name}: column {column!r} is there twice: give each one use")
     if not x:
         raise ValueError(f"{name} has no columns left for x: name some as columns=")
+
+
+def _kinds(table: Any, columns: Sequence[str], told: Mapping[str, Kind]) -> dict[str, Kind]:
+    """What columns hold: as told, else as they look in all rows."""
+    words = ", ".join(get_args(Kind))
+    for column, kind in told.items():
+        if column not in columns:
+            raise ValueError(f"kinds: {column!r} is none of the columns {[*columns]}")
+        if kind not in get_args(Kind):
+            raise ValueError(f"kinds: {column!r} is {kind!r}: give one of {words}")
+    return {column: told.get(column) or kind_of(table, column) for column in columns}
 
 
 def _split(table: Any, held_out: float, seed: int, name: str) -> tuple[Any, Any]:

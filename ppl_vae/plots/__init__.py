@@ -8,6 +8,7 @@ from ppl_vae.plots.diagnostics import (
     plot_sbc,
 )
 from ppl_vae.plots.pictures import (
+    columns,
     curves,
     is_image,
     latent,
@@ -17,6 +18,7 @@ from ppl_vae.plots.pictures import (
 )
 
 __all__ = [
+    "columns",
     "curves",
     "is_image",
     "latent",

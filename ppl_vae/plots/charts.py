@@ -5,13 +5,14 @@ An SVG is drawn in black on white; `themed` lets it follow the page into the dar
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ppl_vae.plots.columns import columns_figure
 from ppl_vae.plots.diagnostics import plot_coverage, plot_pareto_k, plot_sbc
 from ppl_vae.plots.figures import (
     COLOURS,
@@ -26,6 +27,7 @@ from ppl_vae.plots.results import Epochs, Intervals, KHats, Ranks
 
 __all__ = [
     "codes",
+    "columns",
     "coverage",
     "curves",
     "grid",
@@ -65,6 +67,16 @@ def codes(mean: Tensor, labels: Tensor | None, classes: Sequence[str] = ()) -> s
 def points(groups: Mapping[str, Tensor]) -> str:
     """Sets of rows in the plane of their first two coordinates; densities of single numbers."""
     return _svg(points_figure(groups))
+
+
+def columns(
+    data: Mapping[str, np.ndarray],
+    model: Mapping[str, np.ndarray],
+    classes: Collection[str] = (),
+    paired: bool = False,
+) -> str:
+    """The columns of a table beside those of a model; see `columns_figure`."""
+    return _svg(columns_figure(data, model, classes, paired))
 
 
 def lines(paths: Mapping[str, Tensor], every: bool = True) -> str:

@@ -1,12 +1,14 @@
 """Pictures of a run, drawn without a display."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ppl_vae.plots.columns import columns_figure
 from ppl_vae.plots.figures import (
     canvas,
     codes_figure,
@@ -17,7 +19,7 @@ from ppl_vae.plots.figures import (
 )
 from ppl_vae.plots.results import Epochs
 
-__all__ = ["curves", "latent", "rate_distortion", "reconstructions", "samples"]
+__all__ = ["columns", "curves", "latent", "rate_distortion", "reconstructions", "samples"]
 
 _DPI = 150
 _PLAIN = "#444444"
@@ -134,6 +136,27 @@ def rate_distortion(
 def is_image(x: Tensor) -> bool:
     """Whether rows are images: `(n, channels, height, width)` with 1 or 3 channels."""
     return x.dim() == 4 and x.shape[1] in (1, 3)
+
+
+def columns(
+    data: Mapping[str, np.ndarray[Any, Any]],
+    model: Mapping[str, np.ndarray[Any, Any]],
+    path: str | Path,
+    classes: Collection[str] = (),
+    paired: bool = False,
+    title: str = "",
+) -> None:
+    """Draws the columns of a table beside those of a model; see `columns_figure`.
+
+    Args:
+        data: the values of each column by name.
+        model: the same of the model.
+        path: the file to write.
+        classes: which columns hold classes.
+        paired: whether the rows of one are those of the other.
+        title: of the picture.
+    """
+    _save(columns_figure(data, model, classes, paired), path, title)
 
 
 def _grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Figure:

@@ -142,6 +142,7 @@ class _Shown:
     def __init__(self, experiment: Experiment, seed: int) -> None:
         data, self.pair = experiment.data, experiment.pair
         self.seed, self.classes = seed, data.classes
+        self.layout, self.transform = data.layout, data.transform
         self.labels = data.labels(data.held_out)
         self.args = tuple(part[:4000] for part in experiment.rows())
         self.x = self.args[0]
@@ -150,6 +151,14 @@ class _Shown:
         self.codes: Codes = posterior_codes(self.pair.model, self.pair.guide, self.args)
         self.programs = self.pair.model, self.pair.guide
         self.latents = latents(*self.programs, self.args, self.codes)
+
+    def columns(self, x: Tensor, model: Tensor, paired: bool = False) -> Picture:
+        """A table's columns in its own units, beside the model's."""
+        assert self.layout is not None
+        seen, made = (self.layout.columns(self.transform.undo(part)) for part in (x, model))
+        what = "their reconstructions" if paired else "samples of the model"
+        svg = charts.columns(seen, made, self.layout.classes, paired)
+        return Picture.of(svg, f"data and {what}, a panel to a column")
 
     def decode(self, chosen: slice) -> Tensor:
         """Reconstructions of some rows."""
@@ -197,6 +206,8 @@ class _Shown:
 def _reconstructions(s: _Shown) -> Picture:
     if not s.image:
         few = slice(0, 500)
+        if s.layout is not None:
+            return s.columns(s.x[few], s.decode(few), paired=True)
         both = {"data": s.x[few], "model": s.decode(few)}
         return Picture.of(charts.points(both), "data and their reconstructions as points")
     count = 10
@@ -211,7 +222,10 @@ def _reconstructions(s: _Shown) -> Picture:
 
 def _samples(s: _Shown) -> Picture:
     if not s.image:
-        drawn = draw(*s.programs, s.args, min(500, len(s.x)))
+        count = min(500, len(s.x))
+        if s.layout is not None:
+            return s.columns(s.x[:500], draw(*s.programs, s.args, count, mean=False))
+        drawn = draw(*s.programs, s.args, count)
         both = {"data": s.x[:500], "model": drawn}
         return Picture.of(charts.points(both), "data and samples of the model as points")
     drawn = draw(*s.programs, s.args, 80)

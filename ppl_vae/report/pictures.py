@@ -1,6 +1,9 @@
 """The pictures in a run's folder."""
 
+from torch import Tensor
+
 from ppl_vae import plots
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.diagnostics.calibration import calibration_of
 from ppl_vae.diagnostics.importance import khats_of
 from ppl_vae.evaluation.codes import codes_of
@@ -28,10 +31,27 @@ def draw_pictures(run: Run, experiment: Experiment, subject: Subject) -> None:
     few = tuple(part[shown] for part in args)
     with seeded(subject.effort.seed):
         mean = decode(*subject.pair, few, latents(*subject.pair, few, codes))
-        draws = draw(*subject.pair, args, 64 if plots.is_image(x) else len(x[shown]))
+        count = 64 if plots.is_image(x) else len(x[shown])
+        draws = draw(*subject.pair, args, count, mean=data.layout is None)
+    if data.layout is not None:
+        _draw_columns(run, data, x[shown], mean, draws)
+        return
     plots.reconstructions(x[shown], mean, folder / "reconstructions.png")
     title = drawn_as(*subject.pair, args)
     plots.samples(draws, folder / "samples.png", x[shown], title=title)
+
+
+def _draw_columns(run: Run, data: Dataset, x: Tensor, mean: Tensor, draws: Tensor) -> None:
+    """Draws the reconstructions and samples of a table, column by column."""
+    layout = data.layout
+    assert layout is not None
+    seen, made, drawn = (layout.columns(data.transform.undo(part)) for part in (x, mean, draws))
+    pictures = (
+        (made, "reconstructions.png", True, "Held-out data and their reconstructions"),
+        (drawn, "samples.png", False, "Data, and draws of p(x | z) at draws of z from the prior"),
+    )
+    for model, name, paired, title in pictures:
+        plots.columns(seen, model, run.path / name, layout.classes, paired, title)
 
 
 def draw_diagnostics(run: Run, subject: Subject) -> None:

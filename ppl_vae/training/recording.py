@@ -9,13 +9,13 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ppl_vae.objectives import Objective
 from ppl_vae.program.modules import Program
 from ppl_vae.program.registration import register
+from ppl_vae.training.graphs import simplify
 
 __all__ = ["NotRecorded", "Recording", "tensors_of"]
 
@@ -94,7 +94,7 @@ class Recording:
         nodes = self._graph.graph.nodes
         names = dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr")
         self.kept = [getattr(self._graph, name) for name in names]
-        _drop_aliases(self._graph)
+        simplify(self._graph)
 
     @property
     def fits(self) -> bool:
@@ -151,12 +151,3 @@ def tensors_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]
 
 def _host_noise() -> str:
     return repr((random.getstate(), numpy.random.get_state()))  # noqa: NPY002
-
-
-def _drop_aliases(graph: GraphModule) -> None:
-    """Takes out what only gives another name to a tensor, as nothing here differentiates."""
-    for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    graph.recompile()

@@ -16,6 +16,7 @@ from ppl_vae.objectives import Memory, Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.training.grouped import Grouped
+from ppl_vae.training.held import Held
 from ppl_vae.training.noise import Noise
 from ppl_vae.training.recording import Recording, tensors_of
 
@@ -75,6 +76,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         if record and isinstance(loss, Objective) and getattr(loss, "elbo", None) is None:
             self._objective = loss
         self._modules = list(modules_of(model, guide, loss).values())
+        self._held = Held(self._modules)
         self._optimizer = Grouped(optim)
         self._moved: set[Tensor] = set()
         """The parameters that have had a gradient, which is 0 in a step that gives none."""
@@ -193,14 +195,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             (a.shape, a.dtype, a.device, a.requires_grad) if isinstance(a, Tensor) else _plain(a)
             for a in (*args, *kwargs.values())
         ]
-        kept = []
-        for module in self._modules:
-            for part in module.modules():
-                kept += [v for v in vars(part).values() if isinstance(v, bool | int | float | str)]
-                for tensor in (*part._parameters.values(), *part._buffers.values()):
-                    if tensor is not None:
-                        kept += [id(tensor), tensor.requires_grad]
-        return (*given, *kwargs, torch.get_default_dtype(), *kept)
+        return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
 
 
 def _plain(argument: Any) -> Hashable:

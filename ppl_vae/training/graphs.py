@@ -1,0 +1,145 @@
+"""What a recorded graph does without: other names of a tensor, unused values, constants."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+__all__ = ["simplify"]
+
+_aten = torch.ops.aten
+# By shape, type and device of what they are given, whatever that holds.
+_FACTORIES = {
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+    _aten.new_full.default,
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.scalar_tensor.default,
+    _aten.arange.default,
+    _aten.arange.start,
+    _aten.arange.start_step,
+    _aten.full.default,
+    _aten.zeros.default,
+    _aten.ones.default,
+}
+_NAMES = {_aten.detach.default, _aten.alias.default}
+_SHAPED = {_aten.view.default, _aten.expand.default, _aten._unsafe_view.default}
+_LARGE = 2**16
+_SCALED = {_aten.mul.Tensor, _aten.div.Tensor}
+
+
+def simplify(graph: GraphModule) -> None:
+    """Takes out of a graph what changes no bit of its outputs and draws no noise.
+
+    That is: names for the same tensor, as nothing here differentiates; products with 1; constants,
+    which are computed once; and values that nothing reads.
+    """
+    _drop_names(graph.graph)
+    _fold(graph)
+    graph.graph.eliminate_dead_code(_acts)
+    graph.recompile()
+
+
+def _drop_names(graph: Graph) -> None:
+    written = _written(graph)
+    for node in list(graph.nodes):
+        same = _same(node, written)
+        if same is not None:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
+
+
+def _same(node: Node, written: set[Node]) -> Node | None:
+    """The node whose very value this is, if there is one."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
+        return None
+    given: Node = node.args[0]
+    if node.target in _NAMES:
+        return given
+    if node.target in _SHAPED and _shape(node) is not None and _shape(node) == _shape(given):
+        return given
+    if node.target is _aten.t.default and given.target is _aten.t.default:
+        twice = given.args[0]
+        assert isinstance(twice, Node)
+        return twice
+    if node.target not in _SCALED or len(node.args) != 2 or node.args[1] not in (1, 1.0):
+        return None
+    # A product is a tensor of its own, which what is written to either would show.
+    apart = node in written or given in written or node.kwargs
+    return given if not apart and _type(node) == _type(given) else None
+
+
+def _fold(graph: GraphModule) -> None:
+    """Computes once what depends on no input, parameter, buffer or noise and stays as it is."""
+    kept = _written(graph.graph) | set(graph.graph.output_node().all_input_nodes)
+    values: dict[Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node in kept or _acts(node) or _is_large(node):
+            continue
+        inputs = node.all_input_nodes
+        if node.target in _FACTORIES:
+            args, kwargs = _with(node, {n: _like(n) for n in inputs if n not in values} | values)
+        elif inputs and all(n in values for n in inputs):
+            args, kwargs = _with(node, values)
+        else:
+            continue
+        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    for number, (node, value) in enumerate(values.items()):
+        if isinstance(value, Tensor) and any(user not in values for user in node.users):
+            name = f"_folded_{number}"
+            graph.register_buffer(name, value.detach())
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(graph.graph.get_attr(name))
+
+
+def _with(node: Node, values: dict[Node, Any]) -> tuple[Any, Any]:
+    return torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+
+
+def _like(node: Node) -> Tensor:
+    """A tensor of the shape, type and device of a node's value."""
+    meta = node.meta["val"]
+    return torch.empty(meta.shape, dtype=meta.dtype, device=meta.device)
+
+
+def _written(graph: Graph) -> set[Node]:
+    """What in-place operations write to, and all that it may be a view of."""
+    found: set[Node] = set()
+    todo = [node.args[0] for node in graph.nodes if _writes(node)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Node) and node not in found:
+            found.add(node)
+            todo += node.all_input_nodes
+    return found
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def _acts(node: Node) -> bool:
+    """Whether a node does more than return a value: writes, or draws noise."""
+    tags: Iterable[Any] = getattr(node.target, "tags", ())
+    return node.is_impure() or _writes(node) or torch.Tag.nondeterministic_seeded in tags
+
+
+def _is_large(node: Node) -> bool:
+    """Whether a value takes more room than making it anew takes time."""
+    shape = _shape(node)
+    return shape is not None and shape.numel() > _LARGE
+
+
+def _shape(node: Node) -> torch.Size | None:
+    meta = node.meta.get("val")
+    return meta.shape if isinstance(meta, Tensor) else None
+
+
+def _type(node: Node) -> Any:
+    meta = node.meta.get("val")
+    return (meta.shape, meta.dtype) if isinstance(meta, Tensor) else None
