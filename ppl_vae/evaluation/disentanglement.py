@@ -353,7 +353,7 @@ def _all(subject: Subject) -> dict[str, Estimate]:
 
 def _metric(name: str, title: str) -> Metric:
     reading = "0 to 1, larger is better"
-    return Metric(name, title, "", reading, "factors", lambda s: s.once(_all)[name], when="asked")
+    return Metric(name, title, "", reading, "factors", lambda s: s.once(_all)[name])
 
 
 METRICS = (

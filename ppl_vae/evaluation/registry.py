@@ -82,6 +82,8 @@ def title(name: str) -> str:
 def asked(names: Sequence[str]) -> list[Metric]:
     """The metrics that names of metrics or of groups, or "all", stand for.
 
+    A group stands for those of it that do not wait to be asked for by name.
+
     Raises:
         ValueError: for a name that none has.
     """
@@ -92,7 +94,12 @@ def asked(names: Sequence[str]) -> list[Metric]:
             f"there is no metric {unknown[0]!r}: take {', '.join(every)}; or a group of them: "
             f"{', '.join(GROUPS)}; or all"
         )
-    return [m for m in every.values() if "all" in names or {m.name, m.group} & set(names)]
+    groups = {m.group for m in every.values()} & set(names)
+    return [
+        m
+        for m in every.values()
+        if "all" in names or m.name in names or (m.group in groups and m.when != "asked")
+    ]
 
 
 def due(*when: When) -> list[Metric]:

@@ -39,7 +39,7 @@ def evaluate(
         run: the run's folder.
         metrics: names of metrics or of groups of them (fit, information, match, labels, samples,
             factors, posterior) with commas between them, or all. Without it all that apply and do
-            not take long; what summary.json says of the others stays.
+            not take long, as a group stands for; what summary.json says of the others stays.
         samples: draws of z for each datum in importance sampling.
         rows: held-out data that importance sampling, k-hat, information and calibration take at
             most; the other metrics take all.
