@@ -330,6 +330,7 @@ def test_settings_that_need_rows_in_memory_are_refused() -> None:
 # Memory
 
 
+@pytest.mark.slow
 def test_resident_memory_stays_within_a_few_batches(tmp_path: Path) -> None:
     """600 MB of rows made on the fly, and as many held out, in a process that may not grow."""
     script = tmp_path / "stream.py"
