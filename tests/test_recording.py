@@ -12,6 +12,7 @@ import pytest
 import torch
 from contracts import test_objectives
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import SVI, VAE, fit
 from ppl_vae.guides import MeanFieldNormal
@@ -35,6 +36,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.priors import StandardNormal
 from ppl_vae.training import svi as module
+from ppl_vae.training.graphs import simplify
 
 SIZE = torch.Size([12])
 DIVERGENCES: dict[str, Callable[[], Any]] = {
@@ -118,6 +120,37 @@ def test_recorded_steps_equal_eager_ones(name: str) -> None:
     assert all(map(torch.equal, state, end))
     reasons = [str(w.message) for w in said if "stays eager" in str(w.message)]
     assert svi.recorded == 1, reasons
+
+
+def test_a_graph_is_simplified_and_stays_what_it_is() -> None:
+    """Products with 1 of what is written to, of views and of outputs, and noise nobody reads."""
+    buffer, x = torch.ones(3), torch.tensor([1.0, -2.0, 0.5])
+
+    def step(x: Tensor) -> list[Tensor]:
+        before, zeros, double = buffer * 1, torch.zeros_like(x), torch.ones_like(x) * 2
+        zeros.view(3).add_(x)
+        row = (x + 1)[:2]
+        first = row / 1
+        row.add_(buffer[:2])
+        buffer.add_(1)
+        torch.randn(3)
+        inner = ((x * double) * 1).detach() + 1
+        fresh = x.exp()
+        return [before, zeros + double, first, inner, fresh, fresh * 1]
+
+    graph = make_fx(step)(x)
+    simplify(graph)
+    called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert torch.ops.aten.ones_like.default not in called
+    assert torch.ops.aten.detach.default not in called
+    assert torch.ops.aten.randn.default in called
+    runs = []
+    for run in (step, graph):
+        buffer.fill_(1.0)
+        torch.manual_seed(0)
+        runs.append([*run(x), torch.get_rng_state(), buffer.clone()])
+    assert all(map(torch.equal, *runs))
+    assert len({t.data_ptr() for t in runs[1]}) == len(runs[1])
 
 
 @pytest.mark.slow

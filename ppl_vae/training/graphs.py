@@ -1,6 +1,6 @@
 """What a recorded graph does without: other names of a tensor, unused values, constants."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -45,32 +45,46 @@ def simplify(graph: GraphModule) -> None:
 
 
 def _drop_names(graph: Graph) -> None:
-    written = _written(graph)
+    _replace(graph, _named)
+    written, read = _written(graph), set(graph.output_node().all_input_nodes)
+    # A product is a tensor of its own, which what is written to either would show, and an output.
+    _replace(graph, lambda node: None if node in written | read else _product(node, written))
+
+
+def _replace(graph: Graph, by: Callable[[Node], Node | None]) -> None:
     for node in list(graph.nodes):
-        same = _same(node, written)
-        if same is not None:
-            node.replace_all_uses_with(same)
+        other = by(node) if node.op == "call_function" and node.args else None
+        if other is not None:
+            node.replace_all_uses_with(other)
             graph.erase_node(node)
 
 
-def _same(node: Node, written: set[Node]) -> Node | None:
-    """The node whose very value this is, if there is one."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
+def _named(node: Node) -> Node | None:
+    """The node that this is another name of, if there is one."""
+    given = node.args[0]
+    if not isinstance(given, Node):
         return None
-    given: Node = node.args[0]
     if node.target in _NAMES:
         return given
     if node.target in _SHAPED and _shape(node) is not None and _shape(node) == _shape(given):
         return given
-    if node.target is _aten.t.default and given.target is _aten.t.default:
-        twice = given.args[0]
-        assert isinstance(twice, Node)
-        return twice
-    if node.target not in _SCALED or len(node.args) != 2 or node.args[1] not in (1, 1.0):
+    twice = node.target is _aten.t.default and given.target is _aten.t.default
+    return given.args[0] if twice else None  # type: ignore[return-value]
+
+
+def _product(node: Node, written: set[Node]) -> Node | None:
+    """The node that this is the product with 1 of, where that is a tensor of its own."""
+    given = node.args[0]
+    if node.target not in _SCALED or node.kwargs or node.args[1] not in (1, 1.0):
         return None
-    # A product is a tensor of its own, which what is written to either would show.
-    apart = node in written or given in written or node.kwargs
-    return given if not apart and _type(node) == _type(given) else None
+    own = isinstance(given, Node) and _is_new(given) and given not in written
+    return given if own and _type(node) == _type(given) else None  # type: ignore[return-value, arg-type]
+
+
+def _is_new(node: Node) -> bool:
+    """Whether a value shares no memory with another, as a view, a buffer or an input does."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and all(r.alias_info is None for r in schema.returns)
 
 
 def _fold(graph: GraphModule) -> None:
