@@ -154,11 +154,15 @@ def test_a_graph_is_simplified_and_stays_what_it_is() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a schedule", "MMD", "Energy", "Adversarial", "Memory of MMD"])
-def test_a_thousand_recorded_steps_equal_eager_ones(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("a schedule", 1000), ("MMD", 1000), ("Energy", 1000), ("Memory of MMD", 1000),
+     ("Adversarial", 200)],
+)  # fmt: skip
+def test_a_thousand_recorded_steps_equal_eager_ones(name: str, steps: int) -> None:
     torch.manual_seed(0)
     recorded = OBJECTIVES[name]()
-    eager, data = copy.deepcopy(recorded), batches(1000)
+    eager, data = copy.deepcopy(recorded), batches(steps)
     losses, state, svi = trained(recorded, "auto", data)
     expected, end, _ = trained(eager, False, data)
     assert losses == expected
