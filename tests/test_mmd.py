@@ -75,7 +75,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_unbiased(estimator: str, n: int, d: int) -> None:
     mmd = MMD(RBF(), **ESTIMATORS[estimator])
-    values = estimates(mmd, n, d, repeats=1500 if n < 100 else 300)
+    values = estimates(mmd, n, d, repeats=500 if n < 100 else 300)
     assert deviation(values, population(d, d)) < 4.5
 
 
@@ -85,7 +85,7 @@ def test_unbiased(estimator: str, n: int, d: int) -> None:
 def test_v_statistic_is_biased_as_stated(prior: str, n: int, d: int) -> None:
     """It fails the test above, and by (1/n + 1/m)(1 - E k), with no 1/m for a closed prior."""
     mmd = MMD(RBF(), prior=prior, noise="sampled", statistic="V")  # type: ignore[arg-type]
-    values = estimates(mmd, n, d, repeats=1500 if n < 100 else 1000)
+    values = estimates(mmd, n, d, repeats=500 if n < 100 else 1000)
     truth = population(d, d)
     within = (d / (d + 2 * (S**2 + T**2))) ** (d / 2)
     of_prior = (d / (d + 2)) ** (d / 2)

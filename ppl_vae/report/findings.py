@@ -7,6 +7,7 @@ and says one thing or nothing. Thresholds stand here with their reasons, and now
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 from ppl_vae.experiment import Experiment
@@ -46,7 +47,7 @@ RARE = 0.01
 
 RISE = 0.02
 """Rise of the held-out loss after its least value, in shares of its fall before, from which the
-training went on too long."""
+training went on too long; below `USED` nats it is none."""
 
 Level = Literal["good", "note", "problem"]
 
@@ -235,12 +236,13 @@ def _likelihood(f: Facts) -> Finding | None:
 def _rise(f: Facts) -> Finding | None:
     """Whether the held-out loss rises."""
     topic, name = "held-out loss", "validation/loss"
-    if name not in f.history.names or len(f.history) < 5:
+    if name not in f.history.names:
         return None
     losses = f.history[name]
     best = min(range(len(losses)), key=losses.__getitem__)
-    fall, rise = losses[0] - losses[best], losses[-1] - losses[best]
-    if best == len(losses) - 1 or rise <= RISE * max(fall, 1e-12):
+    # three epochs, as a single one is up or down by the noise of its last steps
+    fall, rise = losses[0] - losses[best], median(losses[-3:]) - losses[best]
+    if best >= len(losses) - 3 or rise <= max(RISE * fall, USED):
         return None
     text = (
         f"least at epoch {best + 1} of {len(losses)}, and {rise:.3g} nats above that at the end: "
