@@ -67,7 +67,7 @@ def about(name: str) -> Metric | None:
 
 
 def title(name: str) -> str:
-    """What a number is called for a reader.
+    """What a number is called for a reader, or all that a metric gives by member.
 
     Example:
         >>> title("coverage/90")
@@ -76,7 +76,8 @@ def title(name: str) -> str:
     metric = about(name)
     if metric is None:
         return name
-    return metric.title.format(metric.label(name.removeprefix(f"{metric.name}/")))
+    member = name.removeprefix(f"{metric.name}/")
+    return metric.title.format("..." if member == name else metric.label(member))
 
 
 def asked(names: Sequence[str]) -> list[Metric]:
@@ -162,6 +163,6 @@ def markdown() -> str:
             group = metric.group
             rows.append(f"| **{group}** | **{GROUPS[group]}** | | |")
         name = f"{metric.name}/..." if "{}" in metric.title else metric.name
-        what = ", ".join(filter(None, (metric.title.format("..."), metric.unit)))
+        what = ", ".join(filter(None, (title(metric.name), metric.unit)))
         rows.append(f"| `{name}` | {what} | {metric.reading} | {when[metric.when]} |")
     return "\n".join(rows).replace("(z|x)", "(z\\|x)").replace("(x|z)", "(x\\|z)")

@@ -124,7 +124,7 @@ def _left_out(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
     for name, f in zip(names, found, strict=True):
         reasons: dict[str, list[str]] = {}
         for metric, reason in f["skipped"].items():
-            reasons.setdefault(reason, []).append(title(metric.replace("{}", "all")))
+            reasons.setdefault(reason, []).append(title(metric))
         lines += [
             f"<li>{escape(name)}: {escape(', '.join(left))} ({escape(reason)})</li>"
             for reason, left in reasons.items()

@@ -119,7 +119,6 @@ def _metric(name: str) -> str:
     return name if metric is None else metric.name
 
 
-def _place(name: str) -> tuple[int, str]:
-    every = list(metrics())
-    metric = _metric(name)
-    return (every.index(metric) if metric in every else len(every)), ""
+def _place(name: str) -> int:
+    every, metric = list(metrics()), _metric(name)
+    return every.index(metric) if metric in every else len(every)
