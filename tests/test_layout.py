@@ -19,7 +19,7 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "records"),
+    ("arguments", "files", "records"),
     ("bodies", "data", "distributions", "plots"),
     ("program",),
     ("objectives",),

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+from ppl_vae import files
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -115,7 +117,7 @@ def demo(
         middle = {key: _median([s.get(key) for s in several]) for key, *_ in _COLUMNS}
         table.append(_line(name, "median", _shown(middle)))
         print(table[-1])
-    Path(out, "table.txt").write_text("\n".join(table) + "\n", encoding="utf-8")
+    files.write_text(Path(out, "table.txt"), "\n".join(table) + "\n")
     picture = Path(out, "samples.png")
     _draw(drawn, picture)
     print(

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ppl_vae import files
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.program.running import read
@@ -88,7 +89,7 @@ def draw(experiment: Experiment, path: str | Path) -> Path:
         graph = pyro.render_model(
             experiment.pair.model, model_args=_two_rows(experiment), render_distributions=True
         )
-    graph.render(path.with_suffix(""), format=path.suffix[1:], cleanup=True)
+    files.write_bytes(path, graph.pipe(format=path.suffix[1:]))
     return path
 
 

@@ -10,6 +10,8 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
+from ppl_vae import files
+
 __all__ = ["sweep"]
 
 _HELP = """usage: ppl-vae sweep --vary NAME=VALUE,VALUE,... [--vary ...] [--seeds 3] [--jobs 1]
@@ -88,7 +90,7 @@ def sweep(words: list[str]) -> None:
         for cell in todo:
             print(" && ".join(shlex.join(["ppl-vae", *words]) for words in cell.commands))
         return
-    out.mkdir(parents=True, exist_ok=True)
+    files.folder(out)
     failed = _run(todo, jobs)
     done = [cell for cell in cells if cell not in failed]
     if done:
@@ -206,7 +208,7 @@ def _compare(cells: Sequence[_Cell], out: Path) -> None:
             cells_of.append(f"{median(known):12.4g}" if known else f"{'-':>12}")
         lines.append(f"{group:{width}} {len(found):5}" + "".join(cells_of))
     text = "\n".join(lines)
-    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    files.write_text(out / "table.txt", text + "\n")
     picture = out / "rate_distortion.png"
     drawn = plots.rate_distortion(groups, picture)
     print(f"\nmedians over seeds; nats per datum\n\n{text}\n")

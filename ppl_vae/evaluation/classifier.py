@@ -3,15 +3,15 @@
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppl_vae import files
 from ppl_vae.evaluation.estimate import Estimate, share_of
 from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.pair import Pair
@@ -217,12 +217,9 @@ def _name(train: Tensor, labels: Tensor, test: Tensor, settings: dict[str, int])
 
 def _save(net: Classifier, path: Path) -> None:
     assert net.accuracy is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.dumps([net.accuracy.value, net.accuracy.data_error])
-    # Written beside and renamed, so that a run cut short leaves no half file.
-    draft = path.with_suffix(f".{os.getpid()}")
-    save_file(net.state_dict(), draft, metadata={"accuracy": kept})
-    draft.replace(path)
+    files.folder(path.parent)
+    files.write_bytes(path, save(net.state_dict(), metadata={"accuracy": kept}))
 
 
 def _load(net: Classifier, path: Path) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ppl_vae import files
 from ppl_vae.plots.columns import columns_figure
 from ppl_vae.plots.figures import (
     canvas,
@@ -178,5 +179,7 @@ def _grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Figure:
 
 def _save(figure: Figure, path: str | Path, title: str) -> None:
     figure.suptitle(title, fontsize=11)
-    # no time stamp, so that the same run gives the same file
-    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+    path = Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
+    with files.written(path) as draft:
+        # no time stamp, so that the same run gives the same file
+        figure.savefig(draft, dpi=_DPI, metadata={"Software": None})

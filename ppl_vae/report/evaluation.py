@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ppl_vae import files
 from ppl_vae.evaluation.metric import Effort, Subject
 from ppl_vae.evaluation.registry import Measured, asked, due, measure
 from ppl_vae.experiment import Experiment, load
@@ -135,9 +136,6 @@ def _write_arviz(experiment: Experiment, effort: Effort, path: Path) -> None:
     from ppl_vae.diagnostics import to_arviz
 
     subject = subject_of(experiment, effort)
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        to_arviz(*subject.pair, subject.few, seed=effort.seed).to_netcdf(str(draft))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    found = to_arviz(*subject.pair, subject.few, seed=effort.seed)
+    with files.written(path) as draft:
+        found.to_netcdf(str(draft))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ppl_vae import plots
+from ppl_vae import files, plots
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.diagnostics.calibration import calibration_of
 from ppl_vae.diagnostics.importance import khats_of
@@ -63,4 +63,4 @@ def draw_diagnostics(run: Run, subject: Subject) -> None:
         drawn["sbc"] = charts.ranks(calibration)
         drawn["coverage"] = charts.coverage(calibration.coverage())
     for name, text in drawn.items():
-        (run.path / f"{name}.svg").write_text(text, encoding="utf-8")
+        files.write_text(run.path / f"{name}.svg", text)

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ppl_vae import __version__
+from ppl_vae import __version__, files
 from ppl_vae.experiment import Experiment, load
 from ppl_vae.plots import charts
 from ppl_vae.plots.diagnostics import CYCLE
@@ -53,7 +53,7 @@ def report(
         if not _is_evaluated(folder):
             print(f"{folder.path}: evaluating, which was not done yet")
             evaluate_run(folder, experiment)
-    path.write_text(render(loaded, seed), encoding="utf-8")
+    files.write_text(path, render(loaded, seed))
     print(path)
 
 

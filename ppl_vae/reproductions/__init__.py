@@ -11,6 +11,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from ppl_vae import files
+
 __all__ = ["as_table", "names", "reproduce"]
 
 
@@ -51,10 +53,10 @@ def reproduce(
     for key in given.keys() - signature(module.run).parameters.keys():
         raise ValueError(f"{name} takes no --{key}")
     folder = Path(out, name)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.folder(folder)
     result = module.run(folder, seed, **given)
     table = as_table(result) + result.get("text", "")
-    (folder / "table.txt").write_text(table, encoding="utf-8")
+    files.write_text(folder / "table.txt", table)
     print(table)
     for picture in result.get("pictures", []):
         print(picture)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from ppl_vae import files
 from ppl_vae.bodies import MLP
 from ppl_vae.data import Digits
 from ppl_vae.guides import MeanFieldNormal
@@ -227,5 +228,6 @@ def _draw(
     right.set(xlabel="reconstruction, nats", ylabel="rate, nats", title="A bound met (linear)")
     right.legend(frameon=False)
     path = out / "capacity.png"
-    figure.savefig(path, dpi=150)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=150)
     return path

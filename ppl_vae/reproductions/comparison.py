@@ -16,6 +16,7 @@ cross-validation and WAIC, arXiv:1507.04544.
 from pathlib import Path
 from typing import Any
 
+from ppl_vae import files
 from ppl_vae.data import Digits
 from ppl_vae.objectives import MMD, Autoencoder, BetaVAE, InfoVAE, Objective
 
@@ -60,7 +61,7 @@ def run(
     found = compare(
         pairs, x[:rows], draws=draws, proposal="full_covariance", steps=1000, seed=seed
     )
-    (out / "evidence.txt").write_text(f"{found}\n", encoding="utf-8")
+    files.write_text(out / "evidence.txt", f"{found}\n")
     best = max(loo.values())
     table: list[list[Any]] = []
     for i, name in enumerate(found.names):

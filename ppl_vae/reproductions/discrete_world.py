@@ -27,6 +27,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae import files
 from ppl_vae.evaluation.sampling import markov_chain
 from ppl_vae.objectives import Autoencoder
 
@@ -206,5 +207,6 @@ def _draw(law: Tensor, shares: dict[str, Tensor], out: Path) -> Path:
     axes.set(xlabel="state", ylabel="share", title="What the chain of encoder and decoder draws")
     axes.legend(frameon=False)
     path = out / "chain.png"
-    figure.savefig(path, dpi=150)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=150)
     return path

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppl_vae import files
+
 __all__ = ["ESTIMATORS", "optimise", "run"]
 
 DIM, CODES, BATCH = 40, 2000, 100
@@ -113,5 +115,6 @@ def _draw(results: dict[str, dict[str, Any]], out: Path) -> Path:
     )
     axes.legend(frameon=False, fontsize="small")
     path = out / "log_det.png"
-    figure.savefig(path, dpi=150)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=150)
     return path

@@ -29,6 +29,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_vae import files
 from ppl_vae.bodies import MLP
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Likelihood, Normal
@@ -215,7 +216,8 @@ def _draw_categorical(models: dict[str, VAE], path: Path) -> Path:
     axes[-1].set_xlabel("z")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", title="x", frameon=False)
-    figure.savefig(path, dpi=150)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=150)
     return path
 
 
@@ -240,5 +242,6 @@ def _draw_normal(models: dict[str, VAE], path: Path) -> Path:
     axes[-1].set_xlabel("x")
     scale = matplotlib.colors.Normalize(-2.5, 2.5)
     figure.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis"), ax=list(axes), label="z")
-    figure.savefig(path, dpi=150)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=150)
     return path

@@ -18,6 +18,7 @@ import torch
 from pyro.distributions.transforms import ConditionalSpline
 from torch import Tensor, nn
 
+from ppl_vae import files
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Objective
 
 __all__ = ["TwoPoints", "run", "train"]
@@ -120,5 +121,6 @@ def _draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> Path:
     axes.set(xlabel="step", ylabel=r"$\mathrm{E}\, z^2$ under $q(z)$", ylim=(0, None))
     axes.set_title("Two data points: the variance of the aggregate posterior")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=150)
     return path

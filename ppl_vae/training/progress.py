@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ppl_vae import files
 from ppl_vae.training.run import KINDS, Run
 
 __all__ = ["Progress", "board", "brief", "showing"]
@@ -84,5 +85,5 @@ def board(run: Run | None, wanted: bool) -> Iterator[Any]:
     except ImportError:
         yield None
         return
-    with SummaryWriter(str(run.path / "tensorboard")) as writer:
+    with SummaryWriter(str(files.folder(run.path / "tensorboard"))) as writer:
         yield writer

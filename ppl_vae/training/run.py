@@ -2,8 +2,8 @@
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from ppl_vae import files
 from ppl_vae.records import table
 
 if TYPE_CHECKING:
@@ -110,15 +111,18 @@ class Run:
             FileExistsError: if it is a file, holds a run and `overwrite` is off, or holds
                 anything else.
         """
-        path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise FileExistsError(f"{str(path)!r} is a file: name a folder for the run")
-        if (path / CONFIG).exists():
+        path = files.check(path)
+        with files.telling(path):
+            there = files.present(path)
+            if there and not path.is_dir():
+                raise FileExistsError(f"{str(path)!r} is no folder: name one for the run")
+            within = {file.name for file in path.iterdir()} if there else set()
+        if CONFIG in within:
             if not overwrite:
                 raise FileExistsError(
                     f"{str(path)!r} already holds a run: choose another folder or overwrite it"
                 )
-        elif path.exists() and any(path.iterdir()):
+        elif within:
             raise FileExistsError(
                 f"{str(path)!r} is not empty and holds no run: choose another folder"
             )
@@ -142,22 +146,20 @@ class Run:
         cls.check(path, overwrite)
         path = Path(path)
         text = yaml.safe_dump(dict(config), sort_keys=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        staged = files.folder(path.parent) / f".run-{secrets.token_hex(8)}"
         try:
-            # mkdtemp keeps others out; a run is as readable as any folder made here
-            mask = os.umask(0)
-            os.umask(mask)
-            staged.chmod(0o777 & ~mask)
-            (staged / CONFIG).write_text(text, encoding="utf-8")
-            (staged / METRICS).touch()
-            if not path.exists():
-                staged.rename(path)
-            else:
-                for name in _OWN:
-                    _remove(path / name)
-                for file in staged.iterdir():
-                    file.rename(path / file.name)
+            files.folder(staged)
+            files.write_text(staged / CONFIG, text)
+            files.write_text(staged / METRICS, "")
+            with files.telling(path):
+                if not path.exists():
+                    staged.rename(path)
+                else:
+                    files.sweep(path)
+                    for name in _OWN:
+                        _remove(path / name)
+                    for file in staged.iterdir():
+                        file.rename(path / file.name)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return cls(path)
@@ -168,7 +170,7 @@ class Run:
         import yaml
 
         try:
-            config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+            config = yaml.safe_load(files.read_text(self.path / CONFIG))
         except yaml.YAMLError as error:
             raise ValueError(f"{self.path / CONFIG} is not YAML of plain values") from error
         if not isinstance(config, dict):
@@ -182,10 +184,11 @@ class Run:
         Raises:
             ValueError: if the file is damaged.
         """
-        if not (self.path / DATA).is_file():
+        if not files.present(self.path / DATA):
             return None
+        text = files.read_text(self.path / DATA)
         try:
-            found = json.loads((self.path / DATA).read_text(encoding="utf-8"))
+            found = json.loads(text)
         except ValueError as error:
             raise ValueError(f"{self.path / DATA} is not a whole JSON file") from error
         return dict(found)
@@ -198,7 +201,7 @@ class Run:
             if os.path.exists(place)
         }
         text = json.dumps({**known, "places": places}, allow_nan=False)
-        (self.path / DATA).write_text(text + "\n", encoding="utf-8")
+        files.write_text(self.path / DATA, text + "\n")
 
     def found(self, settings: Any) -> Any:
         """Settings of data, with files that are not where they were looked for from this folder.
@@ -216,32 +219,29 @@ class Run:
     @property
     def history(self) -> History:
         """The epochs so far."""
-        with (self.path / METRICS).open(encoding="utf-8") as file:
+        with files.opened(self.path / METRICS) as file:
             rows = [json.loads(line) for line in file]
         return History([{k: _number(v) for k, v in row.items()} for row in rows])
 
     @property
     def summary(self) -> dict[str, Any]:
         """What evaluations found: see `ppl_vae.report.results`."""
-        return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+        return json.loads(files.read_text(self.path / SUMMARY))
 
     def log(self, row: Mapping[str, float]) -> None:
         """Adds one epoch to `metrics.jsonl`."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+        files.append(self.path / METRICS, json.dumps(_plain(row), allow_nan=False) + "\n")
 
     def save_weights(self, state: Mapping[str, Tensor]) -> None:
         """Writes `weights.safetensors`, whole or not at all."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        new = self.path / f".{WEIGHTS}.new"
         # clones, as two names may share memory and a slice may not be contiguous
         tensors = {
             name: x.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, x in state.items()
         }
-        save_file(tensors, new)
-        new.replace(self.path / WEIGHTS)
+        files.write_bytes(self.path / WEIGHTS, save(tensors))
 
     def load_weights(self) -> dict[str, Tensor]:
         """The saved tensors by name, on the CPU; nothing is unpickled.
@@ -264,9 +264,7 @@ class Run:
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all; numbers that are not finite become null."""
         text = json.dumps(_plain(summary), indent=2, allow_nan=False)
-        draft = self.path / f".{SUMMARY}.new"
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(self.path / SUMMARY)
+        files.write_text(self.path / SUMMARY, text + "\n")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -1,12 +1,12 @@
 """New rows from files, and results into files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ppl_vae import files
 from ppl_vae.data.frames import TABLES, pandas_for, read_table
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.using.forms import Form
@@ -99,8 +99,7 @@ def write(
         flat = shown.flatten(0, -4) if shown.dim() > 3 else shown.reshape(-1, shown.shape[-1])
         plots.samples(flat, path, title=title, columns=columns)
         return
-    new = path.with_name(f".{path.name}.new{path.suffix}")
-    try:
+    with files.written(path) as new:
         if path.suffix in TABLES:
             table = values if hasattr(values, "to_csv") else _as_table(as_tensor(values), names)
             for name, column in more.items():
@@ -114,9 +113,6 @@ def write(
             np.savez(new, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
         else:
             np.save(new, np.asarray(values.cpu() if isinstance(values, Tensor) else values))
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _as_table(values: Tensor, names: Sequence[str]) -> Any:

@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from ppl_vae import files
 from ppl_vae.reproductions.information_preference.apart import digits_at_half, one_gradient
 from ppl_vae.reproductions.information_preference.cells import Cell, build, cells
 from ppl_vae.reproductions.information_preference.claims import claims
@@ -131,6 +132,4 @@ def _measures(folder: Path, stops: tuple[int, ...]) -> dict[int, dict[str, Any]]
 
 
 def _write(value: Any, path: Path) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    new.replace(path)
+    files.write_text(path, json.dumps(value, indent=1) + "\n")

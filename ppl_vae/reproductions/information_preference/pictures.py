@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from ppl_vae import files
 from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell
 
 __all__ = ["over_steps"]
@@ -63,4 +64,5 @@ def over_steps(
     handles = [Line2D([], [], color=c, label=name) for name, c in colours.items() if name in met]
     handles.append(Line2D([], [], color="grey", linestyle="--", label="standardised encoder"))
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    figure.savefig(path, dpi=120)
+    with files.written(path) as draft:
+        figure.savefig(draft, dpi=120)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae import files
 from ppl_vae.data import MNIST
 from ppl_vae.reproductions.information_preference.cells import Cell, build
 
@@ -54,7 +55,7 @@ def train(cell: Cell, data: Tensor, folder: Path, until: int) -> None:
     vae.train()
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curves": []}
     torch.manual_seed(1000 + cell.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.folder(folder)
     saved = folder / "state.pt"
     if saved.exists():
         state = torch.load(saved, weights_only=True)
@@ -113,6 +114,5 @@ def _spreads(vae: Any, x: Tensor, step: int) -> list[float]:
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    new = path.with_suffix(".new")
-    torch.save(state, new)
-    new.replace(path)
+    with files.written(path) as draft:
+        torch.save(state, draft)
