@@ -4,10 +4,14 @@ Rows are z_i ~ N(m_i, S^2 I) with m_i ~ N(MU, T^2 I), so that q(z) = N(MU, V I),
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import multivariate_normal, normal
 
 from ppl_vae.objectives import AggregatePosterior, Divergence
 
@@ -26,22 +30,59 @@ def standard(d: int) -> dist.Distribution:
     return dist.Normal(torch.zeros(d), torch.ones(d)).to_event(1)
 
 
-def estimates(divergence: Divergence, n: int, d: int, repeats: int) -> Tensor:
+def together(value: Callable[[Tensor], Tensor], at: Tensor, largest: int) -> Tensor:
+    """Values of independent calls, one for each element of `at`: many to a `torch.vmap`.
+
+    Args:
+        value: of one element, by random numbers of its own.
+        at: what it is called with.
+        largest: elements of its largest matrix, of which so many are held as caches like.
+    """
+    many = max(1, 30_000 // largest)
+    checks = dist.is_validation_enabled()
+    dist.enable_validation(False)  # they branch on values
+    try:
+        # torch draws normals in place, which vmap cannot do anew for each call
+        with ExitStack() as stack:
+            for module in (normal, multivariate_normal):
+                stack.enter_context(patch.object(module, "_standard_normal", _standard_normal))
+            parts = [
+                torch.vmap(value, randomness="different")(part)
+                if many > 1
+                else value(part[0])[None]
+                for part in at.split(many)
+            ]
+    finally:
+        dist.enable_validation(checks)
+    return torch.cat(parts)
+
+
+def _standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(shape, dtype=dtype, device=device)
+
+
+def estimates(
+    divergence: Divergence, n: int, d: int, repeats: int, one_by_one: bool = False
+) -> Tensor:
     """Values of independent batches, `(repeats,)`."""
+
+    def value(_: Tensor) -> Tensor:
+        return divergence(AggregatePosterior.of(rows(n, d), standard(d)))
+
     with torch.no_grad():
-        return torch.stack(
-            [divergence(AggregatePosterior.of(rows(n, d), standard(d))) for _ in range(repeats)]
-        )
+        if one_by_one:
+            return torch.stack([value(torch.empty(())) for _ in range(repeats)])
+        return together(value, torch.zeros(repeats), n * n * d)
 
 
 def slopes(divergence: Divergence, n: int, d: int, repeats: int) -> Tensor:
     """Derivatives in MU of independent batches, `(repeats,)`."""
-    found = []
-    for _ in range(repeats):
-        mu = torch.tensor(MU, requires_grad=True)
-        value = divergence(AggregatePosterior.of(rows(n, d, mu), standard(d)))
-        found.append(torch.autograd.grad(value, mu)[0])
-    return torch.stack(found)
+
+    def value(mu: Tensor) -> Tensor:
+        return divergence(AggregatePosterior.of(rows(n, d, mu), standard(d)))
+
+    mu = torch.full((repeats,), MU, requires_grad=True)
+    return torch.autograd.grad(together(value, mu, n * n * d).sum(), mu)[0]
 
 
 def derivative(population: Callable[[float], float], at: float = MU) -> float:

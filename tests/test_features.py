@@ -6,7 +6,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
+from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard, together
 from syncs import Syncs
 from torch import Tensor
 
@@ -79,7 +79,7 @@ def test_mean_over_frequencies_is_mmd(kernel: Kernel, statistic: Any) -> None:
     )
     exact = MMD(kernel, statistic=statistic)(q)
     features = FourierMMD(kernel, 128, statistic=statistic)
-    values = torch.stack([features(q) for _ in range(800)])
+    values = together(lambda _: features(q), torch.zeros(800), 128 * 9)
     assert deviation(values, exact) < 4.5
 
 
@@ -87,7 +87,9 @@ def test_full_covariance_is_integrated() -> None:
     means, factor = torch.randn(12, 3), torch.randn(12, 3, 3).tril(-1) + 0.5 * torch.eye(3)
     q = dist.MultivariateNormal(means, scale_tril=factor)
     features = FourierMMD(features=64)
-    values = torch.stack([features(AggregatePosterior.of(q, standard(3))) for _ in range(1000)])
+    values = together(
+        lambda _: features(AggregatePosterior.of(q, standard(3))), torch.zeros(1000), 64 * 12
+    )
     assert deviation(values, MMD(pairs="all")(AggregatePosterior.of(q, standard(3)))) < 4.5
     assert features.estimator["z"].endswith("integrated over 64 random frequencies")
 
@@ -96,7 +98,8 @@ def test_more_features_less_variance() -> None:
     """At fixed rows the frequencies are all that varies: 1/R."""
     q = AggregatePosterior.of(torch.randn(50, 10), standard(10))
     few, many = (
-        torch.stack([FourierMMD(features=r)(q) for _ in range(1000)]).var() for r in (16, 256)
+        together(lambda _, r=r: FourierMMD(features=r)(q), torch.zeros(1000), 50 * r).var()
+        for r in (16, 256)
     )
     # A ratio of two sample variances of 1,000 has a relative standard error near 2 / sqrt(1000),
     # more where they are not normal.

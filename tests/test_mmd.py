@@ -6,6 +6,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from gaussians import MU, S, T, derivative, deviation, estimates, rows, slopes, standard, together
 from torch import Tensor
 
 from ppl_vae.objectives import (
@@ -21,10 +22,6 @@ from ppl_vae.objectives import (
 
 pytestmark = pytest.mark.usefixtures("double")
 
-# The aggregate posterior of the tests: rows z_i ~ N(m_i, s^2) with m_i ~ N(mu, t^2), so that
-# q(z) = N(mu, s^2 + t^2) in every dimension.
-MU, S, T = 0.4, 0.5, 0.7
-
 
 def population(d: int, h2: float, mu: float = MU, variance: float = S**2 + T**2) -> float:
     """MMD^2 between N(mu, variance)^d and N(0, 1)^d under exp(-r^2 / 2 h^2), by hand."""
@@ -33,32 +30,6 @@ def population(d: int, h2: float, mu: float = MU, variance: float = S**2 + T**2)
         return (h2 / (h2 + total)) ** (d / 2) * math.exp(-d * shift**2 / 2 / (h2 + total))
 
     return overlap(2 * variance, 0) - 2 * overlap(variance + 1, mu) + overlap(2, 0)
-
-
-def batch(n: int, d: int, generator: torch.Generator) -> dist.Distribution:
-    means = MU + T * torch.randn(n, d, generator=generator)
-    return dist.Normal(means, torch.full_like(means, S)).to_event(1)
-
-
-def standard(d: int) -> dist.Distribution:
-    return dist.Normal(torch.zeros(d), torch.ones(d)).to_event(1)
-
-
-def estimates(mmd: MMD, n: int, d: int, repeats: int, **options: Any) -> Tensor:
-    generator = torch.Generator().manual_seed(n * 100 + d)
-    torch.manual_seed(1)  # another stream than the generator's, or noise and means would be equal
-    with torch.no_grad():
-        return torch.stack(
-            [
-                mmd(AggregatePosterior.of(batch(n, d, generator), standard(d), **options))
-                for _ in range(repeats)
-            ]
-        )
-
-
-def deviation(values: Tensor, truth: float) -> float:
-    """The mean's distance from the truth in standard errors."""
-    return abs(values.mean().item() - truth) / (values.std().item() / len(values) ** 0.5)
 
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
@@ -75,7 +46,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_unbiased(estimator: str, n: int, d: int) -> None:
     mmd = MMD(RBF(), **ESTIMATORS[estimator])
-    values = estimates(mmd, n, d, repeats=500 if n < 100 else 300)
+    values = estimates(mmd, n, d, repeats=1000 if n < 100 else 150)
     assert deviation(values, population(d, d)) < 4.5
 
 
@@ -85,7 +56,7 @@ def test_unbiased(estimator: str, n: int, d: int) -> None:
 def test_v_statistic_is_biased_as_stated(prior: str, n: int, d: int) -> None:
     """It fails the test above, and by (1/n + 1/m)(1 - E k), with no 1/m for a closed prior."""
     mmd = MMD(RBF(), prior=prior, noise="sampled", statistic="V")  # type: ignore[arg-type]
-    values = estimates(mmd, n, d, repeats=500 if n < 100 else 1000)
+    values = estimates(mmd, n, d, repeats=1000 if n < 100 else 500)
     truth = population(d, d)
     within = (d / (d + 2 * (S**2 + T**2))) ** (d / 2)
     of_prior = (d / (d + 2)) ** (d / 2)
@@ -99,8 +70,8 @@ def test_v_statistic_is_biased_as_stated(prior: str, n: int, d: int) -> None:
 )
 def test_kernels_agree_across_estimators(kernel: Kernel) -> None:
     """Exact kernels on draws and their mixtures on Gaussians have one expectation."""
-    exact = estimates(MMD(kernel, prior="sampled", noise="sampled"), 100, 3, repeats=600)
-    mixed = estimates(MMD(kernel, prior="closed", noise="integrated"), 100, 3, repeats=600)
+    exact = estimates(MMD(kernel, prior="sampled", noise="sampled"), 40, 3, repeats=600)
+    mixed = estimates(MMD(kernel, prior="closed", noise="integrated"), 40, 3, repeats=600)
     error = (exact.var() + mixed.var()).sqrt().item() / 600**0.5
     assert abs(exact.mean() - mixed.mean()).item() < 4.5 * error
     assert exact.mean() > 4.5 * error  # a kernel of zero would agree too
@@ -152,26 +123,25 @@ def test_median_bandwidth_is_detached() -> None:
 
 def test_variance_of_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     """At q = p, n = 100, m = 200, each integral cuts the variance."""
-    n, d, m, repeats = 100, 10, 200, 1500
-    generator = torch.Generator().manual_seed(0)
+    n, d, m, repeats = 100, 10, 200, 700
     root = 0.5**0.5
     variances = {}
     for name in ("sampled", "closed prior", "both"):
         mmd = MMD(RBF(), draws=m, **ESTIMATORS[name])
-        torch.manual_seed(1)
-        generator.manual_seed(0)
-        values = []
-        for _ in range(repeats):
-            means = root * torch.randn(n, d, generator=generator)
+
+        def value(_: Tensor, mmd: MMD = mmd) -> Tensor:
+            means = root * torch.randn(n, d)
             q = dist.Normal(means, torch.full_like(means, root)).to_event(1)
-            values.append(mmd(AggregatePosterior.of(q, standard(d))).detach())
-        variances[name] = torch.stack(values).var().item()
+            return mmd(AggregatePosterior.of(q, standard(d)))
+
+        torch.manual_seed(1)
+        variances[name] = together(value, torch.zeros(repeats), m * m).var().item()
     with capsys.disabled():
         print()
         for name, variance in variances.items():
             less = variances["sampled"] / variance
             print(f"  variance of MMD^2 at q = p, {name}: {less:.2f} times less")
-    # A ratio of two sample variances of 1,500 has a relative standard error near 2 sqrt(2/1500).
+    # A ratio of two sample variances of 700 has a relative standard error near 2 sqrt(2/700).
     assert variances["sampled"] / variances["closed prior"] > 1.8
     assert variances["closed prior"] / variances["both"] > 1 + 4.5 * 2 * (2 / repeats) ** 0.5
 
@@ -221,18 +191,9 @@ def test_widening_pays_alike_and_noise_is_what_differs(capsys: pytest.CaptureFix
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_gradient_is_the_population_s(estimator: str) -> None:
     """d/dmu of the closed form is the mean of the estimator's gradients."""
-    d, n, repeats, eps = 3, 20, 1500, 1e-5
-    truth = (population(d, d, MU + eps) - population(d, d, MU - eps)) / (2 * eps)
-    generator = torch.Generator().manual_seed(2)
-    torch.manual_seed(1)
-    gradients = []
-    for _ in range(repeats):
-        mu = torch.tensor(MU, requires_grad=True)
-        means = mu + T * torch.randn(n, d, generator=generator)
-        q = dist.Normal(means, torch.full((n, d), S)).to_event(1)
-        value = MMD(RBF(), **ESTIMATORS[estimator])(AggregatePosterior.of(q, standard(d)))
-        gradients.append(torch.autograd.grad(value, mu)[0])
-    assert deviation(torch.stack(gradients), truth) < 4.5
+    d, n = 3, 20
+    found = slopes(MMD(RBF(), **ESTIMATORS[estimator]), n, d, repeats=1500)
+    assert deviation(found, derivative(lambda mu: population(d, d, mu))) < 4.5
 
 
 def test_groups_are_not_paired() -> None:
@@ -254,17 +215,16 @@ def test_full_covariance_is_integrated() -> None:
     mmd = MMD(RBF())
     value = mmd(AggregatePosterior.of(full, standard(d)))
     assert mmd.estimator["z"].startswith("prior in closed form, encoder noise integrated")
-    draws = torch.stack(
-        [
-            MMD(RBF(), noise="sampled")(AggregatePosterior.of(full, standard(d)))
-            for _ in range(4000)
-        ]
+    draws = together(
+        lambda _: MMD(RBF(), noise="sampled")(AggregatePosterior.of(full, standard(d))),
+        torch.zeros(4000),
+        n * n,
     )
     assert deviation(draws, value.item()) < 4.5
 
 
 def test_auto_says_what_it_takes(caplog: pytest.LogCaptureFixture) -> None:
-    q = batch(200, 10, torch.Generator().manual_seed(0))
+    q = rows(200, 10)
     mmd = MMD()
     with caplog.at_level("INFO", logger="ppl_vae"):
         mmd(AggregatePosterior.of(q, standard(10)))
@@ -280,7 +240,7 @@ def test_auto_says_what_it_takes(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_estimator_is_the_last_call_s() -> None:
     mmd = MMD()
-    mmd(AggregatePosterior.of(batch(8, 2, torch.Generator()), standard(2)))
+    mmd(AggregatePosterior.of(rows(8, 2), standard(2)))
     assert mmd.estimator["z"].startswith("prior in closed form, encoder noise integrated")
     mmd(AggregatePosterior.of(torch.randn(5, 2), torch.rand(5, 2)))
     assert mmd.estimator["z"] == "prior sampled, encoder noise sampled (U-statistic)"
@@ -319,8 +279,11 @@ def test_enumerated_shifts_are_as_quiet_as_rows(choice: str) -> None:
     weights, every = p.T.reshape(-1), MMD(RBF(), pairs="all")
 
     def values(mmd: MMD, q: dist.Distribution, repeats: int, **options: Tensor) -> Tensor:
-        posteriors = (AggregatePosterior.of(q, standard(d), **options) for _ in range(repeats))
-        return torch.stack([mmd(posterior) for posterior in posteriors])
+        return together(
+            lambda _: mmd(AggregatePosterior.of(q, standard(d), **options)),
+            torch.zeros(repeats),
+            len(weights) * d,
+        )
 
     found = values(MMD(RBF(), pairs=8), q, 300, weights=weights, groups=groups)
     alone = values(MMD(RBF(), pairs=8), single, 300)

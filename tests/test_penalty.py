@@ -49,10 +49,11 @@ def penalty(
     """Values of (alpha + lambda - 1) W D alone: the loss less the same loss without it."""
     objective = InfoVAE(mmd, alpha=1, scale=1.0, **options)
     values = []
-    for _ in range(repeats):
-        loss = objective.differentiable_loss(model, guide, *args)
-        total = sum(v for k, v in objective.terms.items() if k.startswith("reconstruction"))
-        values.append(loss.detach() - N * total)
+    with torch.no_grad(), pyro.validation_enabled(repeats == 1):
+        for _ in range(repeats):
+            loss = objective.differentiable_loss(model, guide, *args)
+            total = sum(v for k, v in objective.terms.items() if k.startswith("reconstruction"))
+            values.append(loss - N * total)
     return torch.stack(values)
 
 
@@ -61,7 +62,7 @@ def whole(form: str) -> Tensor:
     """The penalty of all rows with one particle, which other ways to run it are held against."""
     with torch.random.fork_rng():
         torch.manual_seed(1)  # draws of its own
-        return penalty(FORMS[form](), model, guide, data(), repeats=600)
+        return penalty(FORMS[form](), model, guide, data(), repeats=400)
 
 
 def agree(a: Tensor, b: Tensor) -> None:
@@ -80,10 +81,11 @@ def test_subsampling(form: str) -> None:
         return pyro.plate("data", N, subsample_size=6)
 
     half = penalty(
-        FORMS[form](), lambda x: model(x, plate), lambda x: guide(x, plate), x, repeats=2500
+        FORMS[form](), lambda x: model(x, plate), lambda x: guide(x, plate), x, repeats=700
     )
     agree(whole(form), half)
-    assert abs(whole(form).mean()) > 10 * (half.std() / 50)  # twice or half of it would not agree
+    # half of it would not agree
+    assert abs(whole(form).mean()) > 9 * (half.std() / 700**0.5)
 
 
 @form
@@ -94,13 +96,14 @@ def test_batch_size(form: str) -> None:
     for n in (4, 16):
         objective = InfoVAE(FORMS[form](), alpha=1, scale=1.0)
         values = []
-        for _ in range(1500 if n == 4 else 500):
-            x = torch.randn(n, D, generator=generator) + 0.5
-            objective.differentiable_loss(model, guide, x)
-            values.append(objective.terms["divergence/z"])
+        with torch.no_grad(), pyro.validation_enabled(False):
+            for _ in range(700 if n == 4 else 300):
+                x = torch.randn(n, D, generator=generator) + 0.5
+                objective.differentiable_loss(model, guide, x)
+                values.append(objective.terms["divergence/z"])
         means[n] = torch.stack(values)
     agree(means[4], means[16])
-    assert means[16].mean() > 10 * means[16].std() / 500**0.5
+    assert means[16].mean() > 10 * means[16].std() / 300**0.5
 
 
 @form
@@ -113,7 +116,7 @@ def test_batch_size(form: str) -> None:
     ids=["loop", "vectorised"],
 )
 def test_particles(form: str, particles: dict[str, Any]) -> None:
-    four = penalty(FORMS[form](), model, guide, data(), repeats=200, **particles)
+    four = penalty(FORMS[form](), model, guide, data(), repeats=100, **particles)
     agree(whole(form), four)
 
 
@@ -225,7 +228,7 @@ def test_trace_mmd_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     Trace_MMD compares the draws of all data with the prior as one vector, so that it asks
     q(z|x) = p(z) of every x.
     """
-    n, repeats = 100, 200
+    n, repeats = 100, 100
     generator = torch.Generator().manual_seed(0)
     theirs, ours, error = {}, {}, {}
 

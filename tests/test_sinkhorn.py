@@ -43,14 +43,14 @@ def test_two_points_in_closed_form(blur: float) -> None:
 @pytest.mark.parametrize("d", [1, 4])
 def test_expectation_of_one_row(d: int) -> None:
     """n = m = 1: E c = d (MU^2 + V + 1) / 2, where the truth is about d (MU^2 + (1 - s)^2) / 2."""
-    values = estimates(Sinkhorn(), 1, d, repeats=1000)
+    values = estimates(Sinkhorn(), 1, d, repeats=1000, one_by_one=True)
     assert deviation(values, d * (MU**2 + V + 1) / 2) < 4.5
 
 
 def test_expectation_at_a_large_blur() -> None:
     """Half the squared distance of the means: its bias is d (V / n + 1 / m) / 2."""
     n, m, d = 4, 7, 3
-    values = estimates(Sinkhorn(300.0, draws=m), n, d, repeats=600)
+    values = estimates(Sinkhorn(300.0, draws=m), n, d, repeats=600, one_by_one=True)
     truth = d * MU**2 / 2
     assert deviation(values, truth + d * (V / n + 1 / m) / 2) < 4.5
     assert deviation(values, truth) > 4.5
@@ -59,7 +59,7 @@ def test_expectation_at_a_large_blur() -> None:
 def test_expectation_at_a_small_blur() -> None:
     """In one dimension W_2^2 / 2 of the samples, known by order statistics."""
     n = 10
-    values = estimates(Sinkhorn(0.01, scaling=0.9), n, 1, repeats=300)
+    values = estimates(Sinkhorn(0.01, scaling=0.9), n, 1, repeats=300, one_by_one=True)
     expected = (MU**2 + V + 1 - 2 * math.sqrt(V) * overlap(n, n)) / 2
     assert deviation(values, expected) < 4.5
     assert deviation(values, (MU**2 + (1 - math.sqrt(V)) ** 2) / 2) > 4.5
