@@ -46,12 +46,9 @@ def together(value: Callable[[Tensor], Tensor], at: Tensor, largest: int) -> Ten
         with ExitStack() as stack:
             for module in (normal, multivariate_normal):
                 stack.enter_context(patch.object(module, "_standard_normal", _standard_normal))
-            parts = [
-                torch.vmap(value, randomness="different")(part)
-                if many > 1
-                else value(part[0])[None]
-                for part in at.split(many)
-            ]
+            if many > 1:
+                return torch.vmap(value, randomness="different", chunk_size=many)(at)
+            return torch.stack([value(one) for one in at])
     finally:
         dist.enable_validation(checks)
 
