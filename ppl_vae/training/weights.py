@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from ppl_vae.program.modules import Program, modules_of, rehearse
 from ppl_vae.program.registration import misshapen, settle
 
-__all__ = ["Snapshot", "load", "state", "stored"]
+__all__ = ["Snapshot", "fill", "load", "state", "stored"]
 
 _PARAM = "param."
 
@@ -105,7 +105,15 @@ def load(
     modules = modules_of(model, guide, objective)
     live = state(modules, params)
     tensors = {_plain(name): value for name, value in tensors.items()}
-    saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
+    fill(live, {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")})
+
+
+def fill(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copies saved values into live tensors of the same names.
+
+    Raises:
+        ValueError: if a name or a shape differs; nothing is copied.
+    """
     missing, unknown = sorted(live.keys() - saved), sorted(saved.keys() - live.keys())
     if missing or unknown:
         what = f"{missing[0]!r} is not in them" if missing else f"{unknown[0]!r} is not the pair's"
@@ -132,6 +140,15 @@ class Snapshot:
         # a tensor may stand under two names
         self._live = list({id(x): x.detach() for x in tensors}.values())
         self._copies = [x.clone() for x in self._live]
+
+    def state(self) -> list[Tensor]:
+        """The kept values."""
+        return self._copies
+
+    def load_state(self, copies: Sequence[Tensor]) -> None:
+        """Keeps the values that `state` gave."""
+        for mine, copy in zip(self._copies, copies, strict=True):
+            mine.copy_(copy)
 
     def take(self) -> None:
         """Keeps the values as they are now."""
