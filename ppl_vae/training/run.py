@@ -123,6 +123,21 @@ class Run:
         return config
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What an experiment is made of, its data where they are now.
+
+        Raises:
+            ValueError: if the run is of a model and a guide that were given to `ppl_vae.fit`.
+        """
+        config = self.config
+        if not isinstance(config.get("data"), Mapping):
+            raise ValueError(
+                f"{str(self.path)!r} was not made by ppl-vae fit: give its model and guide to "
+                "Trained.load, or to ppl_vae.fit with resume= to train on"
+            )
+        return {**config, "data": self.found(config["data"])}
+
+    @property
     def data(self) -> dict[str, Any] | None:
         """What `data.json` keeps of the data: see `ppl_vae.data.known`; None where there is none.
 
