@@ -321,15 +321,24 @@ def load(
             f"{str(run.path)!r} was not made by ppl-vae fit: give its model and guide to "
             "Trained.load"
         )
-    settings = schema.merge({}, {**config, "data": run.found(config["data"])})
+    kept = _offline(run.found(config["data"]))
+    settings = schema.merge({}, {**config, "data": kept})
     for key, value in sorted(data, key=lambda option: option[0].count(".")):
         settings = schema.merge(settings, nested(key, value))
     tensors = run.load_weights()
-    experiment = _with_data(run, schema, schema.parse(settings))
+    with weights.no_larger(tensors):
+        experiment = _with_data(run, schema, schema.parse(settings))
     pair = experiment.pair
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))
     return experiment
+
+
+def _offline(settings: Any) -> Any:
+    """Settings of data that fetch nothing: a run's folder may be anybody's."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {k: False if k == "download" else _offline(v) for k, v in settings.items()}
 
 
 def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experiment:
