@@ -1,4 +1,4 @@
-"""Folders and files that a stranger may send: what is done to a run, and which command meets it."""
+"""Folders and files that a stranger may send: what is done, and which command meets it."""
 
 import io
 import json

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from ppl_vae.program.modules import Program, modules_of, rehearse
 from ppl_vae.program.registration import misshapen, settle
 
-__all__ = ["Snapshot", "load", "no_larger", "state", "stored"]
+__all__ = ["Snapshot", "check", "fill", "load", "no_larger", "state", "stored"]
 
 _PARAM = "param."
 
@@ -108,6 +108,33 @@ def load(
     live = state(modules, params)
     tensors = {_plain(name): value for name, value in tensors.items()}
     saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
+    check(live, saved)
+    for name, value in saved.items():
+        # a mask may be infinite, where it is so anyway
+        here = value.to(live[name].device)
+        if not bool((here.isfinite() | (here == live[name])).all()):
+            raise ValueError(f"the weights are damaged: {name!r} is not finite")
+    fill(live, saved)
+
+
+def fill(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copies saved values into live tensors of the same names.
+
+    Raises:
+        ValueError: if a name, a shape or a type differs; nothing is copied.
+    """
+    check(live, saved)
+    with torch.no_grad():
+        for name, value in saved.items():
+            live[name].copy_(value)
+
+
+def check(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Holds saved values against live tensors, of which they must have the names and shapes.
+
+    Raises:
+        ValueError: if a name, a shape or a type differs.
+    """
     missing, unknown = sorted(live.keys() - saved), sorted(saved.keys() - live.keys())
     if missing or unknown:
         what = f"{missing[0]!r} is not in them" if missing else f"{unknown[0]!r} is not the pair's"
@@ -123,14 +150,6 @@ def load(
                 f"the weights belong to another model: {name!r} is {value.dtype} where "
                 f"{live[name].dtype} is due"
             )
-    for name, value in saved.items():
-        here = value.to(live[name].device)
-        # a mask may be infinite, where it is so anyway
-        if not bool((here.isfinite() | (here == live[name])).all()):
-            raise ValueError(f"the weights are damaged: {name!r} is not finite")
-    with torch.no_grad():
-        for name, value in saved.items():
-            live[name].copy_(value)
 
 
 @contextmanager
@@ -172,6 +191,15 @@ class Snapshot:
         # a tensor may stand under two names
         self._live = list({id(x): x.detach() for x in tensors}.values())
         self._copies = [x.clone() for x in self._live]
+
+    def state(self) -> list[Tensor]:
+        """The kept values."""
+        return self._copies
+
+    def load_state(self, copies: Sequence[Tensor]) -> None:
+        """Keeps the values that `state` gave."""
+        for mine, copy in zip(self._copies, copies, strict=True):
+            mine.copy_(copy)
 
     def take(self) -> None:
         """Keeps the values as they are now."""
