@@ -315,7 +315,8 @@ def load(
     for key, value in sorted(data, key=lambda option: option[0].count(".")):
         settings = schema.merge(settings, nested(key, value))
     tensors = run.load_weights()
-    experiment = _with_data(run, schema, schema.parse(settings))
+    with weights.no_larger(tensors):
+        experiment = _with_data(run, schema, schema.parse(settings))
     pair = experiment.pair
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))

@@ -20,6 +20,7 @@ __all__ = [
     "check",
     "folder",
     "opened",
+    "plain",
     "present",
     "read_bytes",
     "read_text",
@@ -193,6 +194,16 @@ def folder(path: str | Path) -> Path:
                     place.rmdir()
             raise
     return path
+
+
+def plain(path: str | Path) -> None:
+    """Refuses a link, a folder, a pipe, a socket or a device; a name that nothing has passes.
+
+    Raises:
+        OSError: saying which it is.
+    """
+    if present(path):
+        _refuse_other(Path(path), os.lstat(path).st_mode)
 
 
 def present(path: str | Path) -> bool:

@@ -20,6 +20,7 @@ HOMES = {
 
 ORDER = (
     ("arguments", "files", "records"),
+    ("documents",),
     ("bodies", "data", "distributions", "plots"),
     ("program",),
     ("objectives",),

@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    for word in words:  # what is written, and printed, is in UTF-8
+        if not word.isprintable() and word != word.encode(errors="replace").decode():
+            raise ValueError(f"{word!r} is not UTF-8: rename it")
     name, rest = (words[0], words[1:]) if words else ("--help", [])
     if name in ("-h", "--help"):
         print(_usage())
@@ -204,4 +207,5 @@ def _line(error: object) -> str:
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch puts the offending values below
     told = " ".join(text[:2])[:300] if text and text[0].endswith(":") else "".join(text[:1])
+    told = told if len(told) <= 500 else f"{told[:500]} ..."
     return told or type(error).__name__

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import files
+from ppl_vae.documents import conforms, parse_json, read_json, read_yaml
 from ppl_vae.training import folder
 from ppl_vae.training.history import History
 from ppl_vae.training.lock import Lock
@@ -18,12 +19,15 @@ __all__ = ["Run"]
 
 CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
 CHECKPOINT, SUMMARY, DATA = "checkpoint.safetensors", "summary.json", "data.json"
+BOARD = "tensorboard"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
 DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
+# How many bytes the log and the weights may have.
+_LOG, _WEIGHTS = 2**25, 2**37
 # What a run writes, and so all that overwriting one may remove; in the order in which it appears.
 _OWN = (
     *(CONFIG, METRICS, DATA, WEIGHTS, CHECKPOINT),
-    *(SUMMARY, *PICTURES, *DIAGNOSTICS, "tensorboard"),
+    *(SUMMARY, *PICTURES, *DIAGNOSTICS, BOARD),
 )
 
 
@@ -44,8 +48,13 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / CONFIG).is_file():
+        if not files.present(self.path / CONFIG):
             raise FileNotFoundError(f"{str(path)!r} holds no run: there is no {CONFIG} in it")
+        for name in _OWN:  # said at once, and not when it is reached
+            if not (self.path / name).is_dir() or (self.path / name).is_symlink():
+                files.plain(self.path / name)
+            elif name != BOARD:
+                raise IsADirectoryError(f"{str(self.path / name)!r} is a folder: remove it")
         self._lock: Lock | None = None
 
     @classmethod
@@ -112,15 +121,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What `config.yaml` says, as plain values; nothing is imported or built."""
-        import yaml
-
-        try:
-            config = yaml.safe_load(files.read_text(self.path / CONFIG))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{self.path / CONFIG} is not YAML of plain values") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.path / CONFIG} is not a mapping")
-        return config
+        return read_yaml(self.path / CONFIG)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Run:
                 f"{str(self.path)!r} was not made by ppl-vae fit: give its model and guide to "
                 "Trained.load, or to ppl_vae.fit with resume= to train on"
             )
-        return {**config, "data": self.found(config["data"])}
+        return {**config, "data": _offline(self.found(config["data"]))}
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -146,11 +147,10 @@ class Run:
         """
         if not files.present(self.path / DATA):
             return None
-        text = files.read_text(self.path / DATA)
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{self.path / DATA} is not a whole JSON file") from error
+        found = read_json(self.path / DATA)
+        places = found.get("places", {}) if isinstance(found, dict) else None
+        if not conforms(places, Mapping[str, str]):
+            raise ValueError(f"{self.path / DATA} is damaged: it, or its places, are no mapping")
         return dict(found)
 
     def save_data(self, known: Mapping[str, Any]) -> None:
@@ -179,16 +179,22 @@ class Run:
     @property
     def history(self) -> History:
         """The epochs so far."""
+        rows = list[dict[str, float]]()
         if not files.present(self.path / METRICS):
             return History()
-        with files.opened(self.path / METRICS) as file:
-            rows = [json.loads(line) for line in file]
-        return History([{k: _number(v) for k, v in row.items()} for row in rows])
+        with files.opened(self.path / METRICS, _LOG) as file:
+            for line in file:
+                where = f"{self.path / METRICS}, line {len(rows) + 1},"
+                row = parse_json(line, where)
+                if not conforms(row, Mapping[str, float | None]) or "epoch" not in row:
+                    raise ValueError(f"{where} is no mapping of names to numbers of an epoch")
+                rows.append({k: _number(v) for k, v in row.items()})
+        return History(rows)
 
     @property
     def summary(self) -> dict[str, Any]:
         """What evaluations found: see `ppl_vae.report.results`."""
-        return json.loads(files.read_text(self.path / SUMMARY))
+        return dict(read_json(self.path / SUMMARY))
 
     def log(self, row: Mapping[str, float]) -> None:
         """Adds one epoch to `metrics.jsonl`."""
@@ -224,11 +230,12 @@ class Run:
         from safetensors.torch import load_file
 
         path = self.path / WEIGHTS
-        if not path.is_file():
+        if not files.present(path):
             raise FileNotFoundError(f"{str(self.path)!r} has no weights: its training wrote none")
         try:
-            return load_file(path)
-        except SafetensorError as error:
+            with files.opened(path, _WEIGHTS):
+                return load_file(path)
+        except (SafetensorError, RuntimeError, MemoryError) as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
@@ -238,6 +245,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+def _offline(settings: Any) -> Any:
+    """Settings of data that fetch nothing: a run's folder may be anybody's."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {k: False if k == "download" else _offline(v) for k, v in settings.items()}
 
 
 def _places(settings: Any) -> Iterator[str]:
