@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test mutants lint types docs wheel bench clean
+.PHONY: demo test mutants kills lint types docs wheel bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test: $(STAMP)
 # Faults are put into copies of the tree: MUTANTS="--seed 1 --only kernels", see CONTRIBUTING.md.
 mutants: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
+
+# Trainings are killed at random moments and gone on with: KILLS="100 7" is their number and a seed.
+kills: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
