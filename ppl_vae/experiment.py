@@ -31,6 +31,7 @@ from ppl_vae.program.modules import release
 from ppl_vae.training import weights
 from ppl_vae.training.fit import fit
 from ppl_vae.training.history import History
+from ppl_vae.training.noise import put_back, streams
 from ppl_vae.training.optim import Adam
 from ppl_vae.training.prepare import pick_device, prepare, set_seed
 from ppl_vae.training.run import Run
@@ -201,7 +202,13 @@ class Experiment(Trained):
         Raises:
             ValueError: naming what does not fit.
         """
-        prepare(*self._asked, **self._settings)
+        pick_device(self.device)
+        there = next(p.device for p in self.pair.parameters())
+        now = streams()
+        try:
+            prepare(*self._asked, **{**self._settings, "device": there})
+        finally:
+            put_back(now)
 
     @property
     def _asked(self) -> tuple[Any, ...]:
@@ -303,14 +310,8 @@ def load(
         FileNotFoundError: if there is no run, or it has no weights.
     """
     run = run if isinstance(run, Run) else Run(run)
-    schema, config = Schema(Experiment, trust), run.config
-    if not isinstance(config.get("data"), Mapping):
-        raise ValueError(
-            f"{str(run.path)!r} was not made by ppl-vae fit: give its model and guide to "
-            "Trained.load"
-        )
-    kept = _offline(run.found(config["data"]))
-    settings = schema.merge({}, {**config, "data": kept})
+    schema = Schema(Experiment, trust)
+    settings = schema.merge({}, run.settings)
     for key, value in sorted(data, key=lambda option: option[0].count(".")):
         settings = schema.merge(settings, nested(key, value))
     tensors = run.load_weights()
@@ -320,13 +321,6 @@ def load(
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))
     return experiment
-
-
-def _offline(settings: Any) -> Any:
-    """Settings of data that fetch nothing: a run's folder may be anybody's."""
-    if not isinstance(settings, Mapping):
-        return settings
-    return {k: False if k == "download" else _offline(v) for k, v in settings.items()}
 
 
 def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experiment:

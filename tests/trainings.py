@@ -51,7 +51,7 @@ def adversary() -> Made:
     adam = torch.optim.Adam
     pair = _pair()
     made = adam([*pair.parameters(), *objective.parameters()], lr=2e-3)
-    return pair, ROWS, objective, made, {"critic_steps": 2}
+    return pair, ROWS, objective, made, {"critic_steps": 1}
 
 
 def mutual() -> Made:
@@ -88,4 +88,4 @@ def train(make: Callable[[], Made], epochs: int = 3, **options: Any) -> History:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """What the files of a folder hold, by name."""
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}

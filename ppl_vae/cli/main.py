@@ -1,8 +1,9 @@
 """The command line.
 
 Bad input ends with one line on standard error and exit code 2, before anything is written. A
-training that meets a NaN ends so with code 1 and keeps what it has. With PPL_VAE_TRACEBACK set in
-the environment, errors are raised as they are.
+training that meets a NaN ends so with code 1 and keeps what it has; one that SIGINT or SIGTERM
+asks to end does so with code 130 or 143, a checkpoint, and the line that goes on. With
+PPL_VAE_TRACEBACK set in the environment, errors are raised as they are.
 """
 
 import os
@@ -34,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _short_warnings():
             return _dispatch(words)
-    except KeyboardInterrupt:
-        print("ppl-vae: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
-    except SystemExit as error:  # an argument parser's help
-        return int(error.code or 0)
+    except SystemExit as stop:  # an argument parser's help, or a training's end by SIGTERM
+        if said := getattr(stop, "said", ""):
+            print(f"ppl-vae: {said}", file=sys.stderr)
+        return int(stop.code or 0)
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("PPL_VAE_TRACEBACK"):
             raise
@@ -81,21 +84,27 @@ def _usage() -> str:
 def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
     from ppl_vae.cli.commandline import configured
+    from ppl_vae.cli.resume import asks_to_resume, resumed
     from ppl_vae.experiment import build
     from ppl_vae.report.evaluation import evaluate_fit, tell
     from ppl_vae.training.run import Run
 
-    read = configured(words, "fit")
-    if read is None:
-        return
-    schema, settings, switches, out = read
-    data = settings["data"]["class_path"].rpartition(".")[2].lower()
-    folder = Path(out) if out is not None else _free(data)
-    Run.check(folder, "overwrite" in switches)
-    experiment = build(schema, settings)
-    experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
-    evaluate_fit(Run(folder), experiment)
-    print("\n".join(tell(Run(folder), experiment)))
+    if asks_to_resume(words):
+        run, experiment = resumed(words)
+        experiment.fit(resume=run)
+    else:
+        read = configured(words, "fit")
+        if read is None:
+            return
+        schema, settings, switches, out = read
+        data = settings["data"]["class_path"].rpartition(".")[2].lower()
+        folder = Path(out) if out is not None else _free(data)
+        Run.check(folder, "overwrite" in switches)
+        experiment = build(schema, settings)
+        experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
+        run = Run(folder)
+    evaluate_fit(run, experiment)
+    print("\n".join(tell(run, experiment)))
 
 
 def show(words: list[str]) -> None:

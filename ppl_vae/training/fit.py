@@ -208,10 +208,13 @@ def fit(
             with (
                 freezing(ready.frozen),
                 showing(epochs * ready.steps, session.training.step, epochs, progress) as shown,
-                board(run, tensorboard, session.training.step) as writer,
+                board(run, tensorboard and not session.is_over, session.training.step) as writer,
             ):
                 if batch_size != ready.batch_size:
                     shown.say(f"steps of {ready.batch_size} rows, as the DataLoader gives them")
+                if session.is_over:
+                    ended = "patience ended it" if len(session.history) < epochs else "it is over"
+                    shown.say(f"{len(session.history)} epochs are trained, and {ended}")
                 session.train(shown, writer, callbacks)
                 if ready.watch.is_used:
                     shown.say(str(ready.watch))

@@ -65,14 +65,17 @@ class Keeper:
             self.run.save_weights(weights)
         self.run.log(row)
 
-    def how_to_resume(self, step: int, epoch: int, is_exact: bool) -> str:
-        """What to type to go on, after a step of an epoch; empty where nothing does."""
+    def how_to_resume(self, epoch: int, is_exact: bool) -> str:
+        """What to type to go on, in an epoch; empty where nothing does."""
         if not self._is_able:
             return ""
         place = str(self.run.path)
         is_experiment = isinstance(self.run.config.get("data"), Mapping)
         line = f"ppl-vae fit --resume {shlex.quote(place)}"
         line = line if is_experiment else f"fit(..., resume={place!r})"
-        where = f"after step {step}" if is_exact else f"from the start of epoch {epoch}"
-        why = "" if is_exact else ", as its rows come from a loader or an iterable"
-        return f"{line} goes on {where}{why}"
+        if is_exact:
+            return f"{line} goes on from there"
+        return (
+            f"{line} goes on from the start of epoch {epoch}, as a loader or an iterable cannot "
+            "begin in the middle"
+        )

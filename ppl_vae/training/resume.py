@@ -104,12 +104,14 @@ def _check_same(run: Run, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     """
     for name, value in now.items():
         then = before.get(name, value)
-        if then == value:
+        if then == value or name == "data":  # which may have moved
             continue
+        said = f"{name} is {value!r} and was {then!r}"
         if name == "rows":
-            said = f"the rows are not those it was trained on (SHA-256 {value:.8}, not {then:.8})"
-        else:
-            said = f"{name} is {value!r} and was {then!r}"
+            said = (
+                f"its rows were {before.get('data')} (SHA-256 {then:.8}) and these are "
+                f"{now['data']} (SHA-256 {value:.8})"
+            )
         raise ValueError(
             f"{str(run.path)!r} cannot be resumed: {said}; give what it was begun with, or begin "
             "another training from its weights by start="

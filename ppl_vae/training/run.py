@@ -124,6 +124,21 @@ class Run:
         return read_yaml(self.path / CONFIG)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What an experiment is made of, its data where they are now.
+
+        Raises:
+            ValueError: if the run is of a model and a guide that were given to `ppl_vae.fit`.
+        """
+        config = self.config
+        if not isinstance(config.get("data"), Mapping):
+            raise ValueError(
+                f"{str(self.path)!r} was not made by ppl-vae fit: give its model and guide to "
+                "Trained.load, or to ppl_vae.fit with resume= to train on"
+            )
+        return {**config, "data": _offline(self.found(config["data"]))}
+
+    @property
     def data(self) -> dict[str, Any] | None:
         """What `data.json` keeps of the data: see `ppl_vae.data.known`; None where there is none.
 
@@ -230,6 +245,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+def _offline(settings: Any) -> Any:
+    """Settings of data that fetch nothing: a run's folder may be anybody's."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {k: False if k == "download" else _offline(v) for k, v in settings.items()}
 
 
 def _places(settings: Any) -> Iterator[str]:

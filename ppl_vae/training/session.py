@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ppl_vae.data.loaders import InMemory
-from ppl_vae.objectives import Divergence
+from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.training.adapters import end_epoch
 from ppl_vae.training.guard import NotFinite
 from ppl_vae.training.history import History
@@ -105,9 +105,10 @@ class Session:
         over = state["epochs"]
         if len(history) < over - 1:
             raise ValueError(f"the log has {len(history)} epochs and the checkpoint {over}")
-        if over > self.ready.epochs:
+        begun = over + (state["training"]["done"] > 0)
+        if begun > self.ready.epochs:
             raise ValueError(
-                f"epochs={self.ready.epochs} is the number of all epochs, and {over} are trained"
+                f"epochs={self.ready.epochs} is the number of all epochs, and {begun} are begun"
             )
         fill(self.weights.all(), state["weights"])
         self.weights.good.take()
@@ -122,10 +123,10 @@ class Session:
         self.ready.watch.load_state(state["watch"])
         self._start, self._now = state["streams"]["start"], state["streams"]["now"]
 
-    def _gathering(self) -> Iterator[tuple[str, Divergence]]:
+    def _gathering(self) -> Iterator[tuple[str, Divergence | Objective]]:
         if isinstance(self.ready.objective, nn.Module):
             for name, part in self.ready.objective.named_modules():
-                if isinstance(part, Divergence):
+                if isinstance(part, Divergence | Objective):
                     yield name, part
 
     def train(self, shown: Progress, writer: Any, callbacks: Sequence[Callback]) -> None:
@@ -219,7 +220,7 @@ class Session:
         is_exact = self.ready.drawn.seekable or not self.training.done
         if is_exact:
             self.keeper.checkpoint(self.state())
-        return "; ".join(filter(None, (said, self.keeper.how_to_resume(step, epoch, is_exact))))
+        return "; ".join(filter(None, (said, self.keeper.how_to_resume(epoch, is_exact))))
 
     def _end_early(self) -> None:
         """Leaves the weights to end with, in the pair and in the folder."""
