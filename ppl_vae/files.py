@@ -26,6 +26,7 @@ __all__ = [
     "read_text",
     "sweep",
     "telling",
+    "told",
     "write_bytes",
     "write_text",
     "written",
@@ -79,12 +80,26 @@ def telling(path: str | Path, done: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = _WHY.get(error.errno or 0)
-        if why is None or error.strerror is None:  # or told already
+        found = told(error, path, done)
+        if found is error:
             raise
-        told = type(error)(f"{str(path)!r} cannot be {done}: {why}")
-        told.errno = error.errno
-        raise told from error
+        raise found from error
+
+
+def told(error: OSError, path: str | Path, done: str = "used") -> OSError:
+    """What the system says of a file, in one line that names it and says what to do.
+
+    Args:
+        error: the error, which is returned as it is where it is told already.
+        path: the file or folder.
+        done: what cannot be done to it.
+    """
+    why = _WHY.get(error.errno or 0)
+    if why is None or error.strerror is None:
+        return error
+    found = type(error)(f"{str(path)!r} cannot be {done}: {why}")
+    found.errno = error.errno
+    return found
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_vae import __version__
+from ppl_vae import __version__, files
 from ppl_vae.cli.refit import refit_prior
 from ppl_vae.cli.sweep import sweep
 from ppl_vae.cli.using import COMMANDS as USING
@@ -204,6 +204,8 @@ def _short_warnings() -> "Iterator[None]":
 
 
 def _line(error: object) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        error = files.told(error, error.filename)
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch puts the offending values below
     told = " ".join(text[:2])[:300] if text and text[0].endswith(":") else "".join(text[:1])
