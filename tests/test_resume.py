@@ -1,5 +1,6 @@
 """Checkpoints: a run that is gone on with becomes what it would have been, bit for bit."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -315,6 +316,32 @@ def test_damaged_checkpoints_are_refused(finished: Path, tmp_path: Path) -> None
         checkpoint.read(path)
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume: start="):
         train(TRAININGS["elbo"], resume=Run.create(tmp_path / "bare", {}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: kept.clear(),
+        lambda kept: kept.update(began=3),
+        lambda kept: kept.update(settings=None),
+        lambda kept: kept["state"].clear(),
+        lambda kept: kept["state"].update(epochs="many"),
+        lambda kept: kept["state"]["training"].update(mean=[]),
+        lambda kept: kept["state"]["training"]["optimizer"].update(by_parameter={"x": {}}),
+        lambda kept: kept["state"].update(streams={"start": 1, "now": 2}),
+    ],
+)
+def test_whole_checkpoints_of_something_else_are_refused(
+    change: Callable[[Any], None], finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    kept = checkpoint.read(folder / "checkpoint.safetensors")
+    change(kept)
+    checkpoint.write(folder / "checkpoint.safetensors", kept)
+    with pytest.raises(ValueError, match="is no checkpoint of such a training") as refused:
+        train(TRAININGS["schedule"], resume=folder, epochs=2)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_no_checkpoint_can_hold_is_said(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from pyro.infer import ELBO
 
 from ppl_vae import files
+from ppl_vae.documents import conforms
 from ppl_vae.objectives import Objective
 from ppl_vae.training import checkpoint
 from ppl_vae.training.adapters import AnyOptimizer
@@ -43,7 +44,11 @@ def reopened(run: Run) -> dict[str, Any]:
     """
     path = run.path / CHECKPOINT
     try:
-        return checkpoint.read(path)
+        found = checkpoint.read(path)
+        began: Any = found.get("began")
+        if not {"settings", "state"} <= found.keys() or not conforms(began, Mapping[str, int]):
+            raise _foreign(run)
+        return {**found, "began": {"calls": 0, **began}}
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{str(run.path)!r} has no checkpoint to resume: start={str(run.path)!r} begins "
@@ -79,8 +84,11 @@ def go_on(session: Session, run: Run, kept: Mapping[str, Any], began: Mapping[st
     """
     files.sweep(run.path)
     settings, history = _settings(session), run.history
-    _check_same(run, kept["settings"], settings)
-    session.load_state(kept["state"], history)
+    try:
+        _check_same(run, kept["settings"], settings)
+        session.load_state(kept["state"], history)
+    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise _foreign(run) from error
     epochs, watch = len(session.history), session.ready.watch
     is_last = session.best is None or watch.epoch == epochs
     if epochs > len(history) and is_last:
@@ -90,6 +98,13 @@ def go_on(session: Session, run: Run, kept: Mapping[str, Any], began: Mapping[st
     if run.config.get("epochs") != session.ready.epochs:
         run.save_config({**run.config, "epochs": session.ready.epochs})
     session.keeper = Keeper(run, settings, began)
+
+
+def _foreign(run: Run) -> ValueError:
+    return ValueError(
+        f"{str(run.path / CHECKPOINT)!r} is no checkpoint of such a training: begin another from "
+        "the run's weights by start="
+    )
 
 
 def _settings(session: Session) -> dict[str, Any]:

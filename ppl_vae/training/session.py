@@ -122,6 +122,8 @@ class Session:
             pyro.get_param_store()[name] = value
         self.ready.watch.load_state(state["watch"])
         self._start, self._now = state["streams"]["start"], state["streams"]["now"]
+        for states in (self._start, self._now):  # what is not one is refused here
+            put_back(states)
 
     def _gathering(self) -> Iterator[tuple[str, Divergence | Objective]]:
         if isinstance(self.ready.objective, nn.Module):
