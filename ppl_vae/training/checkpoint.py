@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    with files.opened(path, limit=2**50):
+    with files.opened(path, limit=2**37):
         pass  # it is a plain file
     damaged = ValueError(f"{str(path)!r} is not a whole checkpoint: remove it")
     try:
