@@ -12,6 +12,7 @@ from ppl_vae.data.transform import Normalise
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, release
+from ppl_vae.state import ready_optimizers
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
 from ppl_vae.training.guard import memory_said
@@ -175,6 +176,7 @@ def fit(
             kept = reopened(run)
             rewind(objective, optimizer, kept["began"])
         began = origin(objective, optimizer)
+        ready_optimizers()
         with memory_said(batch_size):
             ready = prepare(
                 model,
