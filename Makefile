@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test mutants lint types docs wheel bench clean
+.PHONY: demo test mutants kills fuzz lint types docs wheel bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,14 @@ test: $(STAMP)
 # Faults are put into copies of the tree: MUTANTS="--seed 1 --only kernels", see CONTRIBUTING.md.
 mutants: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
+
+# Trainings are killed at random moments and gone on with: KILLS="100 7" is their number and a seed.
+kills: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS)
+
+# Inputs by chance, by their seeds; 2,000 of them are in the tests: FUZZ="--seed 0 --number 1000".
+fuzz: $(STAMP)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(FUZZ)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -181,6 +181,13 @@ class InfoVAE(Objective):
                 sizes = [dims[n] for n in known]
                 divergence.build(sizes[0] if self.pool else sum(sizes))
 
+    def state(self) -> dict[str, Any]:
+        # a configuration that is written down has numbers in place of "auto"
+        return {"scales": self.scales}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.scales = dict(state["scales"])
+
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:

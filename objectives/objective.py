@@ -246,6 +246,16 @@ class Objective(ELBO, Portable):
             if isinstance(part, Counted):
                 part.rows = rows
 
+    def state(self) -> dict[str, Any]:
+        """What it has gathered over the steps beside its parameters and buffers, for a checkpoint.
+
+        Tensors, numbers and text, in lists, tuples and mappings.
+        """
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave; tensors lie on the device of the training."""
+
     def _finish(self, loss: Tensor, terms: Terms) -> Tensor:
         """Averages over particles, publishes the terms and moves the step and queues on."""
         self.terms = terms.per_datum(self.num_particles)

@@ -3,6 +3,7 @@
 Names are loaded when first used, so that importing the package is quick.
 """
 
+import sys
 import warnings
 from importlib import import_module
 from typing import Any
@@ -55,8 +56,11 @@ __all__ = [
 ]
 
 
-# Pyro imports a bar that asks for widgets, in notebooks, before any is shown.
-warnings.filterwarnings("ignore", message="IProgress not found")
+if "IPython" in sys.modules:
+    # Pyro imports a bar that asks for widgets, in notebooks, before any is shown.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import_module("tqdm.auto")
 
 
 def __getattr__(name: str) -> Any:

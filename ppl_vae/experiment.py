@@ -29,12 +29,12 @@ from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
 from ppl_vae.program.modules import release
 from ppl_vae.training import weights
-from ppl_vae.training.compatibility import check_compatible, check_held_out
-from ppl_vae.training.fit import fit, pick_device, set_seed
-from ppl_vae.training.guard import check_support
+from ppl_vae.training.fit import fit
+from ppl_vae.training.history import History
+from ppl_vae.training.noise import put_back, streams
 from ppl_vae.training.optim import Adam
-from ppl_vae.training.rows import TrainingRows
-from ppl_vae.training.run import History, Run
+from ppl_vae.training.prepare import pick_device, prepare, set_seed
+from ppl_vae.training.run import Run
 from ppl_vae.training.stopping import Callback, Keep
 from ppl_vae.using.trained import Trained
 
@@ -78,6 +78,7 @@ class Experiment(Trained):
         start: folder of a run whose weights the training goes on from.
         freeze: names of parts and parameters that stay as they are, or globs of them, such as
             `likelihood` or `encoder.network.*`.
+        checkpoint_steps: steps between checkpoints, beside that after each epoch.
         seed: of the starting weights and all that is drawn in training.
         device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
 
@@ -119,6 +120,7 @@ class Experiment(Trained):
         monitor: str | None = None,
         start: str | None = None,
         freeze: Sequence[str] = (),
+        checkpoint_steps: int | None = None,
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -145,7 +147,7 @@ class Experiment(Trained):
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.patience, self.keep, self.monitor = patience, keep, monitor
-        self.start, self.freeze = start, freeze
+        self.start, self.freeze, self.checkpoint_steps = start, freeze, checkpoint_steps
         self.seed, self.device = seed, device
         set_seed(seed)
         dims = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -200,26 +202,29 @@ class Experiment(Trained):
         Raises:
             ValueError: naming what does not fit.
         """
-        pair = self.pair
-        rows = TrainingRows(self.data)
-        with torch.random.fork_rng():
-            drawn = rows.epoch()
-        size = rows.batch_size(self.batch_size)
-        calls = self.epochs * drawn.steps(size) * (1 + self.critic_steps)
-        self.objective.plan(calls, len(drawn))
-        whole = rows.stand_ins(drawn.few)
-        few = tuple(part[:size] for part in whole)
-        check_support(pair.model, pair.guide, few, whole[0], rows.extremes)
-        first = tuple(part[:size] for part in drawn.few)
-        check_compatible(pair.model, pair.guide, self.objective, first)
-        if (held_out := rows.validation()) is not None:
-            check_held_out(pair.model, pair.guide, self.objective, held_out.smallest(size))
+        pick_device(self.device)
+        there = next(p.device for p in self.pair.parameters())
+        now = streams()
+        try:
+            prepare(*self._asked, **{**self._settings, "device": there})
+        finally:
+            put_back(now)
+
+    @property
+    def _asked(self) -> tuple[Any, ...]:
+        return self.pair.model, self.pair.guide, self.data, self.objective, self.optimizer
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        names = ("epochs", "batch_size", "seed", "device", "critic_steps", "patience", "keep")
+        return {name: getattr(self, name) for name in (*names, "monitor", "start", "freeze")}
 
     def fit(
         self,
         out: str | Path | None = None,
         *,
         overwrite: bool = False,
+        resume: Run | str | Path | None = None,
         config: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
@@ -229,6 +234,7 @@ class Experiment(Trained):
         Args:
             out: folder for the run: configuration, metrics and weights.
             overwrite: replace a run that is there.
+            resume: a run to go on with, see `ppl_vae.fit`.
             config: what the folder's `config.yaml` shall say, see `ppl_vae.fit`.
             callbacks: called with each epoch's row, see `ppl_vae.fit`.
             progress: show how it goes, see `ppl_vae.fit`.
@@ -237,24 +243,13 @@ class Experiment(Trained):
             The `History` of the training.
         """
         return fit(
-            self.pair.model,
-            self.pair.guide,
-            self.data,
-            self.objective,
-            self.optimizer,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            device=self.device,
-            critic_steps=self.critic_steps,
+            *self._asked,
+            **self._settings,
             callbacks=callbacks,
-            patience=self.patience,
-            keep=self.keep,
-            monitor=self.monitor,
-            start=self.start,
-            freeze=self.freeze,
             out=out,
             overwrite=overwrite,
+            resume=resume,
+            checkpoint_steps=self.checkpoint_steps,
             config=config,
             progress=progress,
         )
@@ -315,17 +310,13 @@ def load(
         FileNotFoundError: if there is no run, or it has no weights.
     """
     run = run if isinstance(run, Run) else Run(run)
-    schema, config = Schema(Experiment, trust), run.config
-    if not isinstance(config.get("data"), Mapping):
-        raise ValueError(
-            f"{str(run.path)!r} was not made by ppl-vae fit: give its model and guide to "
-            "Trained.load"
-        )
-    settings = schema.merge({}, {**config, "data": run.found(config["data"])})
+    schema = Schema(Experiment, trust)
+    settings = schema.merge({}, run.settings)
     for key, value in sorted(data, key=lambda option: option[0].count(".")):
         settings = schema.merge(settings, nested(key, value))
     tensors = run.load_weights()
-    experiment = _with_data(run, schema, schema.parse(settings))
+    with weights.no_larger(tensors):
+        experiment = _with_data(run, schema, schema.parse(settings))
     pair = experiment.pair
     weights.load(tensors, pair.model, pair.guide, experiment.objective)
     pair.to(pick_device(device))

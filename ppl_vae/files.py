@@ -20,11 +20,13 @@ __all__ = [
     "check",
     "folder",
     "opened",
+    "plain",
     "present",
     "read_bytes",
     "read_text",
     "sweep",
     "telling",
+    "told",
     "write_bytes",
     "write_text",
     "written",
@@ -78,12 +80,26 @@ def telling(path: str | Path, done: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = _WHY.get(error.errno or 0)
-        if why is None or error.strerror is None:  # or told already
+        found = told(error, path, done)
+        if found is error:
             raise
-        told = type(error)(f"{str(path)!r} cannot be {done}: {why}")
-        told.errno = error.errno
-        raise told from error
+        raise found from error
+
+
+def told(error: OSError, path: str | Path, done: str = "used") -> OSError:
+    """What the system says of a file, in one line that names it and says what to do.
+
+    Args:
+        error: the error, which is returned as it is where it is told already.
+        path: the file or folder.
+        done: what cannot be done to it.
+    """
+    why = _WHY.get(error.errno or 0)
+    if why is None or error.strerror is None:
+        return error
+    found = type(error)(f"{str(path)!r} cannot be {done}: {why}")
+    found.errno = error.errno
+    return found
 
 
 @contextmanager
@@ -193,6 +209,16 @@ def folder(path: str | Path) -> Path:
                     place.rmdir()
             raise
     return path
+
+
+def plain(path: str | Path) -> None:
+    """Refuses a link, a folder, a pipe, a socket or a device; a name that nothing has passes.
+
+    Raises:
+        OSError: saying which it is.
+    """
+    if present(path):
+        _refuse_other(Path(path), os.lstat(path).st_mode)
 
 
 def present(path: str | Path) -> bool:

@@ -34,6 +34,14 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+def paint_nothing(_: Figure, path: Path | io.StringIO, **__: object) -> None:
+    """In the place of `Figure.savefig`: one pixel."""
+    if isinstance(path, io.StringIO):
+        path.write("<svg></svg>")
+    else:
+        imsave(path, np.zeros((1, 1, 3)))
+
+
 @pytest.fixture
 def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are made, and saved as one pixel, where a test is of something else.
@@ -41,14 +49,7 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     Painting them is two thirds of a short run. `test_report.py`, `test_experiment.py` and
     `test_cli.py` hold the pictures themselves.
     """
-
-    def save(_: Figure, path: Path | io.StringIO, **__: object) -> None:
-        if isinstance(path, io.StringIO):
-            path.write("<svg></svg>")
-        else:
-            imsave(path, np.zeros((1, 1, 3)))
-
-    monkeypatch.setattr(Figure, "savefig", save)
+    monkeypatch.setattr(Figure, "savefig", paint_nothing)
 
 
 @pytest.fixture

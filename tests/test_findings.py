@@ -15,7 +15,8 @@ from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.priors import VampPrior
 from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.report.findings import Facts, Finding, findings, judge
-from ppl_vae.training.run import History, Run
+from ppl_vae.training.history import History
+from ppl_vae.training.run import Run
 
 FEW = Effort(samples=100, rows=100, simulations=100)
 

@@ -25,7 +25,8 @@ from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Linear
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program.modules import modules_of
 from ppl_vae.training.guard import NotFinite
-from ppl_vae.training.run import History, Run
+from ppl_vae.training.history import History
+from ppl_vae.training.run import Run
 from ppl_vae.training.spread import warn_of_collapse
 from ppl_vae.training.weights import load, state, stored
 

@@ -19,7 +19,8 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "files", "records"),
+    ("arguments", "files", "records", "state"),
+    ("documents",),
     ("bodies", "data", "distributions", "plots"),
     ("program",),
     ("objectives",),

@@ -17,9 +17,11 @@ from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.report import results
 from ppl_vae.report.evaluation import evaluate_fit
-from ppl_vae.training.run import History, Run
+from ppl_vae.training.history import History
+from ppl_vae.training.run import Run
 
 TRAINED = {"config.yaml", "data.json", "metrics.jsonl", "weights.safetensors"}
+TRAINED |= {"checkpoint.safetensors"}
 FILES = TRAINED | {
     "reconstructions.png",
     "samples.png",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.training.fit import fit
-from ppl_vae.training.run import History
+from ppl_vae.training.history import History
 from ppl_vae.training.spread import spreads, warn_of_collapse
 
 

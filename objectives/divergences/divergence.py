@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -68,6 +68,16 @@ class Divergence(nn.Module, ABC):
 
     def build(self, dim: int) -> None:
         """Makes anew the networks that were given as factories, for codes of `dim` numbers."""
+
+    def state(self) -> dict[str, Any]:
+        """What it has gathered over the steps beside its parameters and buffers, for a checkpoint.
+
+        Tensors, numbers and text, in lists, tuples and mappings.
+        """
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave; tensors lie on the device of the training."""
 
     def advance(self) -> None:
         """Moves queues on by what `forward` saw under `q.moving`.

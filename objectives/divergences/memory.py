@@ -1,7 +1,8 @@
 """A memory of past codes, for divergences that a small batch biases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Memory(Divergence):
       other, whose gradient is then scaled row by row.
 
     The queue moves once a training step and holds still in `loss` and in evaluation; in eval mode
-    the divergence sees the batch alone. It is not part of the state that is saved.
+    the divergence sees the batch alone. A checkpoint keeps it; the weights of a run do not.
 
     Args:
         divergence: the divergence to estimate.
@@ -88,6 +89,12 @@ class Memory(Divergence):
         seen, self._seen = self._seen, []
         for name, rows in seen:
             self._put(name, rows)
+
+    def state(self) -> dict[str, Any]:
+        return {name: queue.state() for name, queue in self._queues.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._queues = {name: _Queue.of(parts) for name, parts in state.items()}
 
     def forget_step(self) -> None:
         """Drops what `forward` saw in a step that was given up."""
@@ -164,6 +171,16 @@ class _Queue:
         ring = rows.each(lambda tensor: tensor[index])
         ring.weights = torch.zeros_like(ring.weights)
         return cls(ring)
+
+    def state(self) -> dict[str, Any]:
+        return {**vars(self.rows), "next": self.next}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "_Queue":
+        rows = {name: part for name, part in state.items() if name != "next"}
+        made = cls(_Rows(**rows))
+        made.next = state["next"]
+        return made
 
     def put(self, rows: _Rows) -> None:
         """Puts in the rows that have weight, in their order; how many is not asked."""

@@ -50,7 +50,7 @@ def configured(
     )
     for key, value in ordered:
         if key == "config":
-            settings = schema.merge(settings, _read_yaml(value))
+            settings = schema.merge(settings, _read_settings(value))
         elif key == "out":
             out = value
         else:
@@ -132,23 +132,9 @@ def data_options(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     return found, rest
 
 
-def _read_yaml(path: str) -> Any:
-    import yaml
+def _read_settings(path: str) -> Any:
+    from ppl_vae.documents import read_yaml
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no configuration file {path!r}")
-
-    class Loader(yaml.SafeLoader):
-        """YAML of plain values that says each key once."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            twice = next((key for k, key in enumerate(keys) if key in keys[:k]), None)
-            if twice is not None:
-                raise ValueError(f"{path!r} says {twice!r} twice: leave one")
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path!r} is not YAML of plain values") from error
+    return read_yaml(Path(path).resolve())  # a link of one's own is followed

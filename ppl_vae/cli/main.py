@@ -1,8 +1,9 @@
 """The command line.
 
 Bad input ends with one line on standard error and exit code 2, before anything is written. A
-training that meets a NaN ends so with code 1 and keeps what it has. With PPL_VAE_TRACEBACK set in
-the environment, errors are raised as they are.
+training that meets a NaN ends so with code 1 and keeps what it has; one that SIGINT or SIGTERM
+asks to end does so with code 130 or 143, a checkpoint, and the line that goes on. With
+PPL_VAE_TRACEBACK set in the environment, errors are raised as they are.
 """
 
 import os
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_vae import __version__
+from ppl_vae import __version__, files
 from ppl_vae.cli.refit import refit_prior
 from ppl_vae.cli.sweep import sweep
 from ppl_vae.cli.using import COMMANDS as USING
@@ -34,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _short_warnings():
             return _dispatch(words)
-    except KeyboardInterrupt:
-        print("ppl-vae: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
-    except SystemExit as error:  # an argument parser's help
-        return int(error.code or 0)
+    except SystemExit as stop:  # an argument parser's help, or a training's end by SIGTERM
+        if said := getattr(stop, "said", ""):
+            print(f"ppl-vae: {said}", file=sys.stderr)
+        return int(stop.code or 0)
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("PPL_VAE_TRACEBACK"):
             raise
@@ -55,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    for word in words:  # what is written, and printed, is in UTF-8
+        if not word.isprintable() and word != word.encode(errors="replace").decode():
+            raise ValueError(f"{word!r} is not UTF-8: rename it")
     name, rest = (words[0], words[1:]) if words else ("--help", [])
     if name in ("-h", "--help"):
         print(_usage())
@@ -78,21 +84,27 @@ def _usage() -> str:
 def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
     from ppl_vae.cli.commandline import configured
+    from ppl_vae.cli.resume import asks_to_resume, resumed
     from ppl_vae.experiment import build
     from ppl_vae.report.evaluation import evaluate_fit, tell
     from ppl_vae.training.run import Run
 
-    read = configured(words, "fit")
-    if read is None:
-        return
-    schema, settings, switches, out = read
-    data = settings["data"]["class_path"].rpartition(".")[2].lower()
-    folder = Path(out) if out is not None else _free(data)
-    Run.check(folder, "overwrite" in switches)
-    experiment = build(schema, settings)
-    experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
-    evaluate_fit(Run(folder), experiment)
-    print("\n".join(tell(Run(folder), experiment)))
+    if asks_to_resume(words):
+        run, experiment = resumed(words)
+        experiment.fit(resume=run)
+    else:
+        read = configured(words, "fit")
+        if read is None:
+            return
+        schema, settings, switches, out = read
+        data = settings["data"]["class_path"].rpartition(".")[2].lower()
+        folder = Path(out) if out is not None else _free(data)
+        Run.check(folder, "overwrite" in switches)
+        experiment = build(schema, settings)
+        experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
+        run = Run(folder)
+    evaluate_fit(run, experiment)
+    print("\n".join(tell(run, experiment)))
 
 
 def show(words: list[str]) -> None:
@@ -192,7 +204,10 @@ def _short_warnings() -> "Iterator[None]":
 
 
 def _line(error: object) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        error = files.told(error, error.filename)
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch puts the offending values below
     told = " ".join(text[:2])[:300] if text and text[0].endswith(":") else "".join(text[:1])
+    told = told if len(told) <= 500 else f"{told[:500]} ..."
     return told or type(error).__name__

@@ -20,6 +20,8 @@ _COMMANDS = {
         [
             ("--out FOLDER", "the run's folder; by default the first free runs/DATA-1, -2 ..."),
             ("--overwrite", "replace a run that is in the folder."),
+            ("--resume RUN", "go on with a run, from its last checkpoint to --epochs in all."),
+            ("--resume RUN", "go on with a run from its last checkpoint, to --epochs in all."),
         ],
     ),
     "show": (

@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.documents import parse_yaml
 from ppl_vae.objectives import Kernel
 
 __all__ = ["Slot", "read_slot"]
@@ -128,8 +129,6 @@ class Slot:
 
     def parsed(self, text: str) -> Any:
         """What a text stands for: itself where text is admitted, else as YAML reads it."""
-        import yaml
-
         if text in self.words:
             return text
         if self.text and not (text == "null" and type(None) in self.plain):
@@ -142,8 +141,8 @@ class Slot:
                 except ValueError:
                     continue
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
+            return parse_yaml(text, "a value")
+        except ValueError:
             return text
 
     def described(self, names: Iterable[str] = ()) -> str:

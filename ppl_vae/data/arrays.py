@@ -1,6 +1,5 @@
 """Data of one's own."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.archives import read_arrays
 from ppl_vae.data.checks import Channels, Missing
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.mapped import Mapped
@@ -56,11 +56,9 @@ class Arrays(Dataset):
         channels: Channels | None = None,
         missing: Missing = "refuse",
     ) -> None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no data file {str(path)!r}")
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
-        arrays = _read(path)
+        arrays = read_arrays(path, mapped=_LARGE)
         settings: dict[str, Any] = {"channels": channels, "missing": missing}
         settings["name"] = Path(path).stem
         if "train" not in arrays and len(arrays) == 1:
@@ -127,28 +125,3 @@ def held_out_rows(n: int, share: float, seed: int, name: str) -> tuple[Tensor, T
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     k = round(share * n)
     return order[k:], order[:k]
-
-
-def _read(path: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The plain arrays of a file by name."""
-    try:
-        mode: Any = "r" if Path(path).stat().st_size > _LARGE // 8 else None
-        loaded = np.load(path, mmap_mode=mode, allow_pickle=False)
-        if isinstance(loaded, np.memmap) and 4 * loaded.size <= _LARGE:
-            loaded = np.array(loaded)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
-    if isinstance(loaded, np.ndarray):
-        return {"train": loaded}
-    found = {}
-    with loaded:
-        for name in loaded.files:
-            try:
-                found[name] = loaded[name]
-            except (ValueError, EOFError, OSError) as error:
-                if "pickle" not in str(error):
-                    raise ValueError(f"{str(path)!r}: {name} is damaged") from error
-                warnings.warn(
-                    f"{str(path)!r}: {name} holds pickled objects and is left out", stacklevel=4
-                )
-    return found

@@ -17,6 +17,7 @@ __all__ = [
     "check_finite",
     "check_labels",
     "check_none",
+    "check_rows",
     "check_sizes",
     "check_values",
     "check_weights",
@@ -97,8 +98,8 @@ def check_sizes(train: Tensor, test: Tensor | None, name: str) -> None:
         )
 
 
-def check_values(x: Tensor, name: str, missing: Missing = "refuse") -> Tensor:
-    """`x` as floats, held to be rows of finite values, or of NaN where these are to be masked."""
+def check_rows(x: Tensor, name: str) -> None:
+    """Holds `x` to be rows, one or more, of numbers."""
     if x.ndim and not len(x):
         raise ValueError(f"{name} has no rows: give some, or leave it out")
     if x.ndim < 2 or not x.numel():
@@ -106,6 +107,11 @@ def check_values(x: Tensor, name: str, missing: Missing = "refuse") -> Tensor:
             f"{name} has shape {tuple(x.shape)}, not (rows, *shape of one row): reshape it, a "
             "single number per row being (n, 1)"
         )
+
+
+def check_values(x: Tensor, name: str, missing: Missing = "refuse") -> Tensor:
+    """`x` as floats, held to be rows of finite values, or of NaN where these are to be masked."""
+    check_rows(x, name)
     check_finite(x, name, missing)
     return x.to(torch.get_default_dtype())
 

@@ -16,6 +16,7 @@ from ppl_vae.data.checks import (
     check_covariates,
     check_labels,
     check_none,
+    check_rows,
     check_sizes,
     check_values,
     check_weights,
@@ -103,6 +104,8 @@ class Dataset:
         train_weights: Any = None,
         test_weights: Any = None,
     ) -> None:
+        if train is None:
+            raise TypeError(f"{name}: train is None: give the training rows")
         if missing not in get_args(Missing):
             raise ValueError(f"{name}: missing={missing!r}: give 'refuse' or 'mask'")
         self.name, self.missing = name, missing
@@ -129,6 +132,10 @@ class Dataset:
         if normalise == "bytes":
             check_bytes(given, name)
         assert given[0] is not None
+        for part, x in zip(("train", "test"), given, strict=True):
+            if x is not None:
+                check_rows(x, f"{name}: {part}")
+        check_sizes(given[0], given[1], name)
         known = self.streams["train"].moments if "train" in self.streams else given[0]
         self.transform = Transform.of(normalise, known)
         rows = [
@@ -139,7 +146,6 @@ class Dataset:
         ]
         assert rows[0] is not None
         self.train, self.test, self.given = rows[0], rows[1], given[0].dtype
-        check_sizes(self.train, self.test, name)
         train_labels, test_labels, train_covariates, test_covariates = (
             None if x is None else as_tensor(x, f"{name}: labels or covariates")
             for x in (train_labels, test_labels, train_covariates, test_covariates)

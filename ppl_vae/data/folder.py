@@ -1,5 +1,6 @@
 """Images of one's own, in a folder."""
 
+import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["Folder", "Images"]
 
 # As floats: above so many bytes images are read from their files each epoch.
 _LARGE = 2**29
+# An image has so many pixels at most.
+_PIXELS = 2**26
 
 
 class Folder(Dataset):
@@ -172,11 +175,15 @@ class Images(TorchDataset[Any]):
         from PIL import Image, ImageOps
         from torchvision.transforms.functional import pil_to_tensor
 
+        if not Path(file).is_file():
+            raise ValueError(f"{file!r} is no plain file: remove it")
         try:
             with Image.open(file) as opened:
+                if opened.width * opened.height > _PIXELS:
+                    raise ValueError(f"it has {opened.width} x {opened.height} pixels")
                 image = _eight_bits(ImageOps.exif_transpose(opened))
                 image = image.convert("L" if self._grey else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a damaged file fails in PIL in any way
             why = str(error).partition(" '")[0].splitlines()[0]
             raise ValueError(f"{file!r} is not an image that can be read: {why}") from error
         if self._crop is not None:
@@ -201,6 +208,16 @@ def _folders(root: Path) -> list[Path]:
     return [each for each in sorted(root.iterdir()) if each.is_dir() and _is_seen(each)]
 
 
+def _check_links(root: Path) -> None:
+    """Refuses folders that are in a folder twice, by a link, as those would be that lead round."""
+    seen: dict[Path, str] = {}
+    for place, _, _ in os.walk(root, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:
+            raise ValueError(f"{place!r} is {seen[real]!r} again, by a link: remove one")
+        seen[real] = place
+
+
 def _is_seen(path: Path) -> bool:
     return not path.name.startswith((".", "__"))
 
@@ -208,6 +225,7 @@ def _is_seen(path: Path) -> bool:
 def _image_folder(root: Path) -> Any:
     """Torchvision's view of a folder with classes, or of one without as that of a single class."""
     folders = _folders(root)
+    _check_links(root)
     # torchvision takes seconds to import, and is so only once there is a folder
     from torchvision.datasets import ImageFolder
     from torchvision.datasets.folder import IMG_EXTENSIONS

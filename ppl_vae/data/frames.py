@@ -47,12 +47,30 @@ def read_table(path: str | Path, index: str | None = None) -> Any:
         raise ValueError(f"{str(path)!r} must end in {' or '.join(TABLES)}")
     pandas = pandas_for(path)
     try:
-        found = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
-    except (ValueError, OSError) as error:
-        said = str(error).splitlines()[0]
+        if path.suffix == ".csv":
+            found = pandas.read_csv(path)
+        else:
+            _check_size(path)
+            found = pandas.read_parquet(path)
+    except Exception as error:  # of any kind: pandas and pyarrow have many of their own
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{str(path)!r} is not a {path.suffix[1:]} table: {said}") from error
     if index is not None:
         if index not in found.columns:
             raise ValueError(f"{str(path)!r} has no column {index!r}, only {[*found.columns]}")
         found = found.set_index(index)
     return found
+
+
+# A table may grow to so many bytes, or so many times its file's, whichever is more.
+_GROWN, _TIMES = 2**28, 300
+
+
+def _check_size(path: Path) -> None:
+    """Refuses a Parquet file that holds many times what it takes, before it is read."""
+    from pyarrow import parquet
+
+    found = parquet.read_metadata(path)
+    grown = 8 * found.num_rows * found.num_columns
+    if grown > max(_GROWN, _TIMES * path.stat().st_size):
+        raise ValueError(f"it would grow to {grown:,} bytes")

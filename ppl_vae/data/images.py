@@ -10,6 +10,9 @@ from ppl_vae.data.dataset import Dataset
 
 __all__ = ["MNIST", "Digits", "FashionMNIST"]
 
+# Bytes of a file of 60,000 images, and some more.
+_LARGEST = 2**26
+
 
 class Digits(Dataset):
     r"""Scikit-learn's 1,797 handwritten digits, 8x8 pixels scaled to [0, 1]; no download.
@@ -70,6 +73,9 @@ class MNIST(Dataset):
                 f"no {name} in {str(root)!r}: {folder} is not a folder; point root at the data or "
                 "set download to true"
             )
+        for file in folder.glob("*-ubyte"):
+            if not file.is_file() or file.stat().st_size > _LARGEST:
+                raise ValueError(f"{str(file)!r} is not a file of {name}: replace it")
         from torchvision import datasets
 
         try:
@@ -77,9 +83,10 @@ class MNIST(Dataset):
                 getattr(datasets, name)(root, train=train, download=download)
                 for train in (True, False)
             ]
-        except RuntimeError as error:
+        except Exception as error:  # a file that is damaged fails in torchvision in any way
             raise FileNotFoundError(
-                f"{name} in {str(root)!r} is incomplete: complete {folder} or set download to true"
+                f"{name} in {str(root)!r} is incomplete or damaged: complete {folder} or set "
+                "download to true"
             ) from error
         for part in parts:
             if part.data.shape[1:] != (28, 28):

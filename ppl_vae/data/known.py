@@ -1,7 +1,8 @@
 """What is kept of a data set once its rows are gone: enough to read new rows and to sample."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import torch
@@ -13,11 +14,15 @@ from ppl_vae.data.dataset import Beside, Dataset
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Transform
+from ppl_vae.documents import record
 
 __all__ = ["Known"]
 
 # So many rows of covariates are kept to sample with.
 _COVARIATES = 1000
+# So many numbers a row may have.
+_LARGEST = 2**26
+_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,28 @@ class Known:
 
     @classmethod
     def of_run(cls, kept: Mapping[str, Any]) -> Self:
-        """What a run's `data.json` says."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: kept[name] for name in names if name in kept})
+        """What a run's `data.json` says.
+
+        Raises:
+            ValueError: if it is no such thing.
+        """
+        found = record(cls, kept, _FILE)
+        every = [n for size in found.sizes for n in size]
+        if not found.sizes or len(found.types) != len(found.sizes) or min(every, default=1) < 1:
+            raise ValueError(f"{_FILE} is damaged: its sizes are none of rows")
+        if max(map(math.prod, found.sizes)) > _LARGEST:
+            raise ValueError(f"{_FILE} is damaged: a row has more than {_LARGEST:,} numbers")
+        if not all(isinstance(getattr(torch, name, None), torch.dtype) for name in found.types):
+            raise ValueError(f"{_FILE} is damaged: a type in {found.types} is none of tensors")
+        if not len(found.low) == len(found.high) == len(found.mean) > 0:
+            raise ValueError(f"{_FILE} is damaged: low, high and mean are of several lengths")
+        if len({len(row) for row in found.covariates or ()}) > 1:
+            raise ValueError(f"{_FILE} is damaged: its covariates are of several lengths")
+        Transform.of_plain(found.transform)
+        layout = found.layout
+        if layout is not None and [len(layout.names)] != [*found.sizes[0]]:
+            raise ValueError(f"{_FILE} is damaged: its columns are not those of its rows")
+        return found
 
     @property
     def plain(self) -> dict[str, Any]:

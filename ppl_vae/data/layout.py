@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.data.columns import Column, is_table, library_of
 from ppl_vae.data.transform import Transform
+from ppl_vae.documents import record
 
 __all__ = ["Layout"]
 
@@ -44,16 +45,26 @@ class Layout:
 
     @classmethod
     def of_plain(cls, kept: Mapping[str, Any] | None) -> "Layout | None":
-        """The layout that `plain` describes."""
+        """The layout that `plain` describes.
+
+        Raises:
+            ValueError: if it is no such thing.
+        """
         if kept is None:
             return None
-        return cls(
-            [Column(**column) for column in kept["x"]],
-            [Column(**column) for column in kept["covariates"]],
-            None if kept["labels"] is None else Column(**kept["labels"]),
-            Transform.of_plain(kept["scaling"]),
-            kept["library"],
+        where = "the table of data.json"
+        found = record(cls, kept, where)
+        if found.library not in ("pandas", "polars"):
+            raise ValueError(f"{where} is damaged: {found.library!r} is no library of tables")
+        x, covariates = (
+            [record(Column, column, f"a column in {where}") for column in columns]
+            for columns in (found.x, found.covariates)
         )
+        labels: Any = found.labels
+        if labels is not None:
+            labels = record(Column, labels, f"the labels in {where}")
+        scaling: Any = found.scaling
+        return cls(x, covariates, labels, Transform.of_plain(scaling), found.library)
 
     @property
     def plain(self) -> dict[str, Any]:

@@ -21,9 +21,12 @@ class Batches(ABC):
 
     Attributes:
         few: the rows that are in memory, all or some.
+        seekable: whether a pass can begin after some of its batches, in the order it would have
+            had.
     """
 
     few: Parts
+    seekable = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -38,8 +41,13 @@ class Batches(ABC):
         """Rows as many as the smallest batch has."""
 
     @abstractmethod
-    def batches(self, batch_size: int) -> Iterator[Parts]:
-        """All rows once through, in a new order."""
+    def batches(self, batch_size: int, skip: int = 0) -> Iterator[Parts]:
+        """All rows once through, in a new order, drawn when the first batch is asked for.
+
+        Args:
+            batch_size: rows to a batch.
+            skip: batches to leave out at the start, where the rows are `seekable`.
+        """
 
 
 class InMemory(Batches):
@@ -62,12 +70,12 @@ class InMemory(Batches):
         size = min(part.stop - part.start for part in splits(len(self), batch_size))
         return tuple(part[:size] for part in self.few)
 
-    def batches(self, batch_size: int) -> Iterator[Parts]:
-        return batches(self.few, batch_size)
+    def batches(self, batch_size: int, skip: int = 0) -> Iterator[Parts]:
+        return batches(self.few, batch_size, skip=skip)
 
 
 def batches(
-    data: Sequence[Tensor], batch_size: int, *, shuffle: bool = True
+    data: Sequence[Tensor], batch_size: int, *, shuffle: bool = True, skip: int = 0
 ) -> Iterator[tuple[Tensor, ...]]:
     r"""The rows of `data` in batches, once through.
 
@@ -79,6 +87,7 @@ def batches(
         data: tensors with rows that belong together, each `(n, ...)`.
         batch_size: rows to a batch.
         shuffle: take the rows in a random order.
+        skip: batches to leave out at the start.
 
     Example:
         >>> [len(x) for x, in batches([torch.arange(9)], 4)]
@@ -88,7 +97,7 @@ def batches(
     if any(len(part) != n for part in data):
         raise ValueError(f"data of different lengths: {[len(part) for part in data]}")
     order = torch.randperm(n).to(data[0].device) if shuffle else None
-    for rows in splits(n, batch_size):
+    for rows in splits(n, batch_size)[skip:]:
         if order is None:
             yield tuple(part[rows] for part in data)
         else:

@@ -51,16 +51,17 @@ class Reader:
             raise ValueError(f"{self.name} gives no rows: give some")
         return _joined(several)
 
-    def read(self, batch_size: int, shuffle: bool = False) -> Iterator[Parts]:
+    def read(self, batch_size: int, shuffle: bool = False, skip: int = 0) -> Iterator[Parts]:
         """Batches once through, a last one of a single row joined to the one before it.
 
         Args:
             batch_size: rows to a batch, where a loader does not say so itself.
             shuffle: go through a data set in a new order: all of a map-style one is shuffled, of
                 an iterable one eight batches at a time.
+            skip: batches of a map-style data set to leave out at the start.
         """
         before: Parts | None = None
-        loader = self._told(self._loader(batch_size, shuffle))
+        loader = self._told(self._loader(batch_size, shuffle, skip))
         read: Iterator[Parts] = (self._parts(batch) for batch in loader)
         if shuffle and isinstance(self.source, IterableDataset):
             read = _shuffled(read, batch_size)
@@ -73,7 +74,7 @@ class Reader:
         if before is not None:
             yield before
 
-    def _loader(self, batch_size: int, shuffle: bool) -> Iterable[Any]:
+    def _loader(self, batch_size: int, shuffle: bool, skip: int) -> Iterable[Any]:
         if isinstance(self.source, DataLoader):
             return self.source
         # a generator of its own: that of all else is moved as by rows in memory
@@ -85,7 +86,7 @@ class Reader:
             return DataLoader(self.source, batch_size, **settings)
         n = len(self.source)  # type: ignore[arg-type]
         order = torch.randperm(n) if shuffle else torch.arange(n)
-        chosen = [order[rows].tolist() for rows in splits(n, batch_size)] if n else []
+        chosen = [order[rows].tolist() for rows in splits(n, batch_size)[skip:]] if n else []
         return DataLoader(self.source, batch_sampler=chosen, **settings)
 
     def _told(self, loader: Iterable[Any]) -> Iterator[Any]:

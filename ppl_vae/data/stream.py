@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ppl_vae.data.checks import Channels, Missing, check_finite
 from ppl_vae.data.loaders import Batches, splits
@@ -38,6 +38,7 @@ class Stream(Reader):
         classes: one more than the largest label, 0 without labels.
         has_unknown: whether a label is negative.
         batch_size: rows to a batch of the `DataLoader`; None if their number can be chosen.
+        seekable: whether a pass can begin after some of its batches: of a map-style `Dataset`.
 
     Raises:
         ValueError: if it holds no rows of numbers, all of one shape.
@@ -88,7 +89,11 @@ class Stream(Reader):
             return self._sizes[2]
         return min(part.stop - part.start for part in splits(len(self), batch_size))
 
-    def batches(self, batch_size: int, device: torch.device) -> Iterator[Parts]:
+    @property
+    def seekable(self) -> bool:
+        return not isinstance(self.source, DataLoader | IterableDataset)
+
+    def batches(self, batch_size: int, device: torch.device, skip: int = 0) -> Iterator[Parts]:
         """The rows once through, as they come, on a device.
 
         Two batches are under way to a GPU while one is used.
@@ -97,8 +102,8 @@ class Stream(Reader):
             ValueError: if nothing comes.
         """
         ahead: deque[Parts] = deque()
-        is_gpu, nothing = device.type == "cuda", True
-        for parts in self.read(batch_size, shuffle=True):
+        is_gpu, nothing = device.type == "cuda", not skip
+        for parts in self.read(batch_size, shuffle=True, skip=skip):
             nothing = False
             if is_gpu:
                 parts = tuple(part if _on_its_way(part) else part.pin_memory() for part in parts)
@@ -134,6 +139,7 @@ class Streamed(Batches):
 
     def __init__(self, stream: Stream, change: Callable[..., Parts], few: Parts) -> None:
         self._stream, self._change, self.few = stream, change, few
+        self.seekable = stream.seekable
 
     def __len__(self) -> int:
         return len(self._stream)
@@ -144,8 +150,8 @@ class Streamed(Batches):
     def smallest(self, batch_size: int) -> Parts:
         return tuple(part[: self._stream.smallest(batch_size)] for part in self.few)
 
-    def batches(self, batch_size: int) -> Iterator[Parts]:
-        for parts in self._stream.batches(batch_size, self.few[0].device):
+    def batches(self, batch_size: int, skip: int = 0) -> Iterator[Parts]:
+        for parts in self._stream.batches(batch_size, self.few[0].device, skip):
             yield self._change(*parts)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.moments import Moments
+from ppl_vae.documents import record
 
 __all__ = ["Normalise", "Transform"]
 
@@ -76,8 +77,15 @@ class Transform:
 
     @classmethod
     def of_plain(cls, kept: Mapping[str, Any] | None) -> Self:
-        """The transform that `plain` describes."""
-        return cls() if kept is None else cls(**kept)
+        """The transform that `plain` describes.
+
+        Raises:
+            ValueError: if it is no such thing.
+        """
+        found = cls() if kept is None else record(cls, kept, "the transform of data.json")
+        if len(found.shift) != len(found.scale) or 0 in found.scale:
+            raise ValueError("the transform of data.json is damaged: it cannot be undone")
+        return found
 
     @property
     def plain(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.samples import draws
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
+from ppl_vae.state import ready_optimizers
 
 __all__ = ["METRICS", "Classifier", "class_divergence", "classifier_of", "train_classifier"]
 
@@ -192,6 +193,7 @@ def class_divergence(
 
 
 def _fit(net: Classifier, x: Tensor, labels: Tensor, steps: int, batch: int) -> None:
+    ready_optimizers()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     with torch.enable_grad():
         for _ in range(steps):

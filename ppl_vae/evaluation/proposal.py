@@ -33,6 +33,7 @@ from ppl_vae.distributions.flow import build_flow, flow_from_noise
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
+from ppl_vae.state import ready_optimizers
 
 __all__ = ["FAMILIES", "Family", "NoProposal", "Proposal", "Space"]
 
@@ -169,6 +170,7 @@ class Proposal:
         flow = _build(d, context) if family == "flow" else None
         parameters = [*(t.requires_grad_() for t in moved), *(flow.parameters() if flow else ())]
         rates = [{"params": moved, "lr": 0.1}] + ([{"params": flow.parameters()}] if flow else [])
+        ready_optimizers()
         adam = torch.optim.Adam(rates, lr=0.01, betas=(0.9, 0.99))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         with torch.enable_grad():

@@ -16,6 +16,7 @@ from ppl_vae.evaluation.samples import observed_variables
 from ppl_vae.guides import Encoder, MeanFieldNormal
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.sites import Site
+from ppl_vae.state import ready_optimizers
 
 __all__ = ["METRICS", "model_information", "usage"]
 
@@ -134,6 +135,7 @@ def model_information(
     half = num_samples // 2
     with torch.random.fork_rng():
         r = make(seen.shape[1:], codes.shape[1]).to(seen)
+        ready_optimizers()
         adam = torch.optim.Adam(r.parameters(), lr=1e-3)
         with torch.enable_grad():
             for _ in range(steps):

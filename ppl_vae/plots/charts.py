@@ -147,7 +147,7 @@ def themed(svg: str) -> str:
         for paper, ink in zip(PAPER, INK, strict=True)
     )
     style = f"<style>{light}@media (prefers-color-scheme:dark){{{dark}}}</style>"
-    return re.sub(r"(<svg\b[^>]*>)", lambda found: found[1] + style, svg, count=1)
+    return re.sub(r"\A(<svg\b[^>]*>)", lambda found: found[1] + style, svg, count=1)
 
 
 def _svg(figure: Figure) -> str:

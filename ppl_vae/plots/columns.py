@@ -73,7 +73,7 @@ def _there(values: Values) -> Values:
 
 
 def _names(levels: list[Any]) -> list[str]:
-    return [str(level)[:12] for level in levels]
+    return [str(level)[:12].replace("$", r"\$") for level in levels]  # no formula
 
 
 def _shares(axes: Any, x: Values, y: Values) -> None:

@@ -247,8 +247,9 @@ def rate_distortion_figure(
             if group not in seen:  # one label to a setting
                 seen.add(group)
                 axes.annotate(
-                    group, (rate, distortion), (5, 4), textcoords="offset points", fontsize=7
-                )
+                    group, (rate, distortion), (5, 4), textcoords="offset points", fontsize=7,
+                    parse_math=False,
+                )  # fmt: skip
         axes.set_xlabel("rate")
         axes.set_ylabel("distortion")
         axes.margins(0.14)

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints, kl_divergence
+from torch.distributions import Distribution, constraints, kl_divergence
 
 from ppl_vae.program.sites import Site, is_point
 
@@ -69,8 +70,8 @@ def _support(fn: Distribution) -> constraints.Constraint | None:
 
 @contextmanager
 def _unvalidated(fn: Distribution) -> Iterator[None]:
-    chain = [fn]
-    while isinstance(chain[-1], Independent):
+    chain: list[Any] = [fn]
+    while isinstance(getattr(chain[-1], "base_dist", None), Distribution):
         chain.append(chain[-1].base_dist)
     kept = [f._validate_args for f in chain]
     try:

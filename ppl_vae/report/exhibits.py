@@ -1,7 +1,9 @@
 """What a report shows of one run: its pictures, with the words that explain them."""
 
 import base64
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pyro
@@ -9,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppl_vae import files
 from ppl_vae.evaluation import Codes, posterior_codes
 from ppl_vae.evaluation.codes import ACTIVE
 from ppl_vae.evaluation.samples import draw
@@ -129,11 +132,27 @@ def pictures(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Pictu
             found[key] = Picture(missing=str(error) or type(error).__name__)
     for key, alt in _STORED.items():
         path = run.path / f"{key}.svg"
-        if path.is_file():
-            found[key] = Picture.of(path.read_text(encoding="utf-8"), alt)
+        if files.present(path):
+            found[key] = Picture.of(_drawing(path), alt)
         else:
             found[key] = Picture(missing=f"the run's folder has no {path.name}")
     return found
+
+
+def _drawing(path: Path) -> str:
+    """A picture from a run's folder, which must be one of ours: lines and text alone."""
+    text = files.read_text(path, 2**22)
+    if not (text.startswith("<svg") and text.rstrip().endswith("</svg>")) or _ACTIVE.search(text):
+        raise ValueError(f"{str(path)!r} is no picture that an evaluation drew: remove it")
+    return text
+
+
+# What a drawing may not have: entities, scripts, frames, and references out of itself.
+_ACTIVE = re.compile(
+    r"<[!?]|<[\w:]*(script|foreignobject|iframe|set|animate)|\bon\w+\s*=|@import"
+    r"|href\s*=\s*[\"'](?!#|data:image/png)|url\((?!#)",
+    re.IGNORECASE,
+)
 
 
 class _Shown:

@@ -14,7 +14,7 @@ from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.priors import StandardNormal
 from ppl_vae.report.results import p_value
-from ppl_vae.training.run import History
+from ppl_vae.training.history import History
 
 __all__ = ["Facts", "Finding", "facts", "findings", "judge"]
 

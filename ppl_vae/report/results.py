@@ -1,10 +1,11 @@
 """What evaluations of a run found, in one file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
+from ppl_vae import files
+from ppl_vae.documents import conforms, read_json
 from ppl_vae.evaluation.metric import GROUPS
 from ppl_vae.evaluation.registry import Measured, about, metrics
 from ppl_vae.training.run import SUMMARY, Run
@@ -24,7 +25,7 @@ def save(run: Run, measured: Measured) -> dict[str, Any]:
     """
     subject = measured.subject
     computed = {_metric(name) for name in measured.found} | set(measured.skipped)
-    old = read(run) if (run.path / SUMMARY).is_file() else {"metrics": {}, "skipped": {}}
+    old = read(run) if files.present(run.path / SUMMARY) else {"metrics": {}, "skipped": {}}
     kept = {k: v for k, v in old["metrics"].items() if _metric(k) not in computed}
     effort = asdict(subject.effort)
     made = {}
@@ -57,19 +58,32 @@ def read(run: Run) -> dict[str, Any]:
         ValueError: if the file is not one of ours.
     """
     path = run.path / SUMMARY
-    if not path.is_file():
+    if not files.present(path):
         raise FileNotFoundError(
             f"{str(run.path)!r} has no {SUMMARY}: run ppl-vae evaluate {run.path} first"
         )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not all(e["group"] in GROUPS for e in found["metrics"].values()):
-            raise TypeError
-        if not all(isinstance(reason, str) for reason in found["skipped"].values()):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: remove it and evaluate the run again") from error
+    found = read_json(path)
+    whole = (
+        isinstance(found, dict)
+        and conforms(found.get("skipped"), Mapping[str, str])
+        and conforms(found.get("metrics"), Mapping[str, Mapping[str, Any]])
+        and all(map(_is_entry, found["metrics"].values()))
+    )
+    if not whole:
+        raise ValueError(f"{path} is damaged: remove it and evaluate the run again")
     return dict(found)
+
+
+_ENTRY: dict[str, Any] = {
+    **dict.fromkeys(("value", "standard_error", "data_error"), float | None),
+    **{"bound": Literal["lower", "upper", ""] | None, "flag": str, "note": str, "unit": str},
+    "group": Literal[tuple(GROUPS)],
+}
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether one metric's numbers are numbers, and its words words."""
+    return all(key in entry and conforms(entry[key], kind) for key, kind in _ENTRY.items())
 
 
 def known(run: Run) -> set[str]:

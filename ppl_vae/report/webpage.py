@@ -115,7 +115,7 @@ _METRIC = {"khat": "khat_median"}
 
 def _is_evaluated(run: Run) -> bool:
     """Whether more is known than what follows a training."""
-    return (run.path / SUMMARY).is_file() and "elbo" in results.read(run)["metrics"]
+    return files.present(run.path / SUMMARY) and "elbo" in results.read(run)["metrics"]
 
 
 def _findings(

@@ -194,7 +194,7 @@ def _check_reach(named: _Named, name: str) -> None:
         warnings.warn(
             f"{named.both(name)}: codes on the {theirs.kind} cannot match a prior on {ours}, "
             "however long they are trained",
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

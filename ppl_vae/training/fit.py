@@ -4,31 +4,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import ELBO
-from torch import nn
 
-from ppl_vae.arguments import instance
 from ppl_vae.data.checks import Channels, Missing
-from ppl_vae.data.loaders import InMemory
 from ppl_vae.data.transform import Normalise
-from ppl_vae.objectives import InfoVAE, Objective
+from ppl_vae.objectives import InfoVAE
 from ppl_vae.objectives.starts import with_scales
-from ppl_vae.program.modules import Program, modules_of, release
-from ppl_vae.training.adapters import AnyOptimizer, as_pyro, end_epoch
+from ppl_vae.program.modules import Program, release
+from ppl_vae.state import ready_optimizers
+from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
-from ppl_vae.training.compatibility import check_compatible, check_held_out
-from ppl_vae.training.guard import NotFinite, check_support
-from ppl_vae.training.loop import Training, Weights
-from ppl_vae.training.optim import Adam, Scheduled
+from ppl_vae.training.guard import memory_said
+from ppl_vae.training.history import History
+from ppl_vae.training.prepare import Prepared, prepare
 from ppl_vae.training.progress import board, showing
-from ppl_vae.training.rows import TrainingRows
-from ppl_vae.training.run import History, Run
-from ppl_vae.training.spread import spreads, warn_of_collapse
-from ppl_vae.training.stopping import Callback, Keep, Watch, asks_to_stop
-from ppl_vae.training.tuning import Frozen, check_rows, freezing, go_on_from
-from ppl_vae.training.weights import stored
+from ppl_vae.training.resume import begin, go_on, origin, reopened, rewind
+from ppl_vae.training.run import Run
+from ppl_vae.training.session import Session
+from ppl_vae.training.stopping import Callback, Keep
+from ppl_vae.training.tuning import freezing
 
 __all__ = ["fit"]
 
@@ -59,6 +54,8 @@ def fit(
     weights: Any = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    resume: Run | str | Path | None = None,
+    checkpoint_steps: int | None = None,
     config: Mapping[str, Any] | None = None,
     tensorboard: bool = True,
     progress: bool = True,
@@ -128,6 +125,10 @@ def fit(
         weights: how much each row counts, `(n,)`; their mean is set to 1.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
+        resume: a run, or its folder, to go on with in its own folder, from its last checkpoint to
+            `epochs` in all; everything else is given as it was when the run was begun. On the CPU
+            it becomes what it would have been without the interruption, bit for bit.
+        checkpoint_steps: steps between checkpoints, beside that after each epoch.
         config: what `config.yaml` in the folder shall say; the arguments here by default.
         tensorboard: log to the folder for TensorBoard too, where that is installed.
         progress: show the terms in nats per datum: by a bar on a terminal or in a notebook, and by
@@ -143,6 +144,11 @@ def fit(
         TypeError: for an optimiser that is none.
         RuntimeError: if another thread is training.
         FileExistsError: if there is a run in `out` already.
+        BlockingIOError: if another training writes to that folder.
+        OutOfMemoryError: of torch, naming what to lower.
+        KeyboardInterrupt: once the step under way is done and kept, after SIGINT (Ctrl-C); the
+            message says how to go on. SIGTERM ends so too, by `SystemExit`. A second signal ends
+            at once.
 
     Example:
         >>> from ppl_vae.data import Digits
@@ -155,161 +161,79 @@ def fit(
         >>> vae = VAE(StandardNormal(2), Bernoulli(2, data.size), MeanFieldNormal(data.size, 2))
         >>> history = fit(vae.model, vae.guide, data, InfoVAE(MMD(), scale=64.0), epochs=2)
     """
-    instance("objective", objective, ELBO, "BetaVAE()")
-    for name, number, least in (
-        ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("critic_steps", critic_steps, 0)
-    ):  # fmt: skip
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
-    if out is not None:
+    if checkpoint_steps is not None and checkpoint_steps < 1:
+        raise ValueError(f"checkpoint_steps must be at least 1, got {checkpoint_steps}")
+    run, kept = None, None
+    if resume is not None:
+        run = resume if isinstance(resume, Run) else Run(resume)
+        if overwrite or (out is not None and Path(out) != run.path):
+            raise ValueError("resume= goes on in the run's own folder: leave out= and overwrite=")
+        run.lock()
+    elif out is not None:
         Run.check(out, overwrite)
-    own = list(objective.parameters()) if isinstance(objective, nn.Module) else []
-    if critic_steps and not own:
-        raise ValueError(
-            f"critic_steps={critic_steps} asked for, but {type(objective).__name__} has no "
-            "parameters of its own to train"
-        )
-    rows = TrainingRows(data, validation, normalise, channels, missing, weights)
-    batch_size = rows.batch_size(asked := batch_size)
-    rows.typed(model, guide)
-    here = rows.train[0].device
-    # what plain functions create cannot be moved: they stay where the data lies
-    stay = device == "auto" and not modules_of(model, guide)
-    rows.to(here if stay else pick_device(device, here))
-    for module in modules_of(model, guide, objective).values():
-        module.to(rows.train[0].device)
-    if seed is not None:
-        set_seed(seed)
-
-    if start is not None:
-        check_rows(start, rows.train)
-    observing = model
-    model, guide = reading = rows.leaving_out(model, guide)
-    model, guide = rows.weighing(*reading)
-    drawn = rows.epoch()
-    first = tuple(part[:batch_size] for part in drawn.few)
-    params = stored((model, guide), *first)
-    if start is not None:
-        go_on_from(start, model, guide, objective, *first)
-    frozen = Frozen.named(freeze, (model, guide, objective), params)
-    trained = params | {f"objective.{i}": p for i, p in enumerate(own)}
-    trained = {k: p for k, p in trained.items() if id(p) not in frozen.parameters}
-    optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
-    whole = rows.stand_ins(drawn.few)
-    few = tuple(part[:batch_size] for part in whole)
-    check_support(observing, reading[1], few, whole[0], rows.extremes)
-    steps = drawn.steps(batch_size)
-    if isinstance(objective, Objective):
-        # an objective counts every call in training, the critic's among them
-        calls = epochs * steps * (1 + critic_steps)
-        objective.plan(int(objective.step) + calls, len(drawn))
-    check_compatible(model, guide, objective, first)
-    held_out = rows.validation()
-    if held_out is not None:
-        check_held_out(model, guide, objective, held_out.smallest(batch_size))
-    terms = getattr(objective, "terms", {})
-    watch = Watch(objective, patience, keep, monitor, held_out is not None, terms)
-    if isinstance(optim, Scheduled):
-        optim.plan(epochs * steps)
-    moved = Weights(model, guide, objective, params)
-    run = None
-    if out is not None:
-        if config is None:
-            config = {"objective": type(objective).__name__, "data": rows.described} | {
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "seed": seed,
-                "critic_steps": critic_steps,
-                "patience": patience,
-                "keep": keep,
-                "monitor": watch.monitor if watch.is_used else None,
-            }
-            if start is not None:
-                config["start"] = str(start.path if isinstance(start, Run) else start)
-            if freeze:
-                config["freeze"] = [freeze] if isinstance(freeze, str) else [*freeze]
-        run = Run.create(out, _written_out(config, objective), overwrite)
-        run.save_data(rows.known.plain)
-        run.save_weights(moved.state())
-    training = Training(
-        model, guide, objective, optim, moved, critic_steps, own, frozen.parameters
-    )
-
-    # without held-out rows, a batch shows whether the last step left sound weights
-    checked, looked_at = held_out or InMemory(first), (held_out or drawn).few
-    history = History()
-    best = moved.snapshot() if keep == "best" else None
-    with (
-        freezing(frozen),
-        showing(epochs * steps, epochs, progress) as shown,
-        board(run, tensorboard) as writer,
-    ):
-        if batch_size != asked:
-            shown.say(f"steps of {batch_size} rows, as the DataLoader gives them")
-        for epoch in range(1, epochs + 1):
-            try:
-                row = training.epoch(rows.epoch(), batch_size, shown.bar)
-                validated = training.validate(checked, batch_size, seed or 0)
-            except (NotFinite, KeyboardInterrupt):
-                if best is not None and history.rows:
-                    best.restore()
-                if run is not None:
-                    run.save_weights(moved.state())
-                raise
-            row = {"epoch": epoch, "step": training.step, **row}
-            if held_out is not None:
-                row |= validated
-            row |= spreads(model, guide, looked_at, batch_size)
-            history.rows.append(row)
-            end_epoch(optim, row.get("validation/loss", row["loss"]))
-            is_best = watch.is_best(row)
-            if best is not None and is_best:
-                best.take()
-            if run is not None:
-                run.log(row)
-                if best is None or is_best:
-                    run.save_weights(moved.state())
-            for name, value in row.items():
-                if writer is not None and name not in ("epoch", "step"):
-                    writer.add_scalar(name, value, training.step)
-            shown.epoch(row)
-            is_last = asks_to_stop(callbacks, row) or watch.is_over or epoch == epochs
-            warn_of_collapse(history, is_last)
-            if is_last:
-                break
-        if watch.is_used:
-            shown.say(str(watch))
-    if best is not None:
-        best.restore()
-    release(*params.values(), *own)
-    return history
-
-
-def set_seed(seed: int) -> None:
-    """Sets the seed of every generator.
-
-    Raises:
-        ValueError: if it is none that all of them take.
-    """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie between 0 and {2**32 - 1}, got {seed}")
-    pyro.set_rng_seed(seed)
-
-
-def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu") -> torch.device:
-    """The device meant; for "auto" the first GPU, or `otherwise` where there is none.
-
-    Raises:
-        ValueError: if there is no such device.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else otherwise)
     try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(wanted)!r} is not to be had: use cpu or auto") from error
-    return device
+        if run is not None:
+            kept = reopened(run)
+            rewind(objective, optimizer, kept["began"])
+        began = origin(objective, optimizer)
+        ready_optimizers()
+        with memory_said(batch_size):
+            ready = prepare(
+                model,
+                guide,
+                data,
+                objective,
+                optimizer,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+                device=device,
+                validation=validation,
+                critic_steps=critic_steps,
+                patience=patience,
+                keep=keep,
+                monitor=monitor,
+                start=start,
+                freeze=freeze,
+                normalise=normalise,
+                channels=channels,
+                missing=missing,
+                weights=weights,
+                resuming=run is not None,
+            )
+            session = Session(ready, checkpoint_steps)
+            if run is not None and kept is not None:
+                go_on(session, run, kept, began)
+            elif out is not None:
+                config = _config(ready) if config is None else config
+                run = begin(session, out, _written_out(config, objective), overwrite, began)
+            with (
+                freezing(ready.frozen),
+                showing(epochs * ready.steps, session.training.step, epochs, progress) as shown,
+                board(run, tensorboard and not session.is_over, session.training.step) as writer,
+            ):
+                if batch_size != ready.batch_size:
+                    shown.say(f"steps of {ready.batch_size} rows, as the DataLoader gives them")
+                if session.is_over:
+                    ended = "patience ended it" if len(session.history) < epochs else "it is over"
+                    shown.say(f"{len(session.history)} epochs are trained, and {ended}")
+                session.train(shown, writer, callbacks)
+                if ready.watch.is_used:
+                    shown.say(str(ready.watch))
+    finally:
+        if run is not None:
+            run.unlock()
+    release(*ready.params.values(), *ready.own)
+    return session.history
+
+
+def _config(ready: Prepared) -> dict[str, Any]:
+    """What a run says of itself where nothing else is given."""
+    config: dict[str, Any] = {"objective": type(ready.objective).__name__}
+    config |= {"data": ready.rows.described, "epochs": ready.epochs}
+    names = ("batch_size", "seed", "critic_steps", "patience", "keep", "monitor")
+    config |= {name: ready.settings[name] for name in names}
+    return config | {k: ready.settings[k] for k in ("start", "freeze") if ready.settings[k]}
 
 
 def _written_out(config: Mapping[str, Any], objective: ELBO) -> dict[str, Any]:

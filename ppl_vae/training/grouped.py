@@ -10,7 +10,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-__all__ = ["Grouped"]
+__all__ = ["Grouped", "inner"]
 
 _KEPT = 4
 _CALLS = (PyroOptim.__call__, PyroLRScheduler.__call__)
@@ -43,7 +43,7 @@ class Grouped:
         if not self._is_adam:
             self.optim(params)
             return
-        self._meet([p for p in params if p not in self.optim.optim_objs])
+        self.meet([p for p in params if p not in self.optim.optim_objs])
         for p in params:
             clip = self.optim.grad_clip[p]
             if clip is not None:
@@ -55,7 +55,7 @@ class Grouped:
                 del self._groups[next(iter(self._groups))]
         self._groups[key].step()
 
-    def _meet(self, params: list[Tensor]) -> None:
+    def meet(self, params: list[Tensor]) -> None:
         """Has Pyro make the optimisers of new parameters, by a step that finds no gradients."""
         if not params:
             return
@@ -71,7 +71,7 @@ class _Groups:
     """One Adam for the parameters of each setting, on the states of Pyro's."""
 
     def __init__(self, params: list[Tensor], optim: PyroOptim) -> None:
-        self._own = {p: _inner(optim.optim_objs[p]) for p in params}
+        self._own = {p: inner(optim.optim_objs[p]) for p in params}
         groups: list[tuple[tuple[Any, ...], list[Tensor]]] = []
         for p, own in self._own.items():
             settings = {k: v for k, v in own.param_groups[0].items() if k not in _UNLIKE}
@@ -98,7 +98,7 @@ class _Groups:
             first = self._own[group["params"][0]].param_groups[0]
             for p in group["params"]:
                 own = self._own[p]
-                if _inner(optim.optim_objs[p]) is not own or own.state[p] is not joint.state[p]:
+                if inner(optim.optim_objs[p]) is not own or own.state[p] is not joint.state[p]:
                     return False
                 if own.param_groups[0] is not first and _differ(own.param_groups[0], first):
                     return False
@@ -111,7 +111,7 @@ class _Groups:
             joint.step()
 
 
-def _inner(optimizer: Any) -> Optimizer:
+def inner(optimizer: Any) -> Optimizer:
     """The optimiser itself, of one that may be inside a scheduler."""
     inner: Optimizer = getattr(optimizer, "optimizer", optimizer)
     return inner

@@ -1,7 +1,8 @@
 """What is checked before and while a pair is trained: data against supports, finite numbers."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -128,6 +129,38 @@ def _is_subsample(site: dict[str, Any]) -> bool:
 
 def _bad(x: object) -> bool:
     return isinstance(x, Tensor) and not bool(torch.isfinite(x).all())
+
+
+@contextmanager
+def memory_said(batch_size: int) -> Iterator[None]:
+    """Says of a lack of memory what to lower.
+
+    Args:
+        batch_size: rows to a step.
+
+    Raises:
+        OutOfMemoryError: of torch, wherever the memory is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        asked = re.search(r"allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(error))
+        size = "" if asked is None else f" ({asked[1]} more were asked for)"
+        where = "the GPU's" if isinstance(error, torch.OutOfMemoryError) else "the machine's"
+        raise torch.OutOfMemoryError(
+            f"{where} memory does not hold a step of batch_size={batch_size}{size}: lower "
+            "batch_size, num_particles or the draws of the objective, or the width of the networks"
+        ) from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error is of a lack of memory, of the GPU or of the machine."""
+    said = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
 
 
 class GuardedOptimizer(PyroOptim):

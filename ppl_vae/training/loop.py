@@ -1,7 +1,7 @@
 """The steps of a training, what they move, and the terms they leave."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ppl_vae.data.loaders import Batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
-from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site
+from ppl_vae.training import optimizer_state
+from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site, lacks_memory
+from ppl_vae.training.history import KINDS
 from ppl_vae.training.noise import Noise
 from ppl_vae.training.optim import Scheduled
 from ppl_vae.training.progress import brief
-from ppl_vae.training.run import KINDS
 from ppl_vae.training.svi import SVI
 from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
@@ -35,11 +36,25 @@ class Weights:
 
     def snapshot(self) -> Snapshot:
         """A copy of all of it."""
-        buffers = [b for m in self._modules.values() for b in m.buffers()]
-        return Snapshot([*self.state().values(), *buffers])
+        return Snapshot([*self.all().values()])
 
     def state(self) -> dict[str, Tensor]:
+        """What a run's weights are."""
         return state(self._modules, self._params)
+
+    def all(self) -> dict[str, Tensor]:
+        """The same, and the buffers that modules do not count among their state."""
+        buffers = {
+            f"{k}.{key}": b for k, m in self._modules.items() for key, b in m.named_buffers()
+        }
+        return buffers | self.state()
+
+    def trained(self) -> dict[str, Tensor]:
+        """The parameters that an optimiser may meet, by name, in their unconstrained form."""
+        modules = self._modules.items()
+        found = {f"{k}.{key}": p for k, m in modules for key, p in m.named_parameters()}
+        own = {id(p) for p in found.values()}
+        return found | {f"param.{k}": p for k, p in self._params.items() if id(p) not in own}
 
     def zero_grad(self) -> None:
         for module in self._modules.values():
@@ -54,6 +69,14 @@ class Mean:
     def __init__(self) -> None:
         self._loss, self._rows = 0.0, 0
         self._sums: dict[str, Tensor] = {}
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far, for a checkpoint."""
+        return {"loss": self._loss, "rows": self._rows, "sums": self._sums}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self._loss, self._rows, self._sums = state["loss"], state["rows"], dict(state["sums"])
 
     def add(self, loss: float, terms: Mapping[str, Tensor], rows: int) -> None:
         self._loss += loss
@@ -77,7 +100,13 @@ class Mean:
 
 
 class Training:
-    """The steps of a training and the terms they leave."""
+    """The steps of a training and the terms they leave.
+
+    Attributes:
+        step: how many there have been.
+        done: how many of the epoch under way.
+        mean: over these.
+    """
 
     def __init__(
         self,
@@ -94,7 +123,7 @@ class Training:
         self.modules = list(modules_of(model, guide, objective).values())
         self.optimizer, self.critic_steps = optimizer, critic_steps
         self.watch = NoiseWatch(model, guide, objective)
-        self.step = 0
+        self.step, self.done, self.mean = 0, 0, Mean()
 
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
             ids = None if only is None else {id(p) for p in only}
@@ -107,11 +136,20 @@ class Training:
         # the very Adam that the main step uses.
         self.main, self.critic = svi(None, weights.good.take), svi(own)
 
-    def epoch(self, rows: Batches, batch_size: int, bar: Any) -> dict[str, float]:
+    def epoch(
+        self, batches: Iterable[Sequence[Tensor]], bar: Any, between: Callable[[], None]
+    ) -> dict[str, float]:
+        """Takes the steps of an epoch that are not done yet, and returns its row.
+
+        Args:
+            batches: of these steps.
+            bar: of `tqdm`.
+            between: called after each step.
+        """
         for module in self.modules:
             module.train()
-        mean = Mean()
-        for batch in rows.batches(batch_size):
+        mean = self.mean
+        for batch in batches:
             self.step += 1
             for _ in range(self.critic_steps):
                 self._run(self.critic.step, batch)
@@ -120,11 +158,39 @@ class Training:
                 self.optimizer.advance()
             mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
             self.watch.after(self.step, batch)
+            self.done += 1
             if bar.update():  # it was drawn: read the terms for the next time
                 bar.set_postfix_str(brief(mean.read()), refresh=False)
+            between()
         row = mean.read()
         bar.set_postfix_str(brief(row))
         return row
+
+    def end_epoch(self) -> None:
+        """Begins another epoch."""
+        self.done, self.mean = 0, Mean()
+
+    def state(self) -> dict[str, Any]:
+        """What the steps have moved beside weights and objective, for a checkpoint."""
+        params = self.weights.trained()
+        return {
+            "step": self.step,
+            "done": self.done,
+            "mean": self.mean.state(),
+            "watch": self.watch.state(),
+            "moved": [svi.moved(params) for svi in (self.main, self.critic)],
+            "optimizer": optimizer_state.state(self.optimizer, params),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        params = self.weights.trained()
+        self.step, self.done = state["step"], state["done"]
+        self.mean.load_state(state["mean"])
+        self.watch.load_state(state["watch"])
+        for svi, moved in zip((self.main, self.critic), state["moved"], strict=True):
+            svi.set_moved(params[name] for name in moved)
+        optimizer_state.load_state(self.optimizer, state["optimizer"], params)
 
     def _run(self, call: Callable[..., float], batch: Sequence[Tensor]) -> float:
         """A call of an SVI, whose errors are explained."""
@@ -150,6 +216,8 @@ class Training:
             batch: the batch it was made with.
             noise: the generators as they were before that very call.
         """
+        if lacks_memory(error):
+            return error
         with torch.random.fork_rng(noise.devices):
             noise.restore()
             site = first_bad_site(self.model, self.guide, batch)
@@ -167,7 +235,17 @@ class Training:
             "help)"
         )
 
-    def validate(self, rows: Batches, batch_size: int, seed: int) -> dict[str, float]:
+    def validate(
+        self, rows: Batches, batch_size: int, seed: int, between: Callable[[], None]
+    ) -> dict[str, float]:
+        """The means over held-out rows; nothing moves.
+
+        Args:
+            rows: the held-out rows.
+            batch_size: rows to a batch.
+            seed: of the noise, the same each time.
+            between: called after each batch.
+        """
         mean = Mean()
         with torch.random.fork_rng(), evaluating(*self.modules):
             torch.manual_seed(seed)
@@ -176,6 +254,7 @@ class Training:
             for batch in rows.batches(batch_size):
                 loss = self._run(self._evaluate, batch)
                 mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+                between()
         return {f"validation/{name}": value for name, value in mean.read().items()}
 
 

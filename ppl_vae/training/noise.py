@@ -1,8 +1,40 @@
-"""The states of torch's generators."""
+"""The states of random generators: torch's, and all that a process has."""
 
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
 import torch
 
-__all__ = ["Noise"]
+__all__ = ["Noise", "put_back", "streams"]
+
+
+def streams() -> dict[str, Any]:
+    """The states of all random streams: Python's, NumPy's, torch's on the CPU and on each GPU."""
+    version, words, gauss = random.getstate()
+    name, key, *place = numpy.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
+    on_gpus = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": (version, torch.tensor(words), gauss),
+        "numpy": (name, torch.tensor(numpy.asarray(key).astype(numpy.int64)), *place),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if on_gpus else [],
+    }
+
+
+def put_back(states: Mapping[str, Any]) -> None:
+    """Sets all random streams to states that `streams` gave.
+
+    A GPU that is not here, or was not there, draws as its seed says.
+    """
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    name, key, *place = states["numpy"]
+    numpy.random.set_state((name, key.cpu().numpy().astype(numpy.uint32), *place))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    for gpu, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state.cpu(), gpu)
 
 
 class Noise:

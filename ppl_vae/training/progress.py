@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ppl_vae import files
-from ppl_vae.training.run import KINDS, Run
+from ppl_vae.training.history import KINDS
+from ppl_vae.training.run import Run
 
 __all__ = ["Progress", "board", "brief", "showing"]
 
@@ -51,11 +52,12 @@ def brief(row: Mapping[str, float], part: str = "") -> str:
 
 
 @contextmanager
-def showing(steps: int, epochs: int, wanted: bool) -> Iterator[Progress]:
+def showing(steps: int, done: int, epochs: int, wanted: bool) -> Iterator[Progress]:
     """Shows how a training goes: a bar on a terminal and in a notebook, elsewhere lines.
 
     Args:
         steps: of the training.
+        done: those before now.
         epochs: of the training.
         wanted: whether to show anything.
     """
@@ -64,7 +66,9 @@ def showing(steps: int, epochs: int, wanted: bool) -> Iterator[Progress]:
 
     where = sys.stdout if _in_notebook() else sys.stderr
     lines = wanted and where is sys.stderr and not where.isatty()
-    with tqdm(total=steps, unit="step", file=where, disable=not wanted or lines) as bar:
+    with tqdm(
+        total=steps, initial=done, unit="step", file=where, disable=not wanted or lines
+    ) as bar:
         yield Progress(bar, lines, epochs)
 
 
@@ -75,8 +79,14 @@ def _in_notebook() -> bool:
 
 
 @contextmanager
-def board(run: Run | None, wanted: bool) -> Iterator[Any]:
-    """TensorBoard's log in a run's folder; None where it is not wanted or not installed."""
+def board(run: Run | None, wanted: bool, done: int = 0) -> Iterator[Any]:
+    """TensorBoard's log in a run's folder; None where it is not wanted or not installed.
+
+    Args:
+        run: the folder.
+        wanted: whether to log there.
+        done: the steps before now; what was logged of later ones is not shown.
+    """
     if run is None or not wanted:
         yield None
         return
@@ -85,5 +95,6 @@ def board(run: Run | None, wanted: bool) -> Iterator[Any]:
     except ImportError:
         yield None
         return
-    with SummaryWriter(str(files.folder(run.path / "tensorboard"))) as writer:
+    log, purged = files.folder(run.path / "tensorboard"), done + 1 if done else None
+    with SummaryWriter(str(log), purge_step=purged) as writer:
         yield writer

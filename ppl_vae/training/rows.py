@@ -1,5 +1,6 @@
 """The rows to train on and those held out, each as the tensors a pair is called with."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -230,6 +231,21 @@ class TrainingRows:
         if self._stream is None:
             return None
         return self.transform.redo(self._stream.moments.extremes).to(self.train[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of all rows, as the pair is called with them; of a stream, of its few and of
+        what is known of the rest."""
+        found = hashlib.sha256()
+        parts = [*self.train, *self.held_out]
+        parts += [w for w in (self.weights, self.held_out_weights) if w is not None]
+        if self._stream is not None:
+            parts += [*self._stream.moments.columns(), torch.tensor(len(self._stream))]
+        for part in parts:
+            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            plain = part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            found.update(plain.data)
+        return found.hexdigest()
 
     @property
     def described(self) -> str:

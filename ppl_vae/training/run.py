@@ -2,94 +2,42 @@
 
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ppl_vae import files
-from ppl_vae.records import table
+from ppl_vae.documents import conforms, parse_json, read_json, read_yaml
+from ppl_vae.training import folder
+from ppl_vae.training.history import History
+from ppl_vae.training.lock import Lock
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["History", "Run"]
+__all__ = ["Run"]
 
 CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
-SUMMARY, DATA = "summary.json", "data.json"
+CHECKPOINT, SUMMARY, DATA = "checkpoint.safetensors", "summary.json", "data.json"
+BOARD = "tensorboard"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
 DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
-# What a run writes, and so all that overwriting one may remove.
+# How many bytes the log and the weights may have.
+_LOG, _WEIGHTS = 2**25, 2**37
+# What a run writes, and so all that overwriting one may remove; in the order in which it appears.
 _OWN = (
-    *(CONFIG, METRICS, WEIGHTS, SUMMARY, DATA),
-    *(*PICTURES, *DIAGNOSTICS, "tensorboard"),
+    *(CONFIG, METRICS, DATA, WEIGHTS, CHECKPOINT),
+    *(SUMMARY, *PICTURES, *DIAGNOSTICS, BOARD),
 )
-
-
-KINDS = ("reconstruction", "rate", "divergence", "global")
-"""The kinds of terms an objective leaves, as `kind/site`."""
-
-
-class History:
-    """One row of named numbers for each epoch, all but the counts in nats per datum.
-
-    Names are `epoch`, `step`, `loss`, the objective's terms (`reconstruction/x`, `rate/z`,
-    `divergence/z`), the sums over sites (`reconstruction`, `rate`, `divergence`), the same under
-    `validation/`, and of each code its noise and the spread of its means (`sd/z[0]`,
-    `spread/z[0]`).
-
-    Example:
-        >>> history = History([{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0}])
-        >>> history["loss"], history.last["epoch"]
-        ([3.0, 2.0], 2)
-    """
-
-    def __init__(self, rows: list[dict[str, float]] | None = None) -> None:
-        self.rows = [] if rows is None else rows
-
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """As a `pandas.DataFrame`, a row for each epoch."""
-        columns = {name: self[name] for name in self.names if name != "epoch"}
-        return table(columns, self["epoch"] if self.rows else None, "epoch")
-
-    @property
-    def names(self) -> list[str]:
-        """The names that stand in any row, in the order of their first appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
-
-    @property
-    def last(self) -> dict[str, float]:
-        """The last row."""
-        return self.rows[-1]
-
-    def __getitem__(self, name: str) -> list[float]:
-        """The column `name`, NaN where a row lacks it; KeyError if every row does."""
-        if name not in self.names:
-            raise KeyError(f"no {name!r} among {', '.join(self.names)}")
-        return [row.get(name, float("nan")) for row in self.rows]
-
-    def __iter__(self) -> Iterator[dict[str, float]]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        shown = ("loss", *KINDS, "validation/loss")
-        last = [f"{k}={self.last[k]:.4g}" for k in shown if self.rows and k in self.last]
-        return f"History({len(self)} epochs{'; ' * bool(last)}{', '.join(last)})"
 
 
 class Run:
     """The folder of one run.
 
     It holds `config.yaml`, `metrics.jsonl` (one line an epoch), `weights.safetensors`,
-    `data.json` (what is kept of the data, and where they are from here) and, once the run has
-    been evaluated, `summary.json` and its pictures.
+    `checkpoint.safetensors` (what a training goes on from), `data.json` (what is kept of the data,
+    and where they are from here) and, once the run has been evaluated, `summary.json` and its
+    pictures.
 
     Args:
         path: an existing run's folder; `Run.create` makes a new one.
@@ -100,8 +48,14 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / CONFIG).is_file():
+        if not files.present(self.path / CONFIG):
             raise FileNotFoundError(f"{str(path)!r} holds no run: there is no {CONFIG} in it")
+        for name in _OWN:  # said at once, and not when it is reached
+            if not (self.path / name).is_dir() or (self.path / name).is_symlink():
+                files.plain(self.path / name)
+            elif name != BOARD:
+                raise IsADirectoryError(f"{str(self.path / name)!r} is a folder: remove it")
+        self._lock: Lock | None = None
 
     @classmethod
     def check(cls, path: str | Path, overwrite: bool = False) -> None:
@@ -111,24 +65,16 @@ class Run:
             FileExistsError: if it is a file, holds a run and `overwrite` is off, or holds
                 anything else.
         """
-        path = files.check(path)
-        with files.telling(path):
-            there = files.present(path)
-            if there and not path.is_dir():
-                raise FileExistsError(f"{str(path)!r} is no folder: name one for the run")
-            within = {file.name for file in path.iterdir()} if there else set()
-        if CONFIG in within:
-            if not overwrite:
-                raise FileExistsError(
-                    f"{str(path)!r} already holds a run: choose another folder or overwrite it"
-                )
-        elif within:
-            raise FileExistsError(
-                f"{str(path)!r} is not empty and holds no run: choose another folder"
-            )
+        folder.check(path, CONFIG, overwrite)
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any], overwrite: bool = False) -> Self:
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        overwrite: bool = False,
+        fill: Callable[[Self], None] | None = None,
+    ) -> Self:
         """Makes the folder of a new run with its `config.yaml`.
 
         All is written beside it and renamed, so that a folder is never half a run.
@@ -137,45 +83,60 @@ class Run:
             path: the folder, which must not exist, be empty, or hold a run to overwrite.
             config: what `config.yaml` shall hold.
             overwrite: replace a run in that place; files that no run writes are left alone.
+            fill: writes more into it; the run is then locked, see `lock`.
 
         Raises:
             FileExistsError: as `check` does.
+            BlockingIOError: if another training writes to the run.
         """
-        import yaml
 
-        cls.check(path, overwrite)
-        path = Path(path)
-        text = yaml.safe_dump(dict(config), sort_keys=False)
-        staged = files.folder(path.parent) / f".run-{secrets.token_hex(8)}"
-        try:
-            files.folder(staged)
-            files.write_text(staged / CONFIG, text)
+        def write(staged: Path) -> None:
+            _write_config(staged, config)
             files.write_text(staged / METRICS, "")
-            with files.telling(path):
-                if not path.exists():
-                    staged.rename(path)
-                else:
-                    files.sweep(path)
-                    for name in _OWN:
-                        _remove(path / name)
-                    for file in staged.iterdir():
-                        file.rename(path / file.name)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        return cls(path)
+            if fill is not None:
+                fill(cls(staged))
+
+        lock = folder.make(path, _OWN, overwrite, write)
+        run = cls(path)
+        if fill is None:
+            lock.release()
+        else:
+            run._lock = lock
+        return run
+
+    def lock(self) -> None:
+        """Keeps other trainings from writing to the folder, until `unlock` or the process's end.
+
+        Raises:
+            BlockingIOError: if one does.
+        """
+        self._lock = Lock(self.path)
+
+    def unlock(self) -> None:
+        """Lets other trainings write to the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @property
     def config(self) -> dict[str, Any]:
         """What `config.yaml` says, as plain values; nothing is imported or built."""
-        import yaml
+        return read_yaml(self.path / CONFIG)
 
-        try:
-            config = yaml.safe_load(files.read_text(self.path / CONFIG))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{self.path / CONFIG} is not YAML of plain values") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.path / CONFIG} is not a mapping")
-        return config
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an experiment is made of, its data where they are now.
+
+        Raises:
+            ValueError: if the run is of a model and a guide that were given to `ppl_vae.fit`.
+        """
+        config = self.config
+        if not isinstance(config.get("data"), Mapping):
+            raise ValueError(
+                f"{str(self.path)!r} was not made by ppl-vae fit: give its model and guide to "
+                "Trained.load, or to ppl_vae.fit with resume= to train on"
+            )
+        return {**config, "data": _offline(self.found(config["data"]))}
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -186,11 +147,10 @@ class Run:
         """
         if not files.present(self.path / DATA):
             return None
-        text = files.read_text(self.path / DATA)
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{self.path / DATA} is not a whole JSON file") from error
+        found = read_json(self.path / DATA)
+        places = found.get("places", {}) if isinstance(found, dict) else None
+        if not conforms(places, Mapping[str, str]):
+            raise ValueError(f"{self.path / DATA} is damaged: it, or its places, are no mapping")
         return dict(found)
 
     def save_data(self, known: Mapping[str, Any]) -> None:
@@ -219,18 +179,34 @@ class Run:
     @property
     def history(self) -> History:
         """The epochs so far."""
-        with files.opened(self.path / METRICS) as file:
-            rows = [json.loads(line) for line in file]
-        return History([{k: _number(v) for k, v in row.items()} for row in rows])
+        rows = list[dict[str, float]]()
+        if not files.present(self.path / METRICS):
+            return History()
+        with files.opened(self.path / METRICS, _LOG) as file:
+            for line in file:
+                where = f"{self.path / METRICS}, line {len(rows) + 1},"
+                row = parse_json(line, where)
+                if not conforms(row, Mapping[str, float | None]) or "epoch" not in row:
+                    raise ValueError(f"{where} is no mapping of names to numbers of an epoch")
+                rows.append({k: _number(v) for k, v in row.items()})
+        return History(rows)
 
     @property
     def summary(self) -> dict[str, Any]:
         """What evaluations found: see `ppl_vae.report.results`."""
-        return json.loads(files.read_text(self.path / SUMMARY))
+        return dict(read_json(self.path / SUMMARY))
 
     def log(self, row: Mapping[str, float]) -> None:
         """Adds one epoch to `metrics.jsonl`."""
-        files.append(self.path / METRICS, json.dumps(_plain(row), allow_nan=False) + "\n")
+        files.append(self.path / METRICS, _line(row))
+
+    def rewrite(self, history: History) -> None:
+        """Writes `metrics.jsonl` anew."""
+        files.write_text(self.path / METRICS, "".join(map(_line, history)))
+
+    def save_config(self, config: Mapping[str, Any]) -> None:
+        """Writes `config.yaml`, whole or not at all."""
+        _write_config(self.path, config)
 
     def save_weights(self, state: Mapping[str, Tensor]) -> None:
         """Writes `weights.safetensors`, whole or not at all."""
@@ -254,11 +230,12 @@ class Run:
         from safetensors.torch import load_file
 
         path = self.path / WEIGHTS
-        if not path.is_file():
+        if not files.present(path):
             raise FileNotFoundError(f"{str(self.path)!r} has no weights: its training wrote none")
         try:
-            return load_file(path)
-        except SafetensorError as error:
+            with files.opened(path, _WEIGHTS):
+                return load_file(path)
+        except (SafetensorError, RuntimeError, MemoryError) as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
@@ -268,6 +245,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+def _offline(settings: Any) -> Any:
+    """Settings of data that fetch nothing: a run's folder may be anybody's."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {k: False if k == "download" else _offline(v) for k, v in settings.items()}
 
 
 def _places(settings: Any) -> Iterator[str]:
@@ -298,8 +282,11 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else value
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _line(row: Mapping[str, float]) -> str:
+    return json.dumps(_plain(row), allow_nan=False) + "\n"
+
+
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    import yaml
+
+    files.write_text(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))

@@ -13,7 +13,7 @@ from ppl_vae.program.plates import NoDataPlate
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import has_moments
-from ppl_vae.training.run import History
+from ppl_vae.training.history import History
 
 __all__ = ["ROWS", "spreads", "warn_of_collapse"]
 
@@ -105,7 +105,7 @@ def warn_of_collapse(history: History, is_last: bool = False) -> None:
         f"posterior collapse: {reason} nats, so the codes say nothing of the data; weaken the "
         "penalty, start the encoder narrower, standardise its means, or integrate its noise, "
         "which hides the pull of the data",
-        stacklevel=4,
+        stacklevel=6,
     )
 
 

@@ -84,6 +84,14 @@ class Watch:
             return True
         return False
 
+    def state(self) -> dict[str, float]:
+        """What it has seen so far, for a checkpoint."""
+        return {"best": self.best, "epoch": self.epoch, "seen": self._seen}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self.best, self.epoch, self._seen = state["best"], state["epoch"], state["seen"]
+
     @property
     def is_over(self) -> bool:
         """Whether patience is at its end."""

@@ -1,7 +1,7 @@
 """Pyro's SVI with a step that records itself where a recorded one is the same."""
 
 import warnings
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
 import pyro
@@ -88,6 +88,14 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     def recorded(self) -> int:
         """How many graphs are in use."""
         return len(self._equal)
+
+    def moved(self, params: Mapping[str, Tensor]) -> list[str]:
+        """The names of the parameters that have had a gradient."""
+        return [name for name, param in params.items() if param in self._moved]
+
+    def set_moved(self, params: Iterable[Tensor]) -> None:
+        """Takes it that these parameters have had a gradient, and no others."""
+        self._moved = set(params)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""

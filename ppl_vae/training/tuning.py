@@ -35,7 +35,7 @@ def check_rows(run: Run | str | Path, rows: Sequence[Tensor]) -> None:
     except ValueError as error:
         raise ValueError(f"start={str(run.path)!r}: {error}") from error
     if said:
-        warnings.warn(f"start={str(run.path)!r}: {said}", stacklevel=3)
+        warnings.warn(f"start={str(run.path)!r}: {said}", stacklevel=5)
 
 
 def go_on_from(

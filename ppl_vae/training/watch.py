@@ -2,7 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from pyro.infer import ELBO
 from torch import Tensor
@@ -52,8 +54,19 @@ class NoiseWatch:
             self._streak[name] = self._streak.get(name, 0) + 1 if now.exceeds else 0
             if self._streak[name] >= _CHECKS and not grown:
                 self._active = False
-                warnings.warn(_said(step, name, now), stacklevel=5)
+                warnings.warn(_said(step, name, now), stacklevel=7)
                 return
+
+    def state(self) -> dict[str, Any]:
+        """What it has seen so far, for a checkpoint."""
+        first = {name: asdict(noise) for name, noise in self._first.items()}
+        return {"next": self._next, "active": self._active, "first": first, "streak": self._streak}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self._next, self._active = state["next"], state["active"]
+        self._first = {name: PenaltyNoise(**noise) for name, noise in state["first"].items()}
+        self._streak = dict(state["streak"])
 
 
 def _said(step: int, name: str, now: PenaltyNoise) -> str:

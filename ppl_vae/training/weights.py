@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
 from ppl_vae.program.modules import Program, modules_of, rehearse
 from ppl_vae.program.registration import misshapen, settle
 
-__all__ = ["Snapshot", "load", "state", "stored"]
+__all__ = ["Snapshot", "check", "fill", "load", "no_larger", "state", "stored"]
 
 _PARAM = "param."
 
@@ -99,13 +100,41 @@ def load(
             call: `pyro.param` in plain functions, automatic guides.
 
     Raises:
-        ValueError: if a name or a shape differs from what was saved.
+        ValueError: if a name, a shape or a type differs from what was saved, or a value is not
+            finite.
     """
     params = stored((model, guide), *args) if args else {}
     modules = modules_of(model, guide, objective)
     live = state(modules, params)
     tensors = {_plain(name): value for name, value in tensors.items()}
     saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
+    check(live, saved)
+    for name, value in saved.items():
+        # a mask may be infinite, where it is so anyway
+        here = value.to(live[name].device)
+        if not bool((here.isfinite() | (here == live[name])).all()):
+            raise ValueError(f"the weights are damaged: {name!r} is not finite")
+    fill(live, saved)
+
+
+def fill(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copies saved values into live tensors of the same names.
+
+    Raises:
+        ValueError: if a name, a shape or a type differs; nothing is copied.
+    """
+    check(live, saved)
+    with torch.no_grad():
+        for name, value in saved.items():
+            live[name].copy_(value)
+
+
+def check(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Holds saved values against live tensors, of which they must have the names and shapes.
+
+    Raises:
+        ValueError: if a name, a shape or a type differs.
+    """
     missing, unknown = sorted(live.keys() - saved), sorted(saved.keys() - live.keys())
     if missing or unknown:
         what = f"{missing[0]!r} is not in them" if missing else f"{unknown[0]!r} is not the pair's"
@@ -116,9 +145,39 @@ def load(
                 f"the weights belong to another model: {name!r} has shape {tuple(value.shape)} "
                 f"where {tuple(live[name].shape)} is due"
             )
-    with torch.no_grad():
-        for name, value in saved.items():
-            live[name].copy_(value)
+        if live[name].dtype != value.dtype:
+            raise ValueError(
+                f"the weights belong to another model: {name!r} is {value.dtype} where "
+                f"{live[name].dtype} is due"
+            )
+
+
+@contextmanager
+def no_larger(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Refuses networks that are made within and are far larger than weights that are for them.
+
+    What a folder says of its networks is so held against what it has, before they take memory.
+
+    Raises:
+        ValueError: at the first that is.
+    """
+    # some are made, looked at, and made again
+    left = 2**22 + 4 * sum(x.numel() for x in tensors.values())
+
+    def count(module: nn.Module, name: str, made: nn.Parameter) -> None:
+        nonlocal left
+        left -= 0 if made is None or is_lazy(made) else made.numel()
+        if left < 0:
+            raise ValueError(
+                f"the weights belong to another model: {type(module).__name__} is larger than all "
+                "of them"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Snapshot:
@@ -132,6 +191,15 @@ class Snapshot:
         # a tensor may stand under two names
         self._live = list({id(x): x.detach() for x in tensors}.values())
         self._copies = [x.clone() for x in self._live]
+
+    def state(self) -> list[Tensor]:
+        """The kept values."""
+        return self._copies
+
+    def load_state(self, copies: Sequence[Tensor]) -> None:
+        """Keeps the values that `state` gave."""
+        for mine, copy in zip(self._copies, copies, strict=True):
+            mine.copy_(copy)
 
     def take(self) -> None:
         """Keeps the values as they are now."""

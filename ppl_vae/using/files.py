@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ppl_vae import files
+from ppl_vae.data.archives import read_arrays
 from ppl_vae.data.frames import TABLES, pandas_for, read_table
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.using.forms import Form
@@ -36,18 +37,10 @@ def read(path: str | Path, index: str | None = None) -> Any:
         raise ValueError(f"index={index!r} names a column, and {str(path)!r} is no table")
     if path.suffix not in _ARRAYS:
         raise ValueError(f"{str(path)!r} must end in .csv, .parquet, .npy or .npz")
-    import numpy as np
-
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is not a NumPy file of plain arrays") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    names = [*loaded]
-    if len(names) != 1:
-        raise ValueError(f"{str(path)!r} holds {names}: one array of rows is needed")
-    return loaded[names[0]]
+    loaded = read_arrays(path)
+    if len(loaded) != 1:
+        raise ValueError(f"{str(path)!r} holds {[*loaded]}: one array of rows is needed")
+    return next(iter(loaded.values()))
 
 
 def check_out(path: str | Path, pictures: bool = False, several: bool = False) -> Path:

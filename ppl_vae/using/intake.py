@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ppl_vae.data.checks import check_finite
 from ppl_vae.data.columns import is_table
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.folder import Images
@@ -193,7 +194,11 @@ class Intake:
         return self._placed(data.arguments("train"))
 
     def _codes(self, codes: Any) -> Tensor:
-        return self._placed([as_tensor(codes)])[0]
+        found = as_tensor(codes, "codes")
+        if not (found.ndim and len(found)):
+            raise ValueError("codes has no rows: give a tensor, an array or a table of codes")
+        check_finite(found, "codes at ")
+        return self._placed([found])[0]
 
     def _decoded(self, z: Tensor, args: tuple[Tensor, ...], mean: bool) -> Tensor:
         """Data at codes `(m, d)` or `(m, k, d)`, whose k have their row's covariates."""

@@ -10,6 +10,7 @@ from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.priors import GaussianMixture, Prior
 from ppl_vae.program.handlers import Replace
+from ppl_vae.state import ready_optimizers
 from ppl_vae.using.codes import posterior_draws
 
 __all__ = ["fit_prior", "top_site", "with_prior"]
@@ -72,6 +73,7 @@ def fit_prior(
         raise ValueError(
             f"{type(prior).__name__} has nothing to fit: use GaussianMixture or FlowPrior"
         )
+    ready_optimizers()
     optimizer, losses = torch.optim.Adam(parameters, lr=learning_rate), list[float]()
     for epoch in range(epochs):
         codes = posterior_draws(model, guide, x, 1, plate=plate, block=block).codes[:, 0, columns]

@@ -16,7 +16,7 @@ from ppl_vae.evaluation.sampling import markov_chain
 from ppl_vae.priors import GaussianMixture, Prior
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.training import weights
-from ppl_vae.training.fit import pick_device
+from ppl_vae.training.prepare import pick_device
 from ppl_vae.training.run import Run
 from ppl_vae.using import codes as coding
 from ppl_vae.using import walks

@@ -1,0 +1,69 @@
+"""Signals that ask a training to end, answered between two steps."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+__all__ = ["Asked", "Interrupted", "Terminated"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was interrupted (SIGINT, Ctrl-C) and has ended between two steps."""
+
+
+class Terminated(SystemExit):
+    """A training was told to end (SIGTERM) and has done so between two steps; the code is 143."""
+
+    def __init__(self, said: str = "") -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.said = said
+
+    def __str__(self) -> str:
+        return self.said
+
+
+class Asked:
+    """Context in which the first SIGINT or SIGTERM is noted, and the second acts at once.
+
+    A signal for which something else has been set up already is left to that. Only the main
+    thread can take signals: in another this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Asked":
+        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in usual.items():
+                if signal.getsignal(number) is handler:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        self._leave()
+
+    def _leave(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def check(self) -> None:
+        """Ends the training if that has been asked for.
+
+        Raises:
+            Interrupted: after a SIGINT.
+            Terminated: after a SIGTERM.
+        """
+        if self.signal is not None:
+            raise Interrupted if self.signal == signal.SIGINT else Terminated
