@@ -28,7 +28,7 @@ METRICS: dict[str, Callable[..., Any]] = {
     "information": ev.mutual_information,
     "surgery": ev.surgery,
     "annealing": lambda *pair, **asked: ev.annealed_nll(
-        *pair, chains=2, temperatures=2, leapfrog=1, **asked
+        *pair, chains=2, temperatures=2, leapfrog=1, steps=10, **asked
     ),
 }
 

@@ -32,6 +32,7 @@ def annealed_nll(
     leapfrog: int = 5,
     start: Start = "fitted",
     step_size: float = 0.2,
+    steps: int = STEPS,
     plate: str | None = None,
 ) -> Estimate:
     r"""The negative log-likelihood by annealed importance sampling, in nats per datum.
@@ -58,6 +59,7 @@ def annealed_nll(
         leapfrog: steps of the integrator per transition.
         start: where chains begin. The guide needs a density; the others ask nothing of it.
         step_size: where the search for step sizes begins.
+        steps: of Adam, for the fit of a proposal, as in `nll`.
         plate: the data plate's name, where the pair leaves a choice.
 
     Raises:
@@ -68,7 +70,7 @@ def annealed_nll(
         Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis of decoder-based
         generative models, arXiv:1611.04273.
     """
-    check_positive(chains=chains, temperatures=temperatures, leapfrog=leapfrog)
+    check_positive(chains=chains, temperatures=temperatures, leapfrog=leapfrog, steps=steps)
     if start not in get_args(Start):
         raise ValueError(f"start is {start!r}: use one of {', '.join(get_args(Start))}")
     if chains < 2:
@@ -86,10 +88,10 @@ def annealed_nll(
     together = chains if pair.sliced else 1
     weights, acceptance = [], []
     with evaluating(model, guide):
+        sampler = _Annealing(pair, together, temperatures, leapfrog, start, steps)
         for _ in range(chains // together):
-            sampler = _Annealing(pair, together, temperatures, leapfrog, start)
-            steps, _, _ = sampler.run(torch.tensor(step_size), adapt=True)
-            _, log_w, accepted = sampler.run(steps, adapt=False)
+            sizes, _, _ = sampler.run(torch.tensor(step_size), adapt=True)
+            _, log_w, accepted = sampler.run(sizes, adapt=False)
             weights.append(log_w)
             acceptance.append(accepted / (chains // together))
     log_w, accepted = torch.cat(weights, 1), sum(acceptance)
@@ -101,7 +103,15 @@ def annealed_nll(
 
 
 class _Annealing:
-    def __init__(self, pair: Pair, chains: int, temperatures: int, leapfrog: int, start: Start):
+    def __init__(
+        self,
+        pair: Pair,
+        chains: int,
+        temperatures: int,
+        leapfrog: int,
+        start: Start,
+        steps: int,
+    ) -> None:
         self.pair, self.chains, self.leapfrog = pair, chains, leapfrog
         self.temperatures, self.source = temperatures, start
         self.rows = pair.index.repeat_interleave(chains)
@@ -114,7 +124,7 @@ class _Annealing:
                 )
         if start == "fitted":
             every = pair.index if pair.sliced else None
-            self.fitted = Proposal.fit(pair, every, "full_covariance", STEPS).law
+            self.fitted = Proposal.fit(pair, every, "full_covariance", steps).law
             self.space = Space(pair, self.rows if pair.sliced else None)
 
     def run(self, step_sizes: Tensor, adapt: bool) -> tuple[Tensor, Tensor, float]:
