@@ -216,11 +216,13 @@ def test_samples_follow_their_seed(trained: tuple[Run, Experiment]) -> None:
 
 def test_the_latent_picture_does_not_depend_on_signs(tmp_path: Path) -> None:
     codes, labels = torch.randn(50, 5), torch.arange(50) % 3
-    plots.latent(codes, labels, tmp_path / "a.png", ["a", "b", "c"])
-    plots.latent(codes.clone(), labels, tmp_path / "b.png", ["a", "b", "c"])
+    plots.save(plots.latent(codes, labels, ["a", "b", "c"]), tmp_path / "a.png")
+    plots.save(plots.latent(codes.clone(), labels, ["a", "b", "c"]), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_curves_of_one_epoch(tmp_path: Path) -> None:
-    plots.curves(History([{"epoch": 1, "loss": 2.0}]), tmp_path / "c.png")
+    plots.save(
+        plots.curves({"": History([{"epoch": 1, "loss": 2.0}])}, ["rate"]), tmp_path / "c.png"
+    )
     assert (tmp_path / "c.png").stat().st_size > 1000

@@ -161,7 +161,7 @@ def _draw(drawn: "Mapping[str, Tensor]", path: Path) -> None:
     from ppl_vae import plots
 
     title = "Samples: " + ", then ".join(drawn)
-    plots.samples(torch.cat(list(drawn.values())), path, columns=16, title=title)
+    plots.save(plots.samples(torch.cat(list(drawn.values())), columns=16), path, title)
 
 
 def _error(rows: "Tensor") -> float:

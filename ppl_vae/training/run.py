@@ -21,15 +21,27 @@ __all__ = ["History", "Run"]
 CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
 SUMMARY, DATA = "summary.json", "data.json"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
+FURTHER = ("noise.png", "rows.png", "columns.png", "counts.png", "moved.png")
 DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
 # What a run writes, and so all that overwriting one may remove.
 _OWN = (
     *(CONFIG, METRICS, WEIGHTS, SUMMARY, DATA),
-    *(*PICTURES, *DIAGNOSTICS, "tensorboard"),
+    *(*PICTURES, *FURTHER, *DIAGNOSTICS, "tensorboard"),
 )
 
 
-KINDS = ("reconstruction", "rate", "divergence", "global")
+KINDS = (
+    "bound",
+    "reconstruction",
+    "rate",
+    "mutual_information",
+    "total_correlation",
+    "dimension_wise",
+    "divergence",
+    "information",
+    "target",
+    "global",
+)
 """The kinds of terms an objective leaves, as `kind/site`."""
 
 
