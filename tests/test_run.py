@@ -16,7 +16,7 @@ from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.report import results
-from ppl_vae.report.evaluation import evaluate_fit
+from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.training.run import History, Run
 
 TRAINED = {"config.yaml", "data.json", "metrics.jsonl", "weights.safetensors"}
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Experiment]:
     experiment.fit(folder)
     assert {file.name for file in folder.iterdir()} - {"tensorboard"} == TRAINED
     run = Run(folder)
-    evaluate_fit(run, experiment)
+    evaluate_run(run, experiment, when=["fit"])
     return run, experiment
 
 
@@ -77,7 +77,7 @@ def test_the_summary_is_what_evaluation_says(trained: tuple[Run, Experiment]) ->
 def test_evaluation_is_repeatable(trained: tuple[Run, Experiment]) -> None:
     run, experiment = trained
     before = {f: (run.path / f).read_bytes() for f in FILES}
-    evaluate_fit(run, experiment)
+    evaluate_run(run, experiment, when=["fit"])
     assert {f: (run.path / f).read_bytes() for f in FILES} == before
 
 
@@ -188,7 +188,7 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
 def test_points_are_drawn_too(data: Dataset, tmp_path: Path) -> None:
     experiment = Experiment(data, BetaVAE(), dim=1, likelihood=Normal, epochs=1)
     experiment.fit(tmp_path / "run")
-    evaluate_fit(Run(tmp_path / "run"), experiment)
+    evaluate_run(Run(tmp_path / "run"), experiment, when=["fit"])
     assert {f.name for f in (tmp_path / "run").iterdir()} >= FILES
 
 
@@ -197,7 +197,7 @@ def test_data_without_labels_or_held_out_rows(tmp_path: Path) -> None:
         Dataset(torch.randn(60, 3)), BetaVAE(), dim=3, likelihood=Normal, epochs=1
     )
     experiment.fit(tmp_path / "run")
-    summary = evaluate_fit(Run(tmp_path / "run"), experiment)
+    summary = evaluate_run(Run(tmp_path / "run"), experiment, when=["fit"])
     assert "probe_linear" not in summary["metrics"]
     assert summary["held_out"] is False
     assert summary["rows"] == 60

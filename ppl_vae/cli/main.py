@@ -79,7 +79,7 @@ def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
     from ppl_vae.cli.commandline import configured
     from ppl_vae.experiment import build
-    from ppl_vae.report.evaluation import evaluate_fit, tell
+    from ppl_vae.report.evaluation import evaluate_run, tell
     from ppl_vae.training.run import Run
 
     read = configured(words, "fit")
@@ -91,7 +91,7 @@ def fit(words: list[str]) -> None:
     Run.check(folder, "overwrite" in switches)
     experiment = build(schema, settings)
     experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
-    evaluate_fit(Run(folder), experiment)
+    evaluate_run(Run(folder), experiment, when=["fit"])
     print("\n".join(tell(Run(folder), experiment)))
 
 

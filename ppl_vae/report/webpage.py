@@ -98,7 +98,7 @@ def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
         title=" · ".join(names) if len(names) < 4 else f"{len(names)} runs",
         lede=_lede(runs),
         links=[*tops, *((block.key, block.title) for block in blocks)],
-        groups=table(found),
+        groups=table([{**f, "metrics": results.folded(f["metrics"])} for f in found]),
         left_out=left_out(names, found),
         sections=blocks,
     )
