@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ppl_vae.plots.palette import BLACK, CYCLE, Drawing, styled
 
@@ -124,7 +125,7 @@ def against_columns(data: Values, model: Values) -> Figure:
         axes.plot(x, y, "o", ms=4, alpha=0.6, mew=0, color=CYCLE[0])
         _diagonal(axes, x)
         if (x > 0).all() and (y > 0).all() and x.max() > 30 * x.min():
-            axes.set(xscale="log", yscale="log")
+            _log(axes, "x", "y")
         axes.set(title=f"{title} of a column", xlabel="data", ylabel="draws of the model")
     return figure
 
@@ -154,8 +155,10 @@ def counts(data: Values, model: Values) -> Figure:
         there = (mean > 0) & (variance > 0)
         left.plot(mean[there], variance[there], **style, label=who)
         right.plot(mean[mean > 0], zeros[mean > 0], **style, label=who)
-    left.set(xscale="log", yscale="log", xlabel="mean of a column", ylabel="variance")
-    right.set(xscale="log", xlabel="mean of a column", ylabel="share of zeros", ylim=(-0.03, 1.03))
+    left.set(xlabel="mean of a column", ylabel="variance")
+    right.set(xlabel="mean of a column", ylabel="share of zeros", ylim=(-0.03, 1.03))
+    _log(left, "x", "y")
+    _log(right, "x")
     left.legend()
     return figure
 
@@ -196,6 +199,15 @@ def _named(axes: Any, names: Sequence[str]) -> None:
         return
     short = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
     axes.set_xticks(range(len(names)), short, rotation=90, fontsize=7)
+
+
+def _log(axes: Any, *which: str) -> None:
+    """Logarithmic axes with plain numbers at their powers of 10."""
+    for name in which:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _diagonal(axes: Any, x: Values) -> None:

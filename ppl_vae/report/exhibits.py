@@ -28,7 +28,7 @@ class Picture(NamedTuple):
         alt: its text alternative.
         caption: words under it.
         missing: why there is none.
-        kind: `"chart"`, `"pixels"`, or `"pixels ink"` for ink on paper.
+        kind: `"chart"`, `"chart broad"`, `"pixels"`, or `"pixels ink"` for ink on paper.
         apt: whether there could be one for such data.
     """
 
@@ -42,7 +42,8 @@ class Picture(NamedTuple):
     @classmethod
     def of(cls, figure: Figure, alt: str, caption: str = "") -> "Picture":
         """Of a figure."""
-        return cls.stored(svg(figure), alt, caption)
+        kind = "chart broad" if figure.get_figwidth() > 8 else "chart"
+        return cls.stored(svg(figure), alt, caption)._replace(kind=kind)
 
     @classmethod
     def stored(cls, text: str, alt: str, caption: str = "") -> "Picture":

@@ -141,9 +141,7 @@ def _usage(f: Facts) -> Finding | None:
         if usage < USED:
             text += "it reconstructs without looking at z."
         else:
-            text += (
-                f"too little to tell from none, whose standard error is {f.error('usage'):.2g}."
-            )
+            text += f"within {SURE:g} standard errors ({f.error('usage'):.2g}) of none."
         return Finding("problem", topic, text, weaken)
     text = f"another datum's code costs the decoder {usage:.3g} nats: it uses z."
     return Finding("good", topic, text)
