@@ -5,6 +5,7 @@ training that meets a NaN ends so with code 1 and keeps what it has. With PPL_VA
 the environment, errors are raised as they are.
 """
 
+import difflib
 import os
 import sys
 import warnings
@@ -63,15 +64,19 @@ def _dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        raise ValueError(f"there is no command {name!r}; commands: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"there is no command {name!r}{hint}; commands: {', '.join(COMMANDS)}")
     COMMANDS[name](rest)
     return 0
 
 
 def _usage() -> str:
-    lines = ["usage: ppl-vae COMMAND [--help] ...", "", "commands:"]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {name:14} {(command.__doc__ or '').splitlines()[0]}")
+    lines = ["usage: ppl-vae COMMAND [--help] ..."]
+    for heading, names in GROUPS.items():
+        lines += ["", f"{heading}:"]
+        for name in names:
+            lines.append(f"  {name:14} {(COMMANDS[name].__doc__ or '').splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -169,6 +174,15 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "reproduce": reproduce,
 }
+
+
+GROUPS = {
+    "train": ("fit", "show", "sweep"),
+    "look at runs": ("evaluate", "report", "compare"),
+    "use a run": (*USING, "refit-prior"),
+    "examples": ("demo", "reproduce"),
+}
+"""The commands as help lists them."""
 
 
 def _free(name: str) -> Path:
