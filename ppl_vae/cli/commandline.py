@@ -99,8 +99,8 @@ def parse(
         parser.add_argument(first, help="the run's folder")
     left_out: set[str | int] = {*skip, many, first}
     parser.add_function_arguments(function, as_positional=not first, skip=left_out)
-    names = [name for name in inspect.signature(function).parameters if name not in left_out]
-    words = [_known(word, names) for word in words]
+    options = [name for name in inspect.signature(function).parameters if name not in left_out]
+    words = [_known(word, options) for word in words]
     arguments = inspect.signature(function).parameters.values()
     switches = {f"--{arg.name}" for arg in arguments if arg.annotation in (bool, "bool")}
     words = [
@@ -113,8 +113,8 @@ def parse(
         text = " ".join(str(error).split())
         if first and "required: " in text:
             said, _, names = text.partition("required: ")
-            options = [n if n == first else f"--{n}" for n in names.split(", ")]
-            text = f"{said}required: {', '.join(options)}"
+            needed = [n if n == first else f"--{n}" for n in names.split(", ")]
+            text = f"{said}required: {', '.join(needed)}"
         raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
 
 
