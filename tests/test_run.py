@@ -24,6 +24,7 @@ FILES = TRAINED | {
     "reconstructions.png",
     "samples.png",
     "latent.png",
+    "noise.png",
     "curves.png",
     "summary.json",
 }
