@@ -169,7 +169,7 @@ def pictures(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Pictu
         try:
             found[key] = make(shown)
         except (ValueError, NotImplementedError) as error:
-            text = str(error) or type(error).__name__
+            text = (str(error).splitlines() or [type(error).__name__])[0][:300]
             found[key] = Picture(missing=text, apt=not isinstance(error, Inapplicable))
     for key, alt in _STORED.items():
         path = run.path / f"{key}.svg"

@@ -70,7 +70,9 @@ class Shown:
             return values[a] + share * (values[b] - values[a])
 
         moved = {name: way(value) for name, value in self.latents.items()}
-        return decode(*self.programs, tuple(map(way, self.args)), moved)
+        # only its shape is used of x, which between two data may be none that the model allows
+        x = self.x[a].expand(len(at), *self.x.shape[1:])
+        return decode(*self.programs, (x, *map(way, self.args[1:])), moved)
 
     def varying(self, dimension: int, rows: list[int], at: Tensor) -> Tensor:
         """The mean of p(x | z) as one dimension of a code takes values `(m,)` at m rows."""
