@@ -169,7 +169,8 @@ class ConstrainedObjective(Objective):
         **elbo: as in `Objective`.
 
     Attributes:
-        terms: beside the ELBO's, `constraint/<quantity>`, the quantity minus its target.
+        terms: beside the ELBO's, `target/<quantity>`, and `constraint/<quantity>`, the quantity
+            minus its target.
     """
 
     quantity: str
@@ -212,7 +213,9 @@ class ConstrainedObjective(Objective):
         parts = [self.split(reading, terms) for reading in runs]
         free, quantity, data = (torch.stack(column).sum() for column in zip(*parts, strict=True))
         # The mean over particles first: the gap's noise is what the penalty is biased by.
-        gap = quantity / torch.where(data > 0, data, 1) - self.at_step(self.target)
+        target = quantity.new_zeros(()) + self.at_step(self.target)
+        gap = quantity / torch.where(data > 0, data, 1) - target
+        terms.add_mean(f"target/{self.quantity}", target * self.num_particles)
         terms.add_mean(f"constraint/{self.quantity}", gap * self.num_particles)
         # A copy of the step, which moves on in place before the backward pass.
         step = self.step.clone()

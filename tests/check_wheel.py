@@ -7,6 +7,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+CARRIED = {".py", ".pyi", ".html"}
+
 WALK = """
 import importlib, pkgutil, ppl_vae
 from pathlib import Path
@@ -24,7 +26,8 @@ def main(wheel: str) -> None:
     sources = {
         path.relative_to(project).as_posix()
         for folder in ("ppl_vae", "guides", "objectives")
-        for path in (project / folder).rglob("*.py")
+        for path in (project / folder).rglob("*.*")
+        if path.suffix in CARRIED
     }
     expected = {
         name if name.startswith("ppl_vae/") else f"ppl_vae/{name}"
@@ -34,7 +37,11 @@ def main(wheel: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
-            inside = {name for name in archive.namelist() if name.endswith(".py")}
+            inside = {
+                name
+                for name in archive.namelist()
+                if Path(name).suffix in CARRIED and ".dist-info" not in name
+            }
         if inside != expected:
             raise SystemExit(
                 f"missing from the wheel: {sorted(expected - inside)}; "

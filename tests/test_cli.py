@@ -526,3 +526,32 @@ print([name for name in heavy if name in sys.modules])
         cwd=tmp_path, env={"PYTHONPATH": str(root)},
     )  # fmt: skip
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluat", "x"], "there is no command 'evaluat' (did you mean evaluate?)"),
+        (["evaluate", "x", "--sampels", "3"], "no option --sampels: did you mean --samples?"),
+        (["compare", "x", "--zzz=3"], "no option --zzz: there are --"),
+        (["refit-prior", "x", "--batch-size"], "--batch_size"),
+    ],
+)
+def test_words_that_are_nearly_right(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_the_help_lists_every_command_under_a_heading(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ppl_vae.cli.main import COMMANDS, GROUPS
+
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == COMMANDS.keys()
+    assert [line[:-1] for line in lines if line.endswith(":")] == [*GROUPS]

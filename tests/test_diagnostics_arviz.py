@@ -133,6 +133,54 @@ def test_coords_and_dims_are_named():
     assert tree["observed_data"]["x"].dims == ("data", "pixel")
 
 
+def test_chains_are_seeds():
+    p = PPCA.make(dim=2, features=3)
+    x, options = p.sample(6), {"draws": 4, "log_likelihood": "pointwise", "block": 9}
+    tree = to_arviz(p.model, p.guide, x, chains=3, seed=7, **options)
+    for chain in range(3):
+        alone = to_arviz(p.model, p.guide, x, seed=7 + chain, **options)
+        for group in ("posterior", "posterior_predictive", "log_likelihood", "sample_stats"):
+            for name in alone[group].data_vars:
+                found = _array(tree, group, name)
+                assert found.shape[:2] == (3, 4)
+                np.testing.assert_array_equal(found[chain], _array(alone, group, name)[0])
+    assert tree["prior"]["z"].shape[:2] == (1, 4)
+
+
+def test_each_element_has_its_density(exact):
+    """As `loo_pit` wants them; their sum is the density of the datum."""
+    import arviz as az
+
+    p, x, whole = exact
+    tree = to_arviz(
+        p.model, p.guide, x, draws=600, prior_draws=2, log_likelihood="pointwise", seed=1
+    )
+    single = _array(tree, "log_likelihood", "x")
+    assert single.shape == (1, 600, 40, 5)
+    np.testing.assert_allclose(single.sum(-1), _array(whole, "log_likelihood", "x"), rtol=1e-6)
+    if int(az.__version__.split(".")[0]) < 1:
+        found = az.loo_pit(tree, y="x")
+        assert found.shape == (40, 5)
+        assert ((found >= 0) & (found <= 1)).all()
+        with pytest.raises(ValueError):
+            az.loo_pit(whole, y="x")
+
+
+def test_elements_that_are_not_independent():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            law = dist.MultivariateNormal(z[..., None].expand(*z.shape, 2), torch.eye(2))
+            pyro.sample("x", law, obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="'x' has no log-density of single elements"):
+        to_arviz(model, guide, torch.randn(3, 2), draws=2, log_likelihood="pointwise")
+
+
 def test_round_trip(exact, tmp_path):
     import arviz as az
 

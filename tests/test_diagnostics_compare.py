@@ -90,7 +90,7 @@ def test_a_pair_of_local_latents_has_no_log_likelihood_unless_asked_by_name():
     z = torch.as_tensor(np.asarray(tree["posterior"]["z"].values)[0])
     fit = dist.Normal(z @ p.weight.T + p.mean, p.noise).log_prob(x).sum(-1)
     np.testing.assert_allclose(_log_likelihood(tree), fit, rtol=1e-10)
-    with pytest.raises(ValueError, match="'marginal' or 'conditional'"):
+    with pytest.raises(ValueError, match="'marginal', 'conditional' or 'pointwise'"):
         to_arviz(p.model, p.guide, x, log_likelihood="joint")
 
 

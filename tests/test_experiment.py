@@ -23,7 +23,7 @@ from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
 from ppl_vae.program.handlers import AtMean
 from ppl_vae.report import results
-from ppl_vae.report.evaluation import evaluate_fit, evaluate_run, measured, tell
+from ppl_vae.report.evaluation import evaluate_run, measured, tell
 from ppl_vae.training.run import Run
 from ppl_vae.using.decoding import decode, latents
 
@@ -451,7 +451,7 @@ def test_a_figure_that_is_not_given_says_why_and_stops_nothing(
     made = Experiment(**common() | {"data": data, "objective": BetaVAE()})
     made.fit(tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
-    summary = evaluate_fit(run, made)
+    summary = evaluate_run(run, made, when=["fit"])
     assert summary == run.summary
     given, skipped = results.values(run), summary["skipped"]
     named = {"distortion", "rate", "active_units", "mmd_u", "log_det", "probe_linear"}

@@ -14,7 +14,7 @@ from ppl_vae import plots
 from ppl_vae.diagnostics import predictive_check, to_arviz
 from ppl_vae.evaluation import reconstruction_error
 from ppl_vae.objectives import WAE
-from ppl_vae.plots.figures import canvas
+from ppl_vae.plots.rows import canvas
 from ppl_vae.program.missing import with_missing
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -106,6 +106,6 @@ def test_pictures_of_rows_with_holes(tmp_path: Any) -> None:
     x[3] = torch.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.reconstructions(x, x.nan_to_num(), tmp_path / "x.png")
-        plots.reconstructions(images, images.nan_to_num(), tmp_path / "y.png")
+        plots.save(plots.reconstructions(x, x.nan_to_num()), tmp_path / "x.png")
+        plots.save(plots.reconstructions(images, images.nan_to_num()), tmp_path / "y.png")
     assert (tmp_path / "x.png").stat().st_size > 1000

@@ -16,7 +16,7 @@ from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.report import results
-from ppl_vae.report.evaluation import evaluate_fit
+from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.training.history import History
 from ppl_vae.training.run import Run
 
@@ -26,6 +26,7 @@ FILES = TRAINED | {
     "reconstructions.png",
     "samples.png",
     "latent.png",
+    "noise.png",
     "curves.png",
     "summary.json",
 }
@@ -38,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Experiment]:
     experiment.fit(folder)
     assert {file.name for file in folder.iterdir()} - {"tensorboard"} == TRAINED
     run = Run(folder)
-    evaluate_fit(run, experiment)
+    evaluate_run(run, experiment, when=["fit"])
     return run, experiment
 
 
@@ -79,7 +80,7 @@ def test_the_summary_is_what_evaluation_says(trained: tuple[Run, Experiment]) ->
 def test_evaluation_is_repeatable(trained: tuple[Run, Experiment]) -> None:
     run, experiment = trained
     before = {f: (run.path / f).read_bytes() for f in FILES}
-    evaluate_fit(run, experiment)
+    evaluate_run(run, experiment, when=["fit"])
     assert {f: (run.path / f).read_bytes() for f in FILES} == before
 
 
@@ -190,7 +191,7 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
 def test_points_are_drawn_too(data: Dataset, tmp_path: Path) -> None:
     experiment = Experiment(data, BetaVAE(), dim=1, likelihood=Normal, epochs=1)
     experiment.fit(tmp_path / "run")
-    evaluate_fit(Run(tmp_path / "run"), experiment)
+    evaluate_run(Run(tmp_path / "run"), experiment, when=["fit"])
     assert {f.name for f in (tmp_path / "run").iterdir()} >= FILES
 
 
@@ -199,7 +200,7 @@ def test_data_without_labels_or_held_out_rows(tmp_path: Path) -> None:
         Dataset(torch.randn(60, 3)), BetaVAE(), dim=3, likelihood=Normal, epochs=1
     )
     experiment.fit(tmp_path / "run")
-    summary = evaluate_fit(Run(tmp_path / "run"), experiment)
+    summary = evaluate_run(Run(tmp_path / "run"), experiment, when=["fit"])
     assert "probe_linear" not in summary["metrics"]
     assert summary["held_out"] is False
     assert summary["rows"] == 60
@@ -218,11 +219,13 @@ def test_samples_follow_their_seed(trained: tuple[Run, Experiment]) -> None:
 
 def test_the_latent_picture_does_not_depend_on_signs(tmp_path: Path) -> None:
     codes, labels = torch.randn(50, 5), torch.arange(50) % 3
-    plots.latent(codes, labels, tmp_path / "a.png", ["a", "b", "c"])
-    plots.latent(codes.clone(), labels, tmp_path / "b.png", ["a", "b", "c"])
+    plots.save(plots.latent(codes, labels, ["a", "b", "c"]), tmp_path / "a.png")
+    plots.save(plots.latent(codes.clone(), labels, ["a", "b", "c"]), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_curves_of_one_epoch(tmp_path: Path) -> None:
-    plots.curves(History([{"epoch": 1, "loss": 2.0}]), tmp_path / "c.png")
+    plots.save(
+        plots.curves({"": History([{"epoch": 1, "loss": 2.0}])}, ["rate"]), tmp_path / "c.png"
+    )
     assert (tmp_path / "c.png").stat().st_size > 1000

@@ -361,11 +361,11 @@ def test_a_table_by_command(
     assert page.count("a panel to a column") == 2
 
 
-def test_pictures_by_column() -> None:
-    from ppl_vae.plots.columns import columns_figure
+def test_pictures_by_column(tmp_path: Path) -> None:
+    from ppl_vae import plots
 
     columns = {"age": np.array([1.0, np.nan, 3.0]), "g": np.array(["a", None, "b"], dtype=object)}
     for paired in (False, True):
-        figure = columns_figure(columns, columns, ["g"], paired)
+        figure = plots.columns(columns, columns, ["g"], paired)
         assert [axes.get_title() for axes in figure.axes] == ["age", "g"]
-        figure.canvas.draw()
+        plots.save(figure, tmp_path / "columns.png")

@@ -1,5 +1,6 @@
 """The words of a command as settings: defaults, files and options, in this order."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection
@@ -98,6 +99,8 @@ def parse(
         parser.add_argument(first, help="the run's folder")
     left_out: set[str | int] = {*skip, many, first}
     parser.add_function_arguments(function, as_positional=not first, skip=left_out)
+    options = [name for name in inspect.signature(function).parameters if name not in left_out]
+    words = [_known(word, options) for word in words]
     arguments = inspect.signature(function).parameters.values()
     switches = {f"--{arg.name}" for arg in arguments if arg.annotation in (bool, "bool")}
     words = [
@@ -110,9 +113,26 @@ def parse(
         text = " ".join(str(error).split())
         if first and "required: " in text:
             said, _, names = text.partition("required: ")
-            options = [n if n == first else f"--{n}" for n in names.split(", ")]
-            text = f"{said}required: {', '.join(options)}"
+            needed = [n if n == first else f"--{n}" for n in names.split(", ")]
+            text = f"{said}required: {', '.join(needed)}"
         raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
+
+
+def _known(word: str, names: Collection[str]) -> str:
+    """An option by the name it has, dashes in it taken for underscores; other words as they are.
+
+    Raises:
+        ValueError: for an option that there is not.
+    """
+    name, equals, value = word.removeprefix("--").partition("=")
+    name = name.replace("-", "_")
+    if not word.startswith("--") or name == "help":
+        return word
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean --{near[0]}?" if near else f"there are --{', --'.join(names)}"
+        raise ValueError(f"there is no option --{name}: {hint}")
+    return f"--{name}{equals}{value}"
 
 
 def data_options(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:

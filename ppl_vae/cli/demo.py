@@ -61,7 +61,7 @@ def demo(
     from ppl_vae.config import Schema
     from ppl_vae.experiment import Experiment, build
     from ppl_vae.report import results
-    from ppl_vae.report.evaluation import evaluate_fit
+    from ppl_vae.report.evaluation import evaluate_run
     from ppl_vae.training.run import Run
 
     torch.set_num_threads(1)  # tensors this small are slower on several
@@ -101,7 +101,7 @@ def demo(
             folder = folders[name, seed]
             experiment = build(schema, settings)
             experiment.fit(folder, overwrite=overwrite, config=settings)
-            evaluate_fit(Run(folder), experiment)
+            evaluate_run(Run(folder), experiment, when=["fit"])
             rows, fid, images = _measured(experiment, _classifier(experiment, Path(out)))
             numbers = results.values(Run(folder)) | {"nll": float(rows.mean()), "fid": fid}
             if reference is None:
@@ -163,7 +163,7 @@ def _draw(drawn: "Mapping[str, Tensor]", path: Path) -> None:
     from ppl_vae import plots
 
     title = "Samples: " + ", then ".join(drawn)
-    plots.samples(torch.cat(list(drawn.values())), path, columns=16, title=title)
+    plots.save(plots.samples(torch.cat(list(drawn.values())), columns=16), path, title)
 
 
 def _error(rows: "Tensor") -> float:

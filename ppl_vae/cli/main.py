@@ -6,6 +6,7 @@ asks to end does so with code 130 or 143, a checkpoint, and the line that goes o
 PPL_VAE_TRACEBACK set in the environment, errors are raised as they are.
 """
 
+import difflib
 import os
 import sys
 import warnings
@@ -69,15 +70,19 @@ def _dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        raise ValueError(f"there is no command {name!r}; commands: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"there is no command {name!r}{hint}; commands: {', '.join(COMMANDS)}")
     COMMANDS[name](rest)
     return 0
 
 
 def _usage() -> str:
-    lines = ["usage: ppl-vae COMMAND [--help] ...", "", "commands:"]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {name:14} {(command.__doc__ or '').splitlines()[0]}")
+    lines = ["usage: ppl-vae COMMAND [--help] ..."]
+    for heading, names in GROUPS.items():
+        lines += ["", f"{heading}:"]
+        for name in names:
+            lines.append(f"  {name:14} {(COMMANDS[name].__doc__ or '').splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -86,7 +91,7 @@ def fit(words: list[str]) -> None:
     from ppl_vae.cli.commandline import configured
     from ppl_vae.cli.resume import asks_to_resume, resumed
     from ppl_vae.experiment import build
-    from ppl_vae.report.evaluation import evaluate_fit, tell
+    from ppl_vae.report.evaluation import evaluate_run, tell
     from ppl_vae.training.run import Run
 
     if asks_to_resume(words):
@@ -103,7 +108,7 @@ def fit(words: list[str]) -> None:
         experiment = build(schema, settings)
         experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
         run = Run(folder)
-    evaluate_fit(run, experiment)
+    evaluate_run(run, experiment, when=["fit"])
     print("\n".join(tell(run, experiment)))
 
 
@@ -181,6 +186,15 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "reproduce": reproduce,
 }
+
+
+GROUPS = {
+    "train": ("fit", "show", "sweep"),
+    "look at runs": ("evaluate", "report", "compare"),
+    "use a run": (*USING, "refit-prior"),
+    "examples": ("demo", "reproduce"),
+}
+"""The commands as help lists them."""
 
 
 def _free(name: str) -> Path:

@@ -210,9 +210,11 @@ def _compare(cells: Sequence[_Cell], out: Path) -> None:
     text = "\n".join(lines)
     files.write_text(out / "table.txt", text + "\n")
     picture = out / "rate_distortion.png"
-    drawn = plots.rate_distortion(groups, picture)
+    drawn = plots.rate_distortion(groups)
+    if drawn is not None:
+        plots.save(drawn, picture, "Rate and distortion, held out, nats per datum")
     print(f"\nmedians over seeds; nats per datum\n\n{text}\n")
-    print(picture if drawn else "no picture: no run has a rate and a distortion")
+    print(picture if drawn is not None else "no picture: no run has a rate and a distortion")
 
 
 def _last(log: Path) -> str:

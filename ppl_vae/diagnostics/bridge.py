@@ -1,10 +1,11 @@
 """From a Pyro model and guide to ArviZ."""
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
@@ -41,11 +42,12 @@ def to_arviz(
     x: Data,
     *,
     draws: int = 200,
+    chains: int = 1,
     prior_draws: int | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     groups: Collection[str] | None = None,
-    log_likelihood: Literal["marginal", "conditional"] = "marginal",
+    log_likelihood: Literal["marginal", "conditional", "pointwise"] = "marginal",
     inner_draws: int = 100,
     seed: int | None = None,
     plate: str | None = None,
@@ -53,10 +55,9 @@ def to_arviz(
 ) -> Any:
     r"""Draws from a model and its guide as an object of ArviZ.
 
-    Every variable has dimensions `(chain, draw, data plate, other plates, *event)`, with one
-    chain; the data plate's dimension bears the plate's name. Sites outside the data plate lack
-    it, and all do where no latent is in a plate with an observation, which makes all data one
-    row. The groups:
+    Every variable has dimensions `(chain, draw, data plate, other plates, *event)`; the data
+    plate's dimension bears the plate's name. Sites outside the data plate lack it, and all do
+    where no latent is in a plate with an observation, which makes all data one row. The groups:
 
     * `posterior`: latents drawn from the guide, the model's deterministic sites and data missing
       under an `obs_mask`;
@@ -94,7 +95,10 @@ def to_arviz(
     Args:
         model, guide: Pyro callables of the same arguments with a full vectorised data plate.
         x: rows of data, or the tuple of the callables' arguments.
-        draws: number of posterior draws S.
+        draws: number of posterior draws S of each chain.
+        chains: how many times they are drawn, with the seeds `seed`, `seed + 1`, ... Draws of a
+            guide are independent, so that chains differ by its noise alone: R-hat far from 1
+            says that there are too few. The prior has one.
         prior_draws: number of prior draws, S if None.
         coords: labels of dimensions, by dimension. Others are counted from 0.
         dims: names of a site's event dimensions, by site; otherwise `z_dim_0`, `z_dim_1`, ...
@@ -102,7 +106,8 @@ def to_arviz(
             the large one: S n D numbers. `log_likelihood` of latents inside and outside the plate
             is the slow one: S runs of K draws.
         log_likelihood: `conditional` puts :math:`\log p(x_i \mid z_i, \theta)` of each observed
-            site there, which is not for `arviz.loo`.
+            site there, which is not for `arviz.loo`; `pointwise` that of each element of it,
+            :math:`\log p(x_{ij} \mid z_i, \theta)`, as `arviz.loo_pit` wants it: S n D numbers.
         inner_draws: number K of draws of a datum's latents for each draw, at least 2.
         seed: makes the draws repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
@@ -130,9 +135,11 @@ def to_arviz(
     """
     draw_count(draws)
     draw_count(inner_draws, 2, "inner_draws")
-    if log_likelihood not in ("marginal", "conditional"):
+    draw_count(chains, 1, "chains")
+    if log_likelihood not in ("marginal", "conditional", "pointwise"):
         raise ValueError(
-            f"log_likelihood must be 'marginal' or 'conditional', got {log_likelihood!r}"
+            "log_likelihood must be 'marginal', 'conditional' or 'pointwise', got "
+            f"{log_likelihood!r}"
         )
     wanted = [name for name in GROUPS if groups is None or name in groups]
     if unknown := sorted(set(groups or ()) - set(GROUPS)):
@@ -143,13 +150,14 @@ def to_arviz(
         if groups is not None:
             raise ValueError(f"no log_likelihood: {reason}")
         wanted.remove("log_likelihood")
-    names = _Names(pair, dims or {})
+    names = _Names(pair, dims or {}, chains)
     made: dict[str, dict[str, _Variable]] = {}
     attrs: dict[str, dict[str, Any]] = {}
     with seeded(seed):
         if {"posterior", "posterior_predictive", "log_likelihood", "sample_stats"} & set(wanted):
             predict = "posterior_predictive" in wanted
-            drawn = _gather(pair, draws, block, predict)
+            single = log_likelihood == "pointwise" and "log_likelihood" in wanted
+            drawn = _gather(pair, draws, chains, seed, block, predict, single)
             made.update(_posterior(pair, names, drawn))
             if integrate and "log_likelihood" in wanted and not drawn.log_q:
                 if groups is not None:
@@ -157,17 +165,20 @@ def to_arviz(
                 del made["log_likelihood"]
             elif integrate and "log_likelihood" in wanted:
                 inner = marginal(pair, drawn.values, inner_draws, block)
-                made["log_likelihood"] = {_joint_name(pair): _by_datum(pair, inner.log_p)}
+                made["log_likelihood"] = {_joint_name(pair): names.by_datum(inner.log_p)}
                 attrs["log_likelihood"] = {
                     "estimator": "importance sampling of a datum's latents from the guide",
                     "inner_draws": inner.inner_draws,
                     "bias": inner.bias,
                 }
         if {"prior", "prior_predictive"} & set(wanted):
-            parts = pair.prior(draw_count(prior_draws or draws, 1, "prior_draws"), block=block)
-            values = Draws.cat(list(parts)).values
-            made["prior"] = names.drawn(values, _DRAWN)
-            made["prior_predictive"] = names.drawn(values, ("observed",))
+            count = draw_count(prior_draws or draws, 1, "prior_draws")
+            values = Draws.gathered(
+                _placed(pair.prior(count, block=block), 0, None), count, pair.size
+            ).values
+            once = _Names(pair, dims or {}, 1)
+            made["prior"] = once.drawn(values, _DRAWN)
+            made["prior_predictive"] = once.drawn(values, ("observed",))
     made.update(_data(pair, names))
     kept = {name: made[name] for name in wanted if made.get(name)}
     return _assemble(kept, dict(coords or {}), attrs)
@@ -189,19 +200,43 @@ def _no_marginal(pair: Pair) -> str:
     return ""
 
 
-def _gather(pair: Pair, draws: int, block: int, predict: bool) -> Draws:
-    columns = [
-        Draws.cat(list(part.posterior(draws, block=block, predict=predict)))
-        for _, part in pair.parts(block)
-    ]
-    return columns[0] if len(columns) == 1 else Draws.cat(columns, dim=1)
+def _gather(
+    pair: Pair,
+    draws: int,
+    chains: int,
+    seed: int | None,
+    block: int,
+    predict: bool,
+    single: bool,
+) -> Draws:
+    """The draws of all chains, one chain after the other."""
+
+    def blocks() -> Iterator[tuple[int, Tensor | None, Draws]]:
+        for chain in range(chains):
+            if seed is not None:
+                pyro.set_rng_seed(seed + chain)
+            for rows, part in pair.parts(block):
+                where = None if part is pair else rows
+                made = part.posterior(draws, block=block, predict=predict, single=single)
+                yield from _placed(made, chain * draws, where)
+
+    return Draws.gathered(blocks(), chains * draws, pair.size)
+
+
+def _placed(
+    parts: Iterable[Draws], start: int, rows: Tensor | None
+) -> Iterator[tuple[int, Tensor | None, Draws]]:
+    """Blocks with the places that they belong to, as `Draws.gathered` takes them."""
+    for part in parts:
+        yield start, rows, part
+        start += len(next(iter(part.values.values())))
 
 
 class _Names:
     """Names of variables and dimensions."""
 
-    def __init__(self, pair: Pair, dims: Mapping[str, Sequence[str]]) -> None:
-        self.pair = pair
+    def __init__(self, pair: Pair, dims: Mapping[str, Sequence[str]], chains: int) -> None:
+        self.pair, self.chains = pair, chains
         self.given = dict(dims)
         for name, labels in self.given.items():
             if name not in pair.sites:
@@ -223,7 +258,17 @@ class _Names:
             default = [f"{_label(name)}_dim_{i}" for i in range(site.event_dim)]
             dims += tuple(self.given.get(name, default))
         array = _array(value)
-        return dims, array[None] if drawn else array
+        return dims, self._chained(array) if drawn else array
+
+    def _chained(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(self.chains, -1, *array.shape[1:])
+
+    def by_datum(self, value: Tensor) -> _Variable:
+        """A variable of (draws,) or (draws, n); where all data are one row, of (draws,)."""
+        plate = self.pair.plate
+        if plate is None:
+            value = value.reshape(len(value))
+        return ("chain", "draw", plate or "")[: 1 + value.dim()], self._chained(_array(value))
 
     def drawn(
         self, values: Mapping[str, Tensor], roles: Collection[str], event: bool = True
@@ -239,13 +284,15 @@ def _posterior(pair: Pair, names: _Names, draws: Draws) -> dict[str, dict[str, _
     return {
         "posterior": names.drawn(draws.values, _DRAWN),
         "posterior_predictive": names.drawn(draws.values, ("observed",)),
-        "log_likelihood": names.drawn(draws.log_p, ("observed",), event=False),
-        "sample_stats": _stats(pair, draws),
+        "log_likelihood": names.drawn(draws.elements, ("observed",))
+        if draws.elements
+        else names.drawn(draws.log_p, ("observed",), event=False),
+        "sample_stats": _stats(names, draws),
     }
 
 
-def _stats(pair: Pair, draws: Draws) -> dict[str, _Variable]:
-    stats: dict[str, Tensor] = {}
+def _stats(names: _Names, draws: Draws) -> dict[str, _Variable]:
+    pair, stats = names.pair, dict[str, Tensor]()
     sides = (("log_p", draws.log_p, pair.sites), ("log_q", draws.log_q, pair.guide_sites))
     for label, terms, sites in sides:
         inside = {k: v for k, v in terms.items() if sites[k].local}
@@ -257,14 +304,7 @@ def _stats(pair: Pair, draws: Draws) -> dict[str, _Variable]:
     if "log_q" in stats and not unmatched(pair):
         stats["log_weight"] = stats["log_p"] - stats["log_q"]
     stats["lp"] = torch.stack([v.reshape(len(v), -1).sum(1) for v in draws.log_p.values()]).sum(0)
-    return {k: _by_datum(pair, v) for k, v in stats.items()}
-
-
-def _by_datum(pair: Pair, value: Tensor) -> _Variable:
-    """A variable of (draws,) or (draws, n); where all data are one row, of (draws,)."""
-    if pair.plate is None:
-        value = value.reshape(len(value))
-    return ("chain", "draw", pair.plate or "")[: 1 + value.dim()], _array(value)[None]
+    return {k: names.by_datum(v) for k, v in stats.items()}
 
 
 def _joint_name(pair: Pair) -> str:
@@ -307,7 +347,7 @@ def _assemble(
     for variables in groups.values():
         for name, (dims, array) in variables.items():
             for dim, size in zip(dims, array.shape, strict=True):
-                if dim == "draw":
+                if dim in ("chain", "draw"):
                     continue
                 if dim in variables:
                     raise ValueError(f"dimension {dim!r} bears the name of a variable")

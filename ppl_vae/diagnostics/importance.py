@@ -1,6 +1,7 @@
 """Whether a guide is a usable importance proposal, datum by datum."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ppl_vae.evaluation.estimate import Estimate, share_of
 from ppl_vae.evaluation.likelihood import weights_of
 from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.programs import Data, Program, seeded
-from ppl_vae.evaluation.weights import UNSEEN, Weights, khat, threshold
+from ppl_vae.evaluation.weights import UNSEEN, Weights, threshold
 from ppl_vae.records import Record, table
 
 if TYPE_CHECKING:
@@ -62,11 +63,21 @@ class ParetoK(Record):
     threshold: float
 
     @classmethod
-    def of(cls, weights: Weights) -> "ParetoK":
-        """That of weights at hand."""
+    def of(
+        cls, weights: Weights, exact: Tensor | None = None, present: Tensor | None = None
+    ) -> "ParetoK":
+        """That of weights at hand.
+
+        Args:
+            weights: of each datum.
+            exact: whether they are constant, where more is known than the weights tell.
+            present: False for masked data.
+        """
+        exact = weights.constant if exact is None else exact
+        k = torch.where(exact.cpu(), 0.0, weights.khats)
         return cls(
-            k=np.where(weights.constant.cpu(), 0.0, weights.khats.numpy()),
-            exact=weights.constant.cpu().numpy(),
+            k=(k if present is None else k.masked_fill(~present, math.nan)).numpy(),
+            exact=exact.cpu().numpy(),
             ess=weights.size.cpu().numpy(),
             log_evidence=weights.log_mean.cpu().numpy(),
             draws=weights.count,
@@ -199,35 +210,25 @@ def terms(pair: Pair, made: Draws) -> tuple[Tensor, Tensor]:
 
 def weigh(pair: Pair, shared: Trace, draws: int, block: int) -> ParetoK:
     """k-hat of a pair that `check_proposal` lets pass, its latents outside the plate held."""
-    log_w_parts, exact, present = [], [], []
+    parts, exact, present = [], [], []
     for _, whole in pair.parts(block):
         part = whole.holding(shared)
-        log_w, largest = [], torch.zeros(part.size, dtype=torch.double)
-        for made in part.posterior(draws, block=block):
-            log_p, log_q = terms(part, made)
-            log_w.append(log_p - log_q)
-            largest = largest.maximum(log_p.abs().amax(0) + log_q.abs().amax(0))
-        block_w = torch.cat(log_w)
-        eps = torch.finfo(_precision(part)).eps
-        exact.append(block_w.amax(0) - block_w.amin(0) <= 64 * eps * (1 + largest))
-        present.append(largest != 0)  # not a number is there
-        log_w_parts.append(block_w)
-    log_weights = torch.cat(log_w_parts, 1)
-    here = torch.cat(present)
-    constant = torch.cat(exact) & here
-    k = [
-        (0.0 if same else khat(w)) if counts else math.nan
-        for w, same, counts in zip(log_weights.T, constant, here, strict=True)
-    ]
-    log_sum = log_weights.logsumexp(0)
-    return ParetoK(
-        k=np.asarray(k),
-        exact=constant.numpy(),
-        ess=(2 * log_sum - (2 * log_weights).logsumexp(0)).exp().numpy(),
-        log_evidence=(log_sum - math.log(draws)).numpy(),
-        draws=draws,
-        threshold=threshold(draws),
-    )
+        largest = torch.zeros(part.size, dtype=torch.double)
+
+        def chunks(part: Pair = part, largest: Tensor = largest) -> Iterator[Tensor]:
+            for made in part.posterior(draws, block=block):
+                log_p, log_q = terms(part, made)
+                size = log_p.abs().amax(0) + log_q.abs().amax(0)
+                torch.maximum(largest, size, out=largest)
+                yield (log_p - log_q).T
+
+        weights = Weights(chunks(), draws)
+        here = largest != 0  # not a number is there
+        rounding = 64 * torch.finfo(_precision(part)).eps * (1 + largest)
+        exact.append((weights.tail.amax(1) - weights.least <= rounding) & here)
+        present.append(here)
+        parts.append(weights)
+    return ParetoK.of(Weights.cat(parts), torch.cat(exact), torch.cat(present))
 
 
 def unseen(found: ParetoK) -> float:

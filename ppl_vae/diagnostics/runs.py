@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.diagnostics.draws import Draws, same_densities, scored, valued
+from ppl_vae.diagnostics.draws import Draws, elementwise, same_densities, scored, valued
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Program, evaluating
 from ppl_vae.program import Reading, read
@@ -101,16 +101,24 @@ class Runs:
             run = self._run(Unobserve(self.observed)(reading.without(self.observed)))
         return valued(run, [self.sites[k] for k in self.observed], count)
 
-    def posterior(self, draws: int, *, block: int, predict: bool = False) -> Iterator[Draws]:
+    def posterior(
+        self, draws: int, *, block: int, predict: bool = False, single: bool = False
+    ) -> Iterator[Draws]:
         """Draws from the guide, scored under both, in blocks of `block` rows (draws times data).
 
         Args:
+            draws: how many.
+            block: rows at once.
             predict: draw the observed sites, too.
+            single: score the elements of observed sites one by one, too.
         """
 
         def run(count: int, many: bool) -> Draws:
             reading = self.read(count, many)
             out = self._made(reading.model_sites, count, reading.guide_sites)
+            if single:
+                seen = [self.sites[k] for k in self.observed]
+                out.elements = elementwise(reading.model_sites, seen, count)
             if predict:
                 reading.check_drawn()
                 out.values |= self._predicted(reading, count, many)

@@ -82,7 +82,7 @@ def column_errors(
         seen = ~value[..., place].isnan().any(2).any(1)
         if seen.any():
             errors = _errors(column, value[seen][..., place], mean[seen][..., place])
-            note = f"{int(seen.sum())} rows, {pair.note}"
+            note = ", ".join(filter(None, [f"{int(seen.sum())} rows", pair.note]))
             found |= {f"{column.name}/{k}": replace(e, note=note) for k, e in errors.items()}
     return found
 

@@ -1,36 +1,36 @@
-"""Pictures of the diagnostics. matplotlib is imported on first use only.
-
-The colours are Okabe and Ito's, which stay apart under the common kinds of colour blindness; what
-a colour says is also said by a marker or a label.
-"""
+"""Pictures of the diagnostics, as figures."""
 
 import math
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from ppl_vae.plots.palette import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    RED,
+    SHADE,
+    SKY,
+    Drawing,
+    quantised,
+    styled,
+)
 from ppl_vae.plots.results import Comparison, Intervals, KHats, Ranks, Replicates
 
 __all__ = ["plot_coverage", "plot_nuts", "plot_pareto_k", "plot_predictive", "plot_sbc"]
 
-BLUE, ORANGE, GREEN, RED, SKY, PURPLE, BLACK, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#000000",
-    "#8A8A8A",
-)
-CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE)
-_MARKERS = "os^Dvp"
 
-
-def plot_pareto_k(result: KHats, ax: Any = None) -> Any:
+@styled
+def plot_pareto_k(result: KHats) -> Figure:
     """k-hat of the data in ascending order, so that the curve crosses the threshold at the share
-    of usable data. Returns the axes."""
-    ax = _axes(ax, (6.0, 3.6))
+    of usable data."""
+    figure = Drawing(6.2, 3.8)
+    ax = figure.subplots()
     order = np.argsort(result.k, kind="stable")[: int((~np.isnan(result.k)).sum())]
     k, exact = result.k[order], result.exact[order]
     share = 100 * (np.arange(len(k)) + 0.5) / len(k)
@@ -64,23 +64,23 @@ def plot_pareto_k(result: KHats, ax: Any = None) -> Any:
         xlim=(0, 100),
         ylim=(min(-0.1, 1.1 * float(finite.min()) if len(finite) else 0.0), 1.12 * top),
     )
-    ax.legend(frameon=False, fontsize=8, loc="best")
-    return ax
+    ax.legend(loc="best")
+    return figure
 
 
-def plot_sbc(result: Ranks, components: int = 6) -> Any:
+@styled
+def plot_sbc(result: Ranks, components: int = 6) -> Figure:
     """Rank histograms of the worst components, and the difference of every rank ECDF from
-    uniform with a simultaneous 99% band. Returns the figure."""
-    import matplotlib.pyplot as plt
-
+    uniform with a simultaneous 99% band."""
     series = _series(result.uniform)
     tests = dict(_series({k: np.asarray(p)[None] for k, p in result.p_values.items()}))
     series.sort(key=lambda item: float(tests[item[0]][0]))
     shown = series[:components]
     columns = min(math.ceil(math.sqrt(len(shown))), 4)
     rows = math.ceil(len(shown) / columns)
-    figure = plt.figure(figsize=(3.0 * columns + 4.6, max(3.2, 2.2 * rows)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[3.0 * columns, 4.6])
+    figure = Drawing(3.0 * columns + 4.6, max(3.2, 2.2 * rows))
+    sides: Any = figure.subfigures(1, 2, width_ratios=[3.0 * columns, 4.6])
+    left, right = sides
     grid = left.subplots(rows, columns, squeeze=False)
     n, bins = result.simulations, _bins(result.draws, result.simulations)
     expected = n / bins
@@ -88,49 +88,49 @@ def plot_sbc(result: Ranks, components: int = 6) -> Any:
     for ax in grid.flat[len(shown) :]:
         ax.set_axis_off()
     for ax, (name, u) in zip(grid.flat, shown, strict=False):
-        _clean(ax)
         low, high = max(expected - spread, 0), expected + spread
-        ax.axhspan(low, high, color=GREY, alpha=0.35, lw=0, zorder=3)
+        ax.axhspan(low, high, **SHADE, zorder=3)
         ax.hist(u, bins=bins, range=(0, 1), color=BLUE, alpha=0.85, edgecolor="white", lw=0.5)
         ax.axhline(expected, color=BLACK, lw=0.8)
-        ax.set_title(f"{name}   KS p = {_p_text(float(tests[name][0]))}", fontsize=9)
+        ax.set_title(f"{name}   KS p = {_p_text(float(tests[name][0]))}")
         ax.set_xlim(0, 1)
-    left.supxlabel("normalised rank of the truth (grey: 99% of a uniform)", fontsize=9)
-    left.supylabel("simulations", fontsize=9)
-    ax = _clean(right.subplots())
+    left.supxlabel("normalised rank of the truth (grey: 99% of a uniform)")
+    left.supylabel("simulations")
+    ax = right.subplots()
     at = np.linspace(0, 1, 201)
     band = 1.628 / math.sqrt(n)
-    ax.axhspan(-band, band, color=GREY, alpha=0.25, lw=0, label="99% band if calibrated")
-    for i, (name, u) in enumerate(series):
+    ax.axhspan(-band, band, **SHADE, label="99% band if calibrated")
+    for i, ((name, u), colour) in enumerate(zip(series, quantised(len(series)), strict=True)):
         label = name if i < len(CYCLE) else None
-        colour = CYCLE[i] if i < len(CYCLE) else GREY
         ecdf = np.searchsorted(np.sort(u), at, side="right") / n
-        ax.plot(at, ecdf - at, color=colour, lw=1.3, label=label, zorder=3 - i / len(series))
+        ax.plot(at, ecdf - at, color=colour, label=label, zorder=3 - i / len(series))
     ax.axhline(0, color=BLACK, lw=0.8)
     ax.set_xlim(0, 1)
     reach = max(1.7 * band, 1.1 * max(abs(bound) for bound in ax.dataLim.intervaly))
     ax.set_ylim(-reach, reach)
-    ax.set_xlabel("normalised rank", fontsize=9)
-    ax.set_ylabel("ECDF - uniform", fontsize=9)
+    ax.set_xlabel("normalised rank")
+    ax.set_ylabel("ECDF - uniform")
     ax.set_title(
         f"{n} simulations, {result.draws} draws, p = {_p_text(result.p_value)} (Bonferroni)",
         fontsize=9,
     )
-    right.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=4)
+    right.legend(loc="outside lower center", ncols=4)
     return figure
 
 
-def plot_coverage(result: Intervals, ax: Any = None) -> Any:
-    """Observed against nominal coverage; small marks are components, large ones a latent's mean.
-    Returns the axes."""
-    ax = _axes(ax, (4.4, 4.4))
+@styled
+def plot_coverage(result: Intervals) -> Figure:
+    """Observed against nominal coverage; small marks are components, large ones a latent's
+    mean."""
+    figure = Drawing(4.6, 4.6)
+    ax = figure.subplots()
     nominal = result.levels
     fine = np.linspace(0, 1, 101)
     band = 2.576 * np.sqrt(fine * (1 - fine) / result.simulations)
-    ax.fill_between(fine, fine - band, fine + band, color=GREY, alpha=0.25, lw=0, label="99% band")
+    ax.fill_between(fine, fine - band, fine + band, **SHADE, label="99% band")
     ax.plot([0, 1], [0, 1], color=BLACK, lw=0.8)
     for i, (name, values) in enumerate(result.observed.items()):
-        colour, marker = CYCLE[i % len(CYCLE)], _MARKERS[i % len(_MARKERS)]
+        colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
         flat = values.reshape(len(nominal), -1)
         if flat.shape[1] > 1:
             every = np.repeat(nominal, flat.shape[1])
@@ -144,41 +144,36 @@ def plot_coverage(result: Intervals, ax: Any = None) -> Any:
         ylim=(0, 1),
         aspect="equal",
     )
-    ax.set_title(ax.get_title(), fontsize=10, pad=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper left")
-    return ax
-
-
-def plot_predictive(result: Replicates) -> Any:
-    """Each statistic over drawn data sets, with the data's. Returns the figure."""
-    import matplotlib.pyplot as plt
-
-    names = list(result.observed)
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(3.1 * columns, 2.4 * rows), squeeze=False, layout="constrained"
-    )
-    for ax in grid.flat[len(names) :]:
-        ax.set_axis_off()
-    for ax, name in zip(grid.flat, names, strict=False):
-        _clean(ax)
-        drawn, truth = result.replicated[name], result.observed[name]
-        ax.hist(drawn, bins=25, color=SKY, edgecolor="white", lw=0.4, label="drawn")
-        ax.axvline(truth, color=RED, lw=2, label="data")
-        ax.set_title(f"{name}   p = {_p_text(result.p_values[name])}", fontsize=9)
-        ax.set_yticks([])
-        ax.spines["left"].set_visible(False)
-    grid.flat[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{result.source} predictive check of {result.site!r}", fontsize=10)
+    ax.legend(loc="upper left")
     return figure
 
 
-def plot_nuts(result: Comparison, components: int = 12) -> Any:
-    """90% intervals of guide and NUTS for the components furthest apart, and the gaps of each
-    datum. Returns the figure."""
-    import matplotlib.pyplot as plt
+@styled
+def plot_predictive(result: Replicates) -> Figure:
+    """Each statistic over drawn data sets, with the data's."""
+    names = list(result.observed)
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    figure = Drawing(3.1 * columns, 2.4 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for ax in grid.flat[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(grid.flat, names, strict=False):
+        drawn, truth = result.replicated[name], result.observed[name]
+        ax.hist(drawn, bins=25, color=SKY, edgecolor="white", lw=0.4, label="drawn")
+        ax.axvline(truth, color=RED, lw=2, label="data")
+        ax.set_title(f"{name}   p = {_p_text(result.p_values[name])}")
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    grid.flat[0].legend()
+    figure.suptitle(f"{result.source} predictive check of {result.site!r}")
+    return figure
 
+
+@styled
+def plot_nuts(result: Comparison, components: int = 12) -> Figure:
+    """90% intervals of guide and NUTS for the components furthest apart, and the gaps of each
+    datum."""
     entries = []
     for name, apart in result.wasserstein.items():
         for index in np.ndindex(apart.shape):
@@ -189,14 +184,9 @@ def plot_nuts(result: Comparison, components: int = 12) -> Any:
     entries.sort(key=lambda entry: -entry[0])
     entries = entries[:components]
     width = 2 if result.gaps is not None else 1
-    figure, axes = plt.subplots(
-        1,
-        width,
-        figsize=(5.6 * width, 1.4 + 0.32 * max(len(entries), 7)),
-        squeeze=False,
-        layout="constrained",
-    )
-    ax = _clean(axes[0, 0])
+    figure = Drawing(5.6 * width, 1.4 + 0.32 * max(len(entries), 7))
+    axes = figure.subplots(1, width, squeeze=False)
+    ax = axes[0, 0]
     for i, (_, _, q, p) in enumerate(entries):
         for draws, colour, shift, label in ((p, BLACK, -0.14, "NUTS"), (q, BLUE, 0.14, "guide")):
             low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95])
@@ -206,11 +196,11 @@ def plot_nuts(result: Comparison, components: int = 12) -> Any:
     ax.set_yticks(range(len(entries)), [f"{label}  ({w:.2f})" for w, label, *_ in entries])
     ax.tick_params(axis="y", labelsize=8, length=0)
     ax.invert_yaxis()
-    ax.set_xlabel("90% interval and median", fontsize=9)
-    ax.set_title("furthest apart (1-Wasserstein distance in sds)", fontsize=10)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("90% interval and median")
+    ax.set_title("furthest apart (1-Wasserstein distance in sds)")
+    ax.legend()
     if result.gaps is not None:
-        _plot_gaps(_clean(axes[0, 1]), result)
+        _plot_gaps(axes[0, 1], result)
     return figure
 
 
@@ -228,11 +218,11 @@ def _plot_gaps(ax: Any, result: Comparison) -> None:
     ax.errorbar(at, gaps.inference, error, fmt="none", color=BLACK, lw=1, capsize=3)
     ax.axhline(0, color=BLACK, lw=0.8)
     ax.set_xticks(at, [str(row) for row in result.rows])
-    ax.set_xlabel("datum", fontsize=9)
-    ax.set_ylabel("nats", fontsize=9)
-    ax.set_title("log p(x) - ELBO (whiskers: 2 standard errors)", fontsize=10)
+    ax.set_xlabel("datum")
+    ax.set_ylabel("nats")
+    ax.set_title("log p(x) - ELBO (whiskers: 2 standard errors)")
     ax.margins(y=0.18)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend()
 
 
 def _series(table: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
@@ -255,17 +245,3 @@ def _bins(draws: int, simulations: int) -> int:
 
 def _p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
-
-
-def _axes(ax: Any, size: tuple[float, float]) -> Any:
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    return _clean(ax)
-
-
-def _clean(ax: Any) -> Any:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8)
-    return ax

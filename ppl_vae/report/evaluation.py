@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae import files
-from ppl_vae.evaluation.metric import Effort, Subject
+from ppl_vae.evaluation.metric import Effort, Subject, When
 from ppl_vae.evaluation.registry import Measured, asked, due, measure
 from ppl_vae.experiment import Experiment, load
 from ppl_vae.report import results
@@ -13,7 +13,7 @@ from ppl_vae.report.findings import findings
 from ppl_vae.report.pictures import draw_diagnostics, draw_pictures
 from ppl_vae.training.run import PICTURES, Run
 
-__all__ = ["evaluate", "evaluate_fit", "evaluate_run", "measured", "subject_of", "tell"]
+__all__ = ["evaluate", "evaluate_run", "measured", "subject_of", "tell"]
 
 
 def evaluate(
@@ -66,7 +66,11 @@ def evaluate(
 
 
 def evaluate_run(
-    run: Run, experiment: Experiment, effort: Effort | None = None, names: Sequence[str] = ()
+    run: Run,
+    experiment: Experiment,
+    effort: Effort | None = None,
+    names: Sequence[str] = (),
+    when: Sequence[When] = ("fit", "evaluate"),
 ) -> dict[str, Any]:
     """Computes metrics of a run into its `summary.json`, and draws its pictures, unless some
     metrics alone are asked for and pictures are there.
@@ -76,6 +80,7 @@ def evaluate_run(
         experiment: the trained experiment it is of.
         effort: how much to compute.
         names: of metrics and groups; all that are computed unasked by default.
+        when: those of these occasions, where none are asked for by name.
 
     Returns:
         What `summary.json` holds.
@@ -83,7 +88,7 @@ def evaluate_run(
     Raises:
         ValueError: where nothing of what is asked for applies.
     """
-    found = measured(experiment, effort, names)
+    found = measured(experiment, effort, names, when)
     written = results.save(run, found)
     if not names or not all((run.path / name).is_file() for name in PICTURES):
         draw_pictures(run, experiment, found.subject)
@@ -91,20 +96,15 @@ def evaluate_run(
     return written
 
 
-def evaluate_fit(run: Run, experiment: Experiment) -> dict[str, Any]:
-    """The same with the metrics that follow each training."""
-    subject = subject_of(experiment)
-    written = results.save(run, measure(subject, due("fit")))
-    draw_pictures(run, experiment, subject)
-    return written
-
-
 def measured(
-    experiment: Experiment, effort: Effort | None = None, names: Sequence[str] = ()
+    experiment: Experiment,
+    effort: Effort | None = None,
+    names: Sequence[str] = (),
+    when: Sequence[When] = ("fit", "evaluate"),
 ) -> Measured:
     """Metrics of an experiment, over its held-out rows, or all if it has none; see
     `evaluate_run`."""
-    chosen = asked(names) if names else due("fit", "evaluate")
+    chosen = asked(names) if names else due(*when)
     return measure(subject_of(experiment, effort), chosen, names)
 
 

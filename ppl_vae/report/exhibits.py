@@ -6,22 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppl_vae import files
-from ppl_vae.evaluation import Codes, posterior_codes
-from ppl_vae.evaluation.codes import ACTIVE
-from ppl_vae.evaluation.samples import draw
+from ppl_vae import files, plots
+from ppl_vae.evaluation.metric import Inapplicable
 from ppl_vae.experiment import Experiment
-from ppl_vae.plots import charts
-from ppl_vae.plots.pictures import is_image
-from ppl_vae.program.density import is_real
-from ppl_vae.program.modules import evaluating
+from ppl_vae.plots.output import png, svg, themed
+from ppl_vae.plots.rows import canvas
+from ppl_vae.report import pictures as of_run
+from ppl_vae.report.shown import Shown
 from ppl_vae.training.run import Run
-from ppl_vae.using.decoding import decode, latents
 
 __all__ = ["SECTIONS", "Picture", "Section", "pictures"]
 
@@ -34,7 +30,8 @@ class Picture(NamedTuple):
         alt: its text alternative.
         caption: words under it.
         missing: why there is none.
-        kind: `"chart"`, `"pixels"`, or `"pixels ink"` for ink on paper.
+        kind: `"chart"`, `"chart broad"`, `"pixels"`, or `"pixels ink"` for ink on paper.
+        apt: whether there could be one for such data.
     """
 
     uri: str = ""
@@ -42,19 +39,26 @@ class Picture(NamedTuple):
     caption: str = ""
     missing: str = ""
     kind: str = "chart"
+    apt: bool = True
 
     @classmethod
-    def of(cls, svg: str, alt: str) -> "Picture":
-        """Of an SVG's text."""
-        return cls(_uri("svg+xml", charts.themed(svg).encode()), alt)
+    def of(cls, figure: Figure, alt: str, caption: str = "") -> "Picture":
+        """Of a figure."""
+        kind = "chart broad" if figure.get_figwidth() > 8 else "chart"
+        return cls.stored(svg(figure), alt, caption)._replace(kind=kind)
+
+    @classmethod
+    def stored(cls, text: str, alt: str, caption: str = "") -> "Picture":
+        """Of the text of an SVG."""
+        return cls(_uri("svg+xml", themed(text).encode()), alt, caption)
 
     @classmethod
     def tiled(
         cls, rows: Sequence[Sequence[Tensor]], alt: str, caption: str = "", after: int = 1
     ) -> "Picture":
-        """Of images, as `charts.grid` takes them."""
+        """Of images, as `canvas` takes them."""
         kind = "pixels ink" if rows[0][0].shape[1] == 1 else "pixels"
-        return cls(_uri("png", charts.grid(rows, after)), alt, caption, kind=kind)
+        return cls(_uri("png", png(canvas(rows, after))), alt, caption, kind=kind)
 
 
 class Section(NamedTuple):
@@ -75,11 +79,42 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section(
+        "noise",
+        "Codes in training",
+        "Of each code the noise of q(z|x), the spread of its means, and the most it can carry, "
+        "½ log(1 + (spread / noise)²): a code at 0 says nothing of the data.",
+        wide=True,
+    ),
+    Section(
         "reconstructions",
         "Reconstructions",
         "Data and the mean of p(x|z) at their posterior means; an image has its own below it.",
     ),
-    Section("samples", "Samples", "Means of p(x|z) at draws of z from the prior."),
+    Section(
+        "samples",
+        "Samples",
+        "The model at draws of z from the prior: means of p(x|z), and draws of it where data are "
+        "a table or it has no mean.",
+    ),
+    Section(
+        "rows",
+        "Rows",
+        "Rows as a heat map, each column centred and scaled as in the data, in order of the "
+        "data's first principal axis: what the reconstruction loses is flat.",
+        wide=True,
+    ),
+    Section(
+        "columns",
+        "Columns",
+        "Each point is a column: its mean and standard deviation in draws of the model against "
+        "those in the data. On the line where the model has it right.",
+    ),
+    Section(
+        "counts",
+        "Counts",
+        "Variance and share of zeros against the mean of each column of counts: draws of the "
+        "model should lie where the data do.",
+    ),
     Section(
         "interpolations",
         "Interpolations",
@@ -91,6 +126,13 @@ SECTIONS = (
         "Latent traversals",
         "One latent dimension at a time, from −3 to 3 standard deviations of the aggregate "
         "posterior about its mean, the rest held at the code of one datum.",
+    ),
+    Section(
+        "moved",
+        "What each code moves",
+        "The change of the decoder's mean as one code goes from −2 to 2 standard deviations of "
+        "the aggregate posterior, the rest held, averaged over data.",
+        wide=True,
     ),
     Section("codes", "Codes", "Posterior means of the data in the plane."),
     Section(
@@ -123,17 +165,18 @@ def pictures(run: Run, experiment: Experiment, seed: int = 0) -> dict[str, Pictu
         experiment: the trained experiment it is of.
         seed: of the samples.
     """
-    shown = _Shown(experiment, seed)
-    found = {}
+    shown = Shown(experiment, seed)
+    found = {"noise": _noise(run)}
     for key, make in _DRAWN.items():
         try:
             found[key] = make(shown)
         except (ValueError, NotImplementedError) as error:
-            found[key] = Picture(missing=str(error) or type(error).__name__)
+            text = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            found[key] = Picture(missing=text, apt=not isinstance(error, Inapplicable))
     for key, alt in _STORED.items():
         path = run.path / f"{key}.svg"
         if files.present(path):
-            found[key] = Picture.of(_drawing(path), alt)
+            found[key] = Picture.stored(_drawing(path), alt)
         else:
             found[key] = Picture(missing=f"the run's folder has no {path.name}")
     return found
@@ -155,80 +198,17 @@ _ACTIVE = re.compile(
 )
 
 
-class _Shown:
-    """The rows that pictures are of, and their codes."""
-
-    def __init__(self, experiment: Experiment, seed: int) -> None:
-        data, self.pair = experiment.data, experiment.pair
-        self.seed, self.classes = seed, data.classes
-        self.layout, self.transform = data.layout, data.transform
-        self.labels = data.labels(data.held_out)
-        self.args = tuple(part[:4000] for part in experiment.rows())
-        self.x = self.args[0]
-        self.image = is_image(self.x)
-        pyro.set_rng_seed(seed)
-        self.codes: Codes = posterior_codes(self.pair.model, self.pair.guide, self.args)
-        self.programs = self.pair.model, self.pair.guide
-        self.latents = latents(*self.programs, self.args, self.codes)
-
-    def columns(self, x: Tensor, model: Tensor, paired: bool = False) -> Picture:
-        """A table's columns in its own units, beside the model's."""
-        assert self.layout is not None
-        seen, made = (self.layout.columns(self.transform.undo(part)) for part in (x, model))
-        what = "their reconstructions" if paired else "samples of the model"
-        svg = charts.columns(seen, made, self.layout.classes, paired)
-        return Picture.of(svg, f"data and {what}, a panel to a column")
-
-    def decode(self, chosen: slice) -> Tensor:
-        """Reconstructions of some rows."""
-        values = {name: value[chosen] for name, value in self.latents.items()}
-        return decode(*self.programs, tuple(part[chosen] for part in self.args), values)
-
-    def between(self, a: int, b: int, at: Tensor) -> Tensor:
-        """The mean of p(x | z) on the way from one row to another, at shares `(m, 1)` of it."""
-
-        def way(values: Tensor) -> Tensor:
-            if not values.is_floating_point():
-                return values[a].expand(len(at), *values.shape[1:])
-            share = at.reshape(-1, *[1] * (values.dim() - 1)).to(values)
-            return values[a] + share * (values[b] - values[a])
-
-        moved = {name: way(value) for name, value in self.latents.items()}
-        return decode(*self.programs, tuple(map(way, self.args)), moved)
-
-    def varying(self, dimension: int, at: Tensor) -> Tensor:
-        """The mean of p(x | z) as one dimension of a code takes values `(m,)`, the rest at the
-        first row's."""
-        name, _ = self.moved
-        first = [0] * len(at)
-        # layers of codes below the moved one follow it
-        below = self.codes.slices.keys() - {name}
-        values = {k: v[first] for k, v in self.latents.items() if k not in below}
-        values[name][:, dimension] = at
-        return decode(*self.programs, tuple(part[first] for part in self.args), values)
-
-    @property
-    def moved(self) -> tuple[str, slice]:
-        """The site that traversals move, and its columns: of several layers the top one."""
-        return next(iter(self.codes.slices.items()))
-
-    def check_real(self) -> None:
-        """Refuses spaces in which a straight line leaves the prior's support."""
-        with torch.no_grad(), evaluating(self.pair):
-            trace = poutine.trace(self.pair.model).get_trace(*(part[:2] for part in self.args))
-        for name in self.codes.slices:
-            if not is_real(trace.nodes[name]["fn"]):
-                prior = type(self.pair.prior).__name__
-                raise ValueError(f"codes under {prior} are not free to move along straight lines")
+def _noise(run: Run) -> Picture:
+    figure = plots.noise_and_spread(run.history)
+    if figure is None:
+        return Picture(missing="the log holds nothing of codes")
+    return Picture.of(figure, "noise and spread of each code against epochs")
 
 
-def _reconstructions(s: _Shown) -> Picture:
+def _reconstructions(s: Shown) -> Picture:
     if not s.image:
-        few = slice(0, 500)
-        if s.layout is not None:
-            return s.columns(s.x[few], s.decode(few), paired=True)
-        both = {"data": s.x[few], "model": s.decode(few)}
-        return Picture.of(charts.points(both), "data and their reconstructions as points")
+        alt = "data and their reconstructions" + ", a panel to a column" * s.wide
+        return Picture.of(of_run.reconstructions(s), alt)
     count = 10
     blocks: list[list[Tensor]] = []
     for start in range(0, min(len(s.x), 4 * count), count):
@@ -239,19 +219,17 @@ def _reconstructions(s: _Shown) -> Picture:
     return Picture.tiled(blocks, "rows of data, each above its reconstruction", after=2)
 
 
-def _samples(s: _Shown) -> Picture:
+def _samples(s: Shown) -> Picture:
     if not s.image:
-        count = min(500, len(s.x))
-        if s.layout is not None:
-            return s.columns(s.x[:500], draw(*s.programs, s.args, count, mean=False))
-        drawn = draw(*s.programs, s.args, count)
-        both = {"data": s.x[:500], "model": drawn}
-        return Picture.of(charts.points(both), "data and samples of the model as points")
-    drawn = draw(*s.programs, s.args, 80)
+        alt = "data and samples of the model" + ", a panel to a column" * s.wide
+        return Picture.of(of_run.samples(s), alt)
+    drawn = s.draw(80, mean=True)
     return Picture.tiled([[block] for block in drawn.split(10)], "samples of the model in a grid")
 
 
-def _interpolations(s: _Shown) -> Picture:
+def _interpolations(s: Shown) -> Picture:
+    if s.wide:
+        raise Inapplicable("of rows with many columns a way between two says little")
     s.check_real()
     ends = [(a, b) for a, b in _pairs(s) if b < len(s.x)][:6]
     if not ends:
@@ -261,14 +239,14 @@ def _interpolations(s: _Shown) -> Picture:
     alt = "ways between two data, one to a row"
     if not s.image:
         named = {f"{a} to {b}": path for (a, b), path in zip(ends, paths, strict=True)}
-        return Picture.of(charts.lines(named, every=False), alt)
+        return Picture.of(plots.paths(named, legend=False), alt)
     tiles = [
         [s.x[a : a + 1], path, s.x[b : b + 1]] for (a, b), path in zip(ends, paths, strict=True)
     ]
     return Picture.tiled(tiles, alt)
 
 
-def _pairs(s: _Shown) -> Iterator[tuple[int, int]]:
+def _pairs(s: Shown) -> Iterator[tuple[int, int]]:
     """Neighbouring rows of different classes, where classes are known."""
     k = 0
     while k + 1 < len(s.x):
@@ -278,39 +256,45 @@ def _pairs(s: _Shown) -> Iterator[tuple[int, int]]:
         k += 1
 
 
-def _traversals(s: _Shown) -> Picture:
+def _traversals(s: Shown) -> Picture:
+    if s.wide:
+        raise Inapplicable("of rows with many columns, what each code moves is shown instead")
     s.check_real()
-    _, columns = s.moved
-    mean, variance = s.codes.mean[:, columns], s.codes.variance[:, columns]
-    middle = mean.mean(0)
-    spread = (mean.var(0) + variance.mean(0)).sqrt()
-    order = mean.var(0).argsort(descending=True)[:10].tolist()
-    at = torch.linspace(-3, 3, 11, device=mean.device)
-    name, _ = s.moved
-    silent = mean.var(0) < ACTIVE
-    said = {j: f"{name}[{j}]" + " (inactive)" * bool(silent[j]) for j in order}
-    paths = {said[j]: s.varying(j, middle[j] + at * spread[j]) for j in order}
+    at = torch.linspace(-3, 3, 11, device=s.x.device)
+    first = [0] * len(at)
+    paths = {
+        name: s.varying(j, first, s.middle[j] + at * s.width[j])
+        for j, name in s.active(10).items()
+    }
     alt = "the decoder's mean along single latent dimensions"
     if not s.image:
-        return Picture.of(charts.lines(paths), alt)
+        return Picture.of(plots.paths(paths), alt)
     caption = "Top to bottom, the most active first: " + ", ".join(paths)
     return Picture.tiled([[path] for path in paths.values()], alt, caption)
 
 
-def _codes(s: _Shown) -> Picture:
-    drawn = charts.codes(s.codes.mean, s.labels, s.classes)
-    return Picture.of(drawn, "posterior means as points" + (", by class" * (s.labels is not None)))
+def _codes(s: Shown) -> Picture:
+    alt = "posterior means as points" + ", by class" * (s.labels is not None)
+    return Picture.of(of_run.codes(s), alt)
+
+
+def _moved(s: Shown) -> Picture:
+    return Picture.of(of_run.moved(s), "change of each column with each code")
 
 
 def _uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-_DRAWN: dict[str, Callable[[_Shown], Picture]] = {
+_DRAWN: dict[str, Callable[[Shown], Picture]] = {
     "reconstructions": _reconstructions,
     "samples": _samples,
+    "rows": lambda s: Picture.of(of_run.rows(s), "rows of data and of the model as heat maps"),
+    "columns": lambda s: Picture.of(of_run.columns(s), "columns of draws against those of data"),
+    "counts": lambda s: Picture.of(of_run.counts(s), "variance and zeros against means"),
     "interpolations": _interpolations,
     "traversals": _traversals,
+    "moved": _moved,
     "codes": _codes,
 }
 _STORED = {

@@ -137,10 +137,11 @@ def _usage(f: Facts) -> Finding | None:
         text = f"the rate is {rate:.2g} nats: q(z|x) is the prior for every datum."
         return Finding("problem", topic, text, weaken)
     if usage < max(USED, SURE * f.error("usage")):
-        text = (
-            f"another datum's code costs the decoder {usage:.2g} nats: it reconstructs without "
-            "looking at z."
-        )
+        text = f"another datum's code costs the decoder {usage:.2g} nats: "
+        if usage < USED:
+            text += "it reconstructs without looking at z."
+        else:
+            text += f"within {SURE:g} standard errors ({f.error('usage'):.2g}) of none."
         return Finding("problem", topic, text, weaken)
     text = f"another datum's code costs the decoder {usage:.3g} nats: it uses z."
     return Finding("good", topic, text)

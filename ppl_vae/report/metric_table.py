@@ -1,73 +1,70 @@
-"""The metric table of a report, with the numbers of `summary.json` in its cells."""
+"""The metric table of a report, with the numbers of `summary.json`."""
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ppl_vae.evaluation.metric import GROUPS
 from ppl_vae.evaluation.registry import about, title
-from ppl_vae.plots.diagnostics import CYCLE
 from ppl_vae.report.results import p_value
 
-__all__ = ["named", "shown", "table"]
-
-_TEXT = (
-    "On held-out data, where a run has them. ± is one standard error as an estimate for the "
-    "population the data were drawn from, Monte Carlo error included; where there is none, the "
-    "Monte Carlo error for these very data. ≥ and ≤ mark bounds: the quantity lies on that side "
-    "of the number in expectation."
-)
+__all__ = ["Cell", "Group", "Row", "left_out", "shown", "table"]
 
 
-def table(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
-    """The table of what several `summary.json` hold, a column to a run, as HTML.
+class Cell(NamedTuple):
+    """One number of one run, as it is read and as it is."""
+
+    value: str = "–"
+    spread: str = ""
+    flag: str = ""
+    note: str = ""
+    numbers: Mapping[str, str] = MappingProxyType({})
+
+
+class Row(NamedTuple):
+    """One metric of all runs."""
+
+    name: str
+    title: str
+    under: str
+    cells: Sequence[Cell]
+
+
+class Group(NamedTuple):
+    """Metrics that stand together."""
+
+    title: str
+    rows: Sequence[Row]
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """The table of what several `summary.json` hold, a cell to a run.
 
     Args:
-        names: of the runs.
         found: what their files hold.
     """
     every = list({name: None for f in found for name in f["metrics"]})
-    order = [*GROUPS, ""]
-    every.sort(key=lambda name: order.index(_group(name)))
-    head = "".join(f'<th scope="col">{named(k, name)}</th>' for k, name in enumerate(names))
-    rows: list[str] = []
-    heading = None
-    for name in every:
-        what = about(name)
-        if _group(name) != heading:
-            rows += ["</tbody>"] if heading is not None else []
-            heading = _group(name)
-            rows.append(
-                f'<tbody>\n<tr><th scope="rowgroup" colspan="{len(names) + 1}">'
-                f"{escape(GROUPS.get(heading, 'Other'))}</th></tr>"
-            )
-        notes = [f["metrics"].get(name, {}).get("note", "") for f in found]
-        shared = notes[0] if len(notes) > 1 and len(set(notes)) == 1 else ""
-        cells = "".join(_cell(k, name, f, not shared) for k, f in enumerate(found))
-        words = (what.unit, what.reading, shared) if what else (shared,)
-        under = ", ".join(filter(None, words))
-        rows.append(
-            f'<tr data-metric="{escape(name)}"><th scope="row">{escape(title(name))}'
-            f'<span class="small">{escape(under)}</span></th>{cells}</tr>'
-        )
-    body = "\n".join(rows)
-    return (
-        f'<p class="text">{escape(_TEXT)}</p>\n'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Metrics"><table>\n'
-        f'<thead><tr><th scope="col">Metric</th>{head}</tr></thead>\n{body}\n</tbody>\n'
-        f"</table></div>\n{_left_out(names, found)}"
-    )
+    groups = {key: [name for name in every if _group(name) == key] for key in (*GROUPS, "")}
+    return [
+        Group(GROUPS.get(key, "Other"), [_row(name, found) for name in names])
+        for key, names in groups.items()
+        if names
+    ]
+
+
+def _row(name: str, found: Sequence[Mapping[str, Any]]) -> Row:
+    what = about(name)
+    notes = [f["metrics"].get(name, {}).get("note", "") for f in found]
+    shared = notes[0] if len(notes) > 1 and len(set(notes)) == 1 else ""
+    words = (what.unit, what.reading, shared) if what else (shared,)
+    cells = [_cell(f["metrics"].get(name), not shared) for f in found]
+    return Row(name, title(name), ", ".join(filter(None, words)), cells)
 
 
 def _group(name: str) -> str:
     metric = about(name)
     return "" if metric is None else metric.group
-
-
-def named(k: int, name: str) -> str:
-    """A run's name with its colour, as HTML."""
-    return f'<span class="chip" style="--run:{CYCLE[k % len(CYCLE)]}"></span>{escape(name)}'
 
 
 def shown(value: float | None, error: float | None = None) -> tuple[str, str]:
@@ -90,48 +87,34 @@ def shown(value: float | None, error: float | None = None) -> tuple[str, str]:
     return _sign(f"{value:.{digits}f}"), f"± {error:.{digits}f}"
 
 
-def _cell(k: int, name: str, found: Mapping[str, Any], noted: bool) -> str:
-    entry = found["metrics"].get(name)
+def _cell(entry: Mapping[str, Any] | None, noted: bool) -> Cell:
     if entry is None:
-        return f'<td data-run="{k}"><span class="value">–</span></td>'
+        return Cell()
     population, fixed = entry["data_error"], entry["standard_error"]
-    error = population if population is not None else fixed
-    value, spread = shown(entry["value"], error)
+    value, spread = shown(entry["value"], population if population is not None else fixed)
     if entry["unit"].endswith("p-value") and entry["value"] is not None:
         value = _sign(p_value(entry["value"]))
     side = {"lower": "≥ ", "upper": "≤ "}.get(entry["bound"] or "", "")
-    doubt = escape(entry.get("flag", ""))
-    flag = f'<span class="flag">{doubt}</span>' if doubt else ""
-    numbers = "".join(
-        f' data-{field}="{"" if number is None else repr(number)}"'
-        for field, number in (
-            ("value", entry["value"]),
-            ("standard-error", fixed),
-            ("data-error", population),
-        )
-    )
-    text = entry["note"] if noted else ""
-    note = f'<span class="small">{escape(text)}</span>' if text else ""
-    return (
-        f'<td data-run="{k}"{numbers} data-bound="{escape(entry["bound"] or "")}">'
-        f'<span class="value">{side}{value} <span class="error">{spread}</span></span>'
-        f"{flag}{note}</td>"
+    numbers = {"value": entry["value"], "standard-error": fixed, "data-error": population}
+    read = {field: "" if n is None else repr(n) for field, n in numbers.items()}
+    return Cell(
+        side + value,
+        spread,
+        entry.get("flag", ""),
+        entry["note"] if noted else "",
+        read | {"bound": entry["bound"] or ""},
     )
 
 
-def _left_out(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
+def left_out(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which metrics each run has none of, and why, a line to a run and a reason."""
     lines = []
     for name, f in zip(names, found, strict=True):
         reasons: dict[str, list[str]] = {}
         for metric, reason in f["skipped"].items():
             reasons.setdefault(reason, []).append(title(metric))
-        lines += [
-            f"<li>{escape(name)}: {escape(', '.join(left))} ({escape(reason)})</li>"
-            for reason, left in reasons.items()
-        ]
-    if not lines:
-        return ""
-    return '<p class="text">Not applicable:</p>\n<ul class="text">' + "\n".join(lines) + "</ul>"
+        lines += [f"{name}: {', '.join(left)} ({why})" for why, left in reasons.items()]
+    return lines
 
 
 def _sign(text: str) -> str:

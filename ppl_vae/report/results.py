@@ -1,16 +1,18 @@
 """What evaluations of a run found, in one file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from statistics import median
 from typing import Any, Literal
 
 from ppl_vae import files
 from ppl_vae.documents import conforms, read_json
+from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.metric import GROUPS
 from ppl_vae.evaluation.registry import Measured, about, metrics
 from ppl_vae.training.run import SUMMARY, Run
 
-__all__ = ["known", "lines", "p_value", "read", "save", "values"]
+__all__ = ["folded", "known", "lines", "p_value", "read", "save", "values"]
 
 
 def save(run: Run, measured: Measured) -> dict[str, Any]:
@@ -100,15 +102,13 @@ def values(run: Run) -> dict[str, float | None]:
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What a result file says, a line to a metric and one more to each that is in doubt."""
     told = []
-    for name, entry in found["metrics"].items():
-        value, error = entry["value"], entry["data_error"]
-        error = entry["standard_error"] if error is None else error
-        sign = {"lower": ">= ", "upper": "<= "}.get(entry["bound"], "")
-        spread = "" if error is None else f" +- {error:.2g}"
+    for name, entry in folded(found["metrics"]).items():
+        value = entry["value"]
         shown = entry["note"] or "infinite"
         if value is not None:
+            own = {f.name: entry[f.name] for f in fields(Estimate)}
             is_p = entry["unit"].endswith("p-value")
-            shown = p_value(value) if is_p else f"{sign}{value:.4g}{spread}"
+            shown = p_value(value) if is_p else str(Estimate(**own))
         told.append(f"{name:28} {shown:24} {entry['unit'] if value is not None else ''}".rstrip())
         if value is not None and entry["flag"]:
             told.append(f"{'':28} {entry['flag']}: {entry['note']}")
@@ -116,6 +116,35 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for name, reason in found["skipped"].items():
         reasons.setdefault(reason, []).append(name)
     return told + [f"no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def folded(entries: Mapping[str, Any], most: int = 12) -> dict[str, Any]:
+    """The entries of a result file as they are shown: of a metric with many members, such as one
+    of each column of a wide table, the median with the two at the ends.
+
+    Args:
+        entries: by name.
+        most: members that are shown one by one.
+    """
+    families: dict[str, list[str]] = {}
+    for name in entries:
+        families.setdefault(_metric(name), []).append(name)
+    shown: dict[str, Any] = {}
+    for family, names in families.items():
+        given = sorted((n for n in names if entries[n]["value"] is not None),
+                       key=lambda n: entries[n]["value"])  # fmt: skip
+        if len(names) <= most or not given:
+            shown |= {name: entries[name] for name in names}
+            continue
+        ends = (f"{entries[n]['value']:.4g} of {n.removeprefix(f'{family}/')}"
+                for n in (given[0], given[-1]))  # fmt: skip
+        shown[f"{family}/the median of {len(given)}"] = entries[given[0]] | {
+            "value": median(entries[n]["value"] for n in given),
+            "standard_error": None,
+            "data_error": None,
+            "note": f"from {' to '.join(ends)}; each is in {SUMMARY}",
+        }
+    return shown
 
 
 def p_value(p: float) -> str:

@@ -3,19 +3,18 @@
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ppl_vae import __version__, files
+from ppl_vae import files
 from ppl_vae.experiment import Experiment, load
-from ppl_vae.plots import charts
-from ppl_vae.plots.diagnostics import CYCLE
+from ppl_vae.plots.palette import CYCLE
 from ppl_vae.report import page, results
 from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.report.exhibits import SECTIONS, Picture, pictures
 from ppl_vae.report.findings import Finding, findings
-from ppl_vae.report.metric_table import named, table
+from ppl_vae.report.metric_table import left_out, table
+from ppl_vae.report.pictures import curves
 from ppl_vae.training.run import SUMMARY, Run
 
 __all__ = ["render", "report"]
@@ -77,36 +76,58 @@ def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
     names = _names([run.path for run, _ in runs])
     found = [results.read(run) for run, _ in runs]
     drawn = [pictures(run, experiment, seed) for run, experiment in runs]
-    blocks = [
-        ("runs", "Runs", _cards(names, runs)),
-        ("findings", "Findings", _findings(names, runs, found)),
-        ("metrics", "Metrics", table(names, found)),
-        ("curves", "Training", _curves(names, [run for run, _ in runs])),
+    cards = [
+        _Card(
+            name,
+            CYCLE[k % len(CYCLE)],
+            _facts(run, experiment),
+            findings(found[k], run.history, experiment),
+        )
+        for k, (name, (run, experiment)) in enumerate(zip(names, runs, strict=True))
     ]
-    for key, title, text, wide in SECTIONS:
+    blocks = [_curves(cards, [run for run, _ in runs])]
+    for section in SECTIONS:
         each = [
-            _reasoned(p[key], f["skipped"].get(_METRIC.get(key, key)))
+            _reasoned(p[section.key], f["skipped"].get(_METRIC.get(section.key, section.key)))
             for p, f in zip(drawn, found, strict=True)
         ]
-        figures = "\n".join(
-            _figure(picture, named(k, name), f"{title} of {name}")
-            for k, (name, picture) in enumerate(zip(names, each, strict=True))
-        )
-        body = f'<div class="columns{" wide" * wide}">\n{figures}\n</div>'
-        blocks.append((key, title, f'<p class="text">{escape(text)}</p>\n{body}'))
+        if any(picture.apt for picture in each):
+            blocks.append(_Block(*section, [*zip(cards, each, strict=True)]))
+    tops = (("runs", "Runs"), ("findings", "Findings"), ("metrics", "Metrics"))
     return page.fill(
-        runs=len(runs),
-        title=escape(" · ".join(names) if len(names) < 4 else f"{len(names)} runs"),
-        lede=escape(_lede(runs)),
-        links="\n".join(
-            f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in blocks
-        ),
-        sections="\n".join(
-            f'<section id="{key}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
-            for key, title, body in blocks
-        ),
-        version=escape(__version__),
+        runs=cards,
+        title=" · ".join(names) if len(names) < 4 else f"{len(names)} runs",
+        lede=_lede(runs),
+        links=[*tops, *((block.key, block.title) for block in blocks)],
+        groups=table([{**f, "metrics": results.folded(f["metrics"])} for f in found]),
+        left_out=left_out(names, found),
+        sections=blocks,
     )
+
+
+class _Fact(NamedTuple):
+    term: str
+    text: str
+    code: bool = False
+
+
+class _Card(NamedTuple):
+    """What is said of a run, in its colour."""
+
+    name: str
+    colour: str
+    facts: Sequence[_Fact]
+    findings: Sequence[Finding]
+
+
+class _Block(NamedTuple):
+    """A section with its pictures, each of one run or of all."""
+
+    key: str
+    title: str
+    text: str
+    wide: bool
+    figures: Sequence[tuple[_Card | None, Picture]]
 
 
 # The metrics without which there is no picture.
@@ -116,31 +137,6 @@ _METRIC = {"khat": "khat_median"}
 def _is_evaluated(run: Run) -> bool:
     """Whether more is known than what follows a training."""
     return files.present(run.path / SUMMARY) and "elbo" in results.read(run)["metrics"]
-
-
-def _findings(
-    names: Sequence[str],
-    runs: Sequence[tuple[Run, Experiment]],
-    found: Sequence[Mapping[str, Any]],
-) -> str:
-    cards = []
-    for k, (name, (run, experiment)) in enumerate(zip(names, runs, strict=True)):
-        told = findings(found[k], run.history, experiment)
-        items = "\n".join(map(_told, told)) or "<li>Nothing could be told.</li>"
-        cards.append(
-            f'<article class="card" style="--run:{CYCLE[k % len(CYCLE)]}">\n'
-            f'<h3>{escape(name)}</h3>\n<ul class="findings">\n{items}\n</ul>\n</article>'
-        )
-    return '<div class="columns">\n' + "\n".join(cards) + "\n</div>"
-
-
-def _told(finding: Finding) -> str:
-    text = finding.text.replace("+-", "±")
-    advice = f' <span class="advice">{escape(finding.advice)}</span>' if finding.advice else ""
-    return (
-        f'<li class="{finding.level}"><a href="#{finding.section}">'
-        f"{escape(finding.topic)}</a> {escape(text)}{advice}</li>"
-    )
 
 
 def _once(runs: Sequence[Run]) -> None:
@@ -171,31 +167,21 @@ def _lede(runs: Sequence[tuple[Run, Experiment]]) -> str:
     return f"{number} on {', '.join(data)}."
 
 
-def _cards(names: Sequence[str], runs: Sequence[tuple[Run, Experiment]]) -> str:
-    cards = []
-    for k, (name, (run, experiment)) in enumerate(zip(names, runs, strict=True)):
-        config, data, history = run.config, experiment.data, run.history
-        held = "none" if data.test is None else f"{len(data.test):,}"
-        size = "×".join(map(str, data.size))
-        facts = [
-            ("Data", f"{data.name}: {len(data):,} rows of {size}, held out {held}", False),
-            *(
-                (name.capitalize(), _part(config.get(name), experiment, name), True)
-                for name in ("objective", "prior", "likelihood", "encoder", "optimizer")
-            ),
-            ("Code", f"d = {', '.join(map(str, experiment.pair.codes.values()))}", False),
-            ("Trained", f"{len(history)} epochs, batches of {config.get('batch_size')}, "
-             f"seed {config.get('seed')}", False),
-        ]  # fmt: skip
-        rows = "".join(
-            f"<dt>{escape(term)}</dt><dd>{_coded(text) if code else escape(text)}</dd>\n"
-            for term, text, code in facts
-        )
-        cards.append(
-            f'<article class="card" style="--run:{CYCLE[k % len(CYCLE)]}">\n'
-            f"<h3>{escape(name)}</h3>\n<dl>\n{rows}</dl>\n</article>"
-        )
-    return '<div class="columns">\n' + "\n".join(cards) + "\n</div>"
+def _facts(run: Run, experiment: Experiment) -> list[_Fact]:
+    config, data = run.config, experiment.data
+    held = "none" if data.test is None else f"{len(data.test):,}"
+    size = "×".join(map(str, data.size))
+    parts = ("objective", "prior", "likelihood", "encoder", "optimizer")
+    return [
+        _Fact("Data", f"{data.name}: {len(data):,} rows of {size}, held out {held}"),
+        *(_Fact(n.capitalize(), _part(config.get(n), experiment, n), True) for n in parts),
+        _Fact("Code", f"d = {', '.join(map(str, experiment.pair.codes.values()))}"),
+        _Fact(
+            "Trained",
+            f"{len(run.history)} epochs, batches of {config.get('batch_size')}, "
+            f"seed {config.get('seed')}",
+        ),
+    ]
 
 
 def _part(setting: Any, experiment: Experiment, name: str) -> str:
@@ -204,10 +190,6 @@ def _part(setting: Any, experiment: Experiment, name: str) -> str:
         return described(setting, name == "objective")
     made = getattr(experiment.pair, name, None) or getattr(experiment, name, None)
     return "-" if made is None else type(made).__name__
-
-
-def _coded(text: str) -> str:
-    return f"<code>{escape(text)}</code>"
 
 
 def described(value: Any, numbers: bool = False) -> str:
@@ -257,29 +239,17 @@ def _defaults(path: str) -> tuple[dict[str, str], set[str]]:
     return usual, set(inspect.signature(cls).parameters)
 
 
-def _curves(names: Sequence[str], runs: Sequence[Run]) -> str:
-    histories = {name: run.history for name, run in zip(names, runs, strict=True)}
+def _curves(cards: Sequence[_Card], runs: Sequence[Run]) -> _Block:
     text = (
-        "Solid: held-out data; dotted: training batches. Losses and divergences of different "
-        "objectives are not in one unit; reconstruction and rate are."
+        "Solid: held-out data; dotted: training batches; dashed: the target of a constraint. "
+        "Losses and divergences of different objectives are not in one unit; reconstruction and "
+        "rate are."
     )
-    kept = {name: history for name, history in histories.items() if len(history)}
+    one = len(cards) == 1
+    kept = {c.name: run for c, run in zip(cards, runs, strict=True) if len(run.history)}
     if kept:
-        picture = Picture.of(charts.curves(kept), "loss and its terms against epochs")
+        figure = curves({"": next(iter(kept.values()))} if one else kept)
+        picture = Picture.of(figure, "loss and its terms against epochs")
     else:
         picture = Picture(missing="no epoch has been recorded")
-    figure = _figure(picture, "All runs" if len(names) > 1 else named(0, names[0]), "Training")
-    return f'<p class="text">{escape(text)}</p>\n<div class="columns wide">\n{figure}\n</div>'
-
-
-def _figure(picture: Picture, caption: str, label: str) -> str:
-    """A figure; `caption` is HTML already."""
-    if picture.missing:
-        inside = f'<p class="missing">Not drawn: {escape(picture.missing)}</p>'
-    else:
-        kind = picture.kind
-        alt = escape(f"{label}: {picture.alt}")
-        inside = f'<img class="{kind}" alt="{alt}" src="{picture.uri}">'
-        if picture.caption:
-            inside += f'\n<p class="under">{escape(picture.caption)}</p>'
-    return f"<figure>\n<figcaption>{caption}</figcaption>\n{inside}\n</figure>"
+    return _Block("curves", "Training", text, True, [(cards[0] if one else None, picture)])

@@ -58,7 +58,7 @@ def run(out: Path, seed: int) -> dict[str, Any]:
         pictures.append(out / f"samples-{k + 1}.png")
         with torch.no_grad():
             drawn = net(torch.randn(40, 8)).sample()
-            plots.samples(drawn, pictures[-1], title=f"Samples of {name}")
+            plots.save(plots.samples(drawn), pictures[-1], f"Samples of {name}")
     columns = ["likelihood", "NLL", "error", "bits per pixel", "histograms", "CPU seconds"]
     return {"columns": columns, "rows": rows, "pictures": pictures}
 

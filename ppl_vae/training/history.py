@@ -10,7 +10,18 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "History"]
 
-KINDS = ("reconstruction", "rate", "divergence", "global")
+KINDS = (
+    "bound",
+    "reconstruction",
+    "rate",
+    "mutual_information",
+    "total_correlation",
+    "dimension_wise",
+    "divergence",
+    "information",
+    "target",
+    "global",
+)
 """The kinds of terms an objective leaves, as `kind/site`."""
 
 

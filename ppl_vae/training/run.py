@@ -21,13 +21,14 @@ CONFIG, METRICS, WEIGHTS = "config.yaml", "metrics.jsonl", "weights.safetensors"
 CHECKPOINT, SUMMARY, DATA = "checkpoint.safetensors", "summary.json", "data.json"
 BOARD = "tensorboard"
 PICTURES = ("reconstructions.png", "samples.png", "latent.png", "curves.png")
+FURTHER = ("noise.png", "rows.png", "columns.png", "counts.png", "moved.png")
 DIAGNOSTICS = ("khat.svg", "sbc.svg", "coverage.svg")
 # How many bytes the log and the weights may have.
 _LOG, _WEIGHTS = 2**25, 2**37
 # What a run writes, and so all that overwriting one may remove; in the order in which it appears.
 _OWN = (
     *(CONFIG, METRICS, DATA, WEIGHTS, CHECKPOINT),
-    *(SUMMARY, *PICTURES, *DIAGNOSTICS, BOARD),
+    *(SUMMARY, *PICTURES, *FURTHER, *DIAGNOSTICS, BOARD),
 )
 
 

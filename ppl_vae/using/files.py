@@ -90,7 +90,7 @@ def write(
         shown = as_tensor(values)
         # ways one below the other, or single points
         flat = shown.flatten(0, -4) if shown.dim() > 3 else shown.reshape(-1, shown.shape[-1])
-        plots.samples(flat, path, title=title, columns=columns)
+        plots.save(plots.samples(flat, columns=columns), path, title)
         return
     with files.written(path) as new:
         if path.suffix in TABLES:

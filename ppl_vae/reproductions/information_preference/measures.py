@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae import evaluation as ev
 from ppl_vae.pairs.vae import VAE
-from ppl_vae.plots import samples
+from ppl_vae.plots import samples, save
 from ppl_vae.reproductions.information_preference.cells import DIM
 
 __all__ = ["classifier", "draw", "measure"]
@@ -92,4 +92,4 @@ def draw(vae: VAE, data: dict[str, Tensor], path: Path, title: str) -> None:
     x = data["test"][:20]
     for _ in range(5):
         x = vae.likelihood(vae.encoder(x).sample()).sample()
-    samples(torch.cat([prior, x]), path, columns=10, title=title)
+    save(samples(torch.cat([prior, x]), columns=10), path, title)
