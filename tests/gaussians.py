@@ -30,15 +30,16 @@ def standard(d: int) -> dist.Distribution:
     return dist.Normal(torch.zeros(d), torch.ones(d)).to_event(1)
 
 
-def together(value: Callable[[Tensor], Tensor], at: Tensor, largest: int) -> Tensor:
+def together(value: Callable[[Tensor], Tensor], at: Tensor, largest: int | None) -> Tensor:
     """Values of independent calls, one for each element of `at`: many to a `torch.vmap`.
 
     Args:
         value: of one element, by random numbers of its own.
         at: what it is called with.
-        largest: elements of its largest matrix, of which so many are held as caches like.
+        largest: elements of its largest matrix, by which so many are taken as a cache holds; None
+            for what `torch.vmap` cannot take.
     """
-    many = max(1, 30_000 // largest)
+    many = 1 if largest is None else max(1, 30_000 // largest)
     checks = dist.is_validation_enabled()
     dist.enable_validation(False)  # they branch on values
     try:
@@ -66,9 +67,7 @@ def estimates(
         return divergence(AggregatePosterior.of(rows(n, d), standard(d)))
 
     with torch.no_grad():
-        if one_by_one:
-            return torch.stack([value(torch.empty(())) for _ in range(repeats)])
-        return together(value, torch.zeros(repeats), n * n * d)
+        return together(value, torch.zeros(repeats), None if one_by_one else n * n * d)
 
 
 def slopes(divergence: Divergence, n: int, d: int, repeats: int) -> Tensor:

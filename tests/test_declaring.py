@@ -352,11 +352,11 @@ def test_arrays_that_cannot_be(
 
 def test_show_prints_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", *POINTS, "--prior", "VampPrior", "--prior.components", "20"]) == 0
-    told = capsys.readouterr().out
-    assert "prior         VampPrior(components=20, link=sigmoid)" in told
-    assert "objective     InfoVAE(divergence=MMD(" in told
-    assert "epochs        1" in told
-    assert "encoder     MeanFieldNormal  266,244     Normal, batch (2,), event (2,)" in told
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "prior VampPrior(components=20, link=sigmoid)" in told
+    assert any(line.startswith("objective InfoVAE(divergence=MMD(") for line in told)
+    assert "epochs 1" in told
+    assert "encoder MeanFieldNormal 266,244 Normal, batch (2,), event (2,)" in told
 
 
 @pytest.mark.parametrize(

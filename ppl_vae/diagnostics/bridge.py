@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
@@ -214,7 +213,7 @@ def _gather(
     def blocks() -> Iterator[tuple[int, Tensor | None, Draws]]:
         for chain in range(chains):
             if seed is not None:
-                pyro.set_rng_seed(seed + chain)
+                torch.manual_seed(seed + chain)
             for rows, part in pair.parts(block):
                 where = None if part is pair else rows
                 made = part.posterior(draws, block=block, predict=predict, single=single)

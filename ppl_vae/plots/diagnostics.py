@@ -17,7 +17,7 @@ from ppl_vae.plots.palette import (
     SHADE,
     SKY,
     Drawing,
-    quantised,
+    line_colours,
     styled,
 )
 from ppl_vae.plots.results import Comparison, Intervals, KHats, Ranks, Replicates
@@ -100,7 +100,7 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
     at = np.linspace(0, 1, 201)
     band = 1.628 / math.sqrt(n)
     ax.axhspan(-band, band, **SHADE, label="99% band if calibrated")
-    for i, ((name, u), colour) in enumerate(zip(series, quantised(len(series)), strict=True)):
+    for i, ((name, u), colour) in enumerate(zip(series, line_colours(len(series)), strict=True)):
         label = name if i < len(CYCLE) else None
         ecdf = np.searchsorted(np.sort(u), at, side="right") / n
         ax.plot(at, ecdf - at, color=colour, label=label, zorder=3 - i / len(series))

@@ -30,7 +30,7 @@ __all__ = [
     "SKY",
     "STYLE",
     "Drawing",
-    "quantised",
+    "line_colours",
     "styled",
 ]
 
@@ -135,6 +135,6 @@ class Drawing(Figure):
         return file.getvalue()
 
 
-def quantised(count: int) -> list[str]:
+def line_colours(count: int) -> list[str]:
     """A colour for each of `count` lines: those of the cycle, and grey for the rest."""
     return [*CYCLE, *[GREY] * (count - len(CYCLE))][:count]

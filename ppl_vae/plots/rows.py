@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppl_vae.plots.palette import CYCLE, MARKERS, Drawing, quantised, styled
+from ppl_vae.plots.palette import CYCLE, MARKERS, Drawing, line_colours, styled
 
 __all__ = ["canvas", "is_image", "paths", "points", "reconstructions", "samples"]
 
@@ -81,7 +81,7 @@ def paths(named: Mapping[str, Tensor], legend: bool = True) -> Figure:
     figure = Drawing(5.0, 4.4)
     axes = figure.subplots()
     for k, ((name, path), colour) in enumerate(
-        zip(named.items(), quantised(len(named)), strict=True)
+        zip(named.items(), line_colours(len(named)), strict=True)
     ):
         flat = path.detach().cpu().flatten(1).double().numpy()
         single = flat.shape[1] == 1

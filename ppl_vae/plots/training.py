@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ppl_vae.plots.palette import BLACK, CYCLE, MARKERS, Drawing, quantised, styled
+from ppl_vae.plots.palette import BLACK, CYCLE, MARKERS, Drawing, line_colours, styled
 from ppl_vae.plots.results import Epochs
 
 __all__ = ["curves", "noise_and_spread", "rate_distortion"]
@@ -90,7 +90,7 @@ def noise_and_spread(history: Epochs) -> Figure | None:
     )  # fmt: skip
     figure = Drawing(3.1 * len(panels), 3.2)
     for axes, (title, values) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for k, (name, colour) in enumerate(zip(names, quantised(len(names)), strict=True)):
+        for k, (name, colour) in enumerate(zip(names, line_colours(len(names)), strict=True)):
             label = name if k < len(CYCLE) else "others" if k == len(CYCLE) else None
             axes.plot(
                 history["epoch"], values[name], color=colour, label=label,

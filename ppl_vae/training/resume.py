@@ -69,10 +69,12 @@ def begin(
     def fill(run: Run) -> None:
         run.save_data(session.ready.rows.known.plain)
         run.save_weights(session.weights.state())
-        Keeper(run, settings, began).checkpoint(session.state())
+        session.keeper = Keeper(run, settings, began)
+        session.keeper.checkpoint(session.state())
 
     run = Run.create(out, config, overwrite, fill)
-    session.keeper = Keeper(run, settings, began)
+    assert session.keeper is not None
+    session.keeper.run = run  # which has its own name now
     return run
 
 
