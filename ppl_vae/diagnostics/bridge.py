@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.diagnostics._arviz import tree
 from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.importance import check_evidence, check_proposal, unmatched
 from ppl_vae.diagnostics.marginal import marginal
 from ppl_vae.diagnostics.pair import Draws, Pair
 from ppl_vae.diagnostics.sites import draw_count
+from ppl_vae.diagnostics.variables import Names, Variable, array_of, assemble, label_of
 from ppl_vae.evaluation.programs import Data, Program, seeded
 
 __all__ = ["GROUPS", "to_arviz"]
@@ -31,8 +31,6 @@ GROUPS = (
 """The groups that `to_arviz` makes, unless asked for some of them."""
 
 _DRAWN = ("latent", "missing", "deterministic")
-
-_Variable = tuple[tuple[str, ...], np.ndarray]
 
 
 def to_arviz(
@@ -149,8 +147,8 @@ def to_arviz(
         if groups is not None:
             raise ValueError(f"no log_likelihood: {reason}")
         wanted.remove("log_likelihood")
-    names = _Names(pair, dims or {}, chains)
-    made: dict[str, dict[str, _Variable]] = {}
+    names = Names(pair, dims or {}, chains)
+    made: dict[str, dict[str, Variable]] = {}
     attrs: dict[str, dict[str, Any]] = {}
     with seeded(seed):
         if {"posterior", "posterior_predictive", "log_likelihood", "sample_stats"} & set(wanted):
@@ -175,12 +173,12 @@ def to_arviz(
             values = Draws.gathered(
                 _placed(pair.prior(count, block=block), 0, None), count, pair.size
             ).values
-            once = _Names(pair, dims or {}, 1)
+            once = Names(pair, dims or {}, 1)
             made["prior"] = once.drawn(values, _DRAWN)
             made["prior_predictive"] = once.drawn(values, ("observed",))
     made.update(_data(pair, names))
     kept = {name: made[name] for name in wanted if made.get(name)}
-    return _assemble(kept, dict(coords or {}), attrs)
+    return assemble(kept, dict(coords or {}), attrs)
 
 
 def _no_marginal(pair: Pair) -> str:
@@ -231,55 +229,7 @@ def _placed(
         start += len(next(iter(part.values.values())))
 
 
-class _Names:
-    """Names of variables and dimensions."""
-
-    def __init__(self, pair: Pair, dims: Mapping[str, Sequence[str]], chains: int) -> None:
-        self.pair, self.chains = pair, chains
-        self.given = dict(dims)
-        for name, labels in self.given.items():
-            if name not in pair.sites:
-                raise ValueError(f"dims names {name!r}, which is no site: {list(pair.sites)}")
-            site = pair.sites[name]
-            if len(labels) != site.event_dim:
-                raise ValueError(
-                    f"dims of {name!r} has {len(labels)} names, its event shape "
-                    f"{tuple(site.event_shape)} needs {site.event_dim}"
-                )
-
-    def variable(self, name: str, value: Tensor, drawn: bool, event: bool = True) -> _Variable:
-        site = self.pair.sites[name]
-        if site.joint:
-            value = value.squeeze(1 if drawn else 0)
-        dims: tuple[str, ...] = ("chain", "draw") if drawn else ()
-        dims += site.dims
-        if event:
-            default = [f"{_label(name)}_dim_{i}" for i in range(site.event_dim)]
-            dims += tuple(self.given.get(name, default))
-        array = _array(value)
-        return dims, self._chained(array) if drawn else array
-
-    def _chained(self, array: np.ndarray) -> np.ndarray:
-        return array.reshape(self.chains, -1, *array.shape[1:])
-
-    def by_datum(self, value: Tensor) -> _Variable:
-        """A variable of (draws,) or (draws, n); where all data are one row, of (draws,)."""
-        plate = self.pair.plate
-        if plate is None:
-            value = value.reshape(len(value))
-        return ("chain", "draw", plate or "")[: 1 + value.dim()], self._chained(_array(value))
-
-    def drawn(
-        self, values: Mapping[str, Tensor], roles: Collection[str], event: bool = True
-    ) -> dict[str, _Variable]:
-        return {
-            _label(k): self.variable(k, v, drawn=True, event=event)
-            for k, v in values.items()
-            if self.pair.sites[k].role in roles
-        }
-
-
-def _posterior(pair: Pair, names: _Names, draws: Draws) -> dict[str, dict[str, _Variable]]:
+def _posterior(pair: Pair, names: Names, draws: Draws) -> dict[str, dict[str, Variable]]:
     return {
         "posterior": names.drawn(draws.values, _DRAWN),
         "posterior_predictive": names.drawn(draws.values, ("observed",)),
@@ -290,7 +240,7 @@ def _posterior(pair: Pair, names: _Names, draws: Draws) -> dict[str, dict[str, _
     }
 
 
-def _stats(names: _Names, draws: Draws) -> dict[str, _Variable]:
+def _stats(names: Names, draws: Draws) -> dict[str, Variable]:
     pair, stats = names.pair, dict[str, Tensor]()
     sides = (("log_p", draws.log_p, pair.sites), ("log_q", draws.log_q, pair.guide_sites))
     for label, terms, sites in sides:
@@ -307,19 +257,19 @@ def _stats(names: _Names, draws: Draws) -> dict[str, _Variable]:
 
 
 def _joint_name(pair: Pair) -> str:
-    return _label(pair.observed[0]) if len(pair.observed) == 1 else "joint"
+    return label_of(pair.observed[0]) if len(pair.observed) == 1 else "joint"
 
 
-def _data(pair: Pair, names: _Names) -> dict[str, dict[str, _Variable]]:
-    observed = {_label(k): names.variable(k, pair.values[k], drawn=False) for k in pair.observed}
-    constant: dict[str, _Variable] = {}
+def _data(pair: Pair, names: Names) -> dict[str, dict[str, Variable]]:
+    observed = {label_of(k): names.variable(k, pair.values[k], drawn=False) for k in pair.observed}
+    constant: dict[str, Variable] = {}
     for label, arg in zip(_arguments(pair), pair.args, strict=True):
         if isinstance(arg, bool | int | float):
             constant[label] = ((), np.asarray(arg))
         elif isinstance(arg, Tensor) and not pair.is_observed(arg):
             first = (pair.plate,) if pair.plate and pair.is_data(arg) else ()
             rest = tuple(f"{label}_dim_{i}" for i in range(arg.dim() - len(first)))
-            constant[label] = (first + rest, _array(arg))
+            constant[label] = (first + rest, array_of(arg))
     return {"observed_data": observed, "constant_data": constant}
 
 
@@ -333,45 +283,3 @@ def _arguments(pair: Pair) -> list[str]:
     named = list(bound.signature.parameters)
     star = [p.kind is p.VAR_POSITIONAL for p in bound.signature.parameters.values()]
     return fallback if any(star) else named[: len(pair.args)]
-
-
-def _assemble(
-    groups: Mapping[str, dict[str, _Variable]],
-    coords: dict[str, Any],
-    attrs: Mapping[str, dict[str, Any]],
-) -> Any:
-    import xarray
-
-    sizes: dict[str, int] = {}
-    for variables in groups.values():
-        for name, (dims, array) in variables.items():
-            for dim, size in zip(dims, array.shape, strict=True):
-                if dim in ("chain", "draw"):
-                    continue
-                if dim in variables:
-                    raise ValueError(f"dimension {dim!r} bears the name of a variable")
-                if sizes.setdefault(dim, size) != size:
-                    raise ValueError(
-                        f"dimension {dim!r} is {size} long in {name!r} and {sizes[dim]} elsewhere"
-                    )
-    for dim, labels in coords.items():
-        if dim not in sizes:
-            raise ValueError(f"coords names {dim!r}, which is no dimension: {sorted(sizes)}")
-        if len(labels) != sizes[dim]:
-            raise ValueError(f"coords of {dim!r} has {len(labels)} labels for {sizes[dim]}")
-    data = {}
-    for group, variables in groups.items():
-        used = {d: n for dims, a in variables.values() for d, n in zip(dims, a.shape, strict=True)}
-        labels = {d: np.asarray(coords.get(d, np.arange(n))) for d, n in used.items()}
-        data[group] = xarray.Dataset(variables, coords=labels, attrs=attrs.get(group))
-    return tree(data, {"inference_library": "pyro", "creation_library": "ppl-vae"})
-
-
-def _array(value: Tensor) -> np.ndarray:
-    value = value.detach().cpu()
-    return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
-
-
-def _label(name: str) -> str:
-    """A site's name without the slash, which netCDF and xarray keep for groups."""
-    return name.replace("/", ".")
