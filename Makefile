@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test mutants kills fuzz lint types docs wheel bench clean
+.PHONY: demo test matrix mutants kills fuzz lint types docs wheel bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+# The quick tests on other Pythons and the oldest dependencies: CELLS="3.11-oldest", all by default.
+matrix: $(STAMP)
+	$(BIN)/python tests/matrix.py $(CELLS)
 
 # Faults are put into copies of the tree: MUTANTS="--seed 1 --only kernels", see CONTRIBUTING.md.
 mutants: $(STAMP)
@@ -53,4 +57,4 @@ bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist .matrix $(VENV)
