@@ -149,7 +149,8 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
         noise = noise_of(args, kwargs)
         try:
-            made = Recording(objective, self.model, self.guide, args, kwargs)
+            with same_environment():
+                made = Recording(objective, self.model, self.guide, args, kwargs)
         except (
             Exception
         ) as error:  # of whatever kind: the eager step says whether it is the user's
