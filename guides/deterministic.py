@@ -12,7 +12,7 @@ __all__ = ["Deterministic"]
 
 
 class Deterministic(Encoder):
-    r"""Encoder that maps each x to one z: a point mass :math:`\delta(z - \mu(x))`.
+    r"""Encoder that maps each x to one z: a point mass $\delta(z - \mu(x))$.
 
     It has no density against the prior's: use it where no KL is in the loss (`alpha=1` of
     InfoVAE, WAE, the plain auto-encoder).

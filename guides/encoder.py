@@ -20,7 +20,7 @@ starts as wide as the prior may never learn to say anything; one that starts nar
 
 
 class Encoder(Portable, ABC):
-    r"""A conditional distribution :math:`q(z \mid x)`: a module whose call returns it.
+    r"""A conditional distribution $q(z \mid x)$: a module whose call returns it.
 
     A subclass says how many numbers it needs of its network and turns them into a distribution.
 

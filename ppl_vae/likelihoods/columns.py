@@ -46,8 +46,8 @@ class Columns(Likelihood):
         ValueError: in `build`, for a name that is no column's, or a part that does not fit it.
 
     References:
-        Nazabal, Olmos, Ghahramani, Valera (2020): Handling incomplete heterogeneous data using
-        VAEs. arXiv:1807.03653.
+        Nazabal, Olmos, Ghahramani and Valera (2020), Handling incomplete heterogeneous data using
+        VAEs, arXiv:1807.03653.
 
     Example:
         >>> columns = [Column("age"), Column("stage", "class", ("I", "II", "III"))]

@@ -19,7 +19,7 @@ Link = Literal["identity", "sigmoid"]
 
 
 class Likelihood(Portable, ABC):
-    r"""A conditional distribution :math:`p(x \mid z)`: a module whose call returns it.
+    r"""A conditional distribution $p(x \mid z)$: a module whose call returns it.
 
     The `support` of the returned distribution says which data it admits.
 

@@ -59,8 +59,8 @@ class _LocationScale(Likelihood):
 class Normal(_LocationScale):
     r"""Independent normal elements.
 
-    .. math:: \log p(x \mid z) = -\frac12 \sum_i \Big( \frac{(x_i - \mu_i(z))^2}{\sigma_i^2}
-              + \log 2 \pi \sigma_i^2 \Big)
+    $$\log p(x \mid z) = -\frac12 \sum_i \Big( \frac{(x_i - \mu_i(z))^2}{\sigma_i^2}
+      + \log 2 \pi \sigma_i^2 \Big)$$
 
     Args:
         dim: dimension d of z.
@@ -90,7 +90,7 @@ class Normal(_LocationScale):
 class Laplace(_LocationScale):
     r"""Independent Laplace elements: absolute in place of squared errors.
 
-    .. math:: \log p(x \mid z) = -\sum_i \Big( \frac{|x_i - \mu_i(z)|}{b_i} + \log 2 b_i \Big)
+    $$\log p(x \mid z) = -\sum_i \Big( \frac{|x_i - \mu_i(z)|}{b_i} + \log 2 b_i \Big)$$
 
     Args:
         dim: dimension d of z.
@@ -110,9 +110,9 @@ class Laplace(_LocationScale):
 
 
 class Deterministic(Likelihood):
-    r"""A decoder without noise: the point mass :math:`\delta(x - G(z))`.
+    r"""A decoder without noise: the point mass $\delta(x - G(z))$.
 
-    It has no density: only objectives that put a cost :math:`c(x, G(z))` in place of the
+    It has no density: only objectives that put a cost $c(x, G(z))$ in place of the
     log-likelihood can train it (WAE). They read G(z) as the distribution's `mean`.
 
     Args:

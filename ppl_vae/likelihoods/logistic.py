@@ -18,7 +18,7 @@ class LogisticMixture(Likelihood):
     r"""Pixels independent given z, each a discretised logistic mixture over grey levels.
 
     For data that are levels of brightness and not binary: x must lie on the grid
-    :math:`\{0, 1/(L-1), \ldots, 1\}`. See `DiscretizedLogisticMixture` for the formula.
+    $\{0, 1/(L-1), \ldots, 1\}$. See `DiscretizedLogisticMixture` for the formula.
 
     Args:
         dim: dimension d of z.
