@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor
 
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.guides.encoder import Encoder
 
 __all__ = ["Deterministic"]

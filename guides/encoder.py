@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.arguments import shape
-from ppl_vae.bodies import Body, apply_body
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.program.modules import Portable
 
 __all__ = ["NARROW", "Encoder"]

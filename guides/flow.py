@@ -6,8 +6,8 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body, positive
-from ppl_vae.bodies.body import check_widths
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, check_widths, positive
 from ppl_vae.distributions.flow import Family, build_flow, flow_from_noise
 from ppl_vae.guides.encoder import NARROW, Encoder
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.guides.encoder import Encoder
 
 __all__ = ["Implicit"]

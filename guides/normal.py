@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 from ppl_vae.guides.moments import Moments, Sd
 

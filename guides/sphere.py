@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 
 __all__ = ["VonMisesFisher"]

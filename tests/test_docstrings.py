@@ -4,8 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
     path
@@ -35,19 +33,15 @@ def entries(text: str) -> list[str]:
     return START.split(" ".join(found[1].split())) if found else []
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def test_formulas_stand_between_dollars() -> None:
+    for path in FILES:
+        for text in docstrings(path):
+            assert not re.search(r":\w+:`|^\s*\.\. \w+::|``", text, re.M), f"{path}: {text}"
+            assert prose(text).count("$") % 2 == 0, f"{path}: a formula without an end: {text}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_formulas_stand_between_dollars(path: Path) -> None:
-    for text in docstrings(path):
-        assert not re.search(r":\w+:`|^\s*\.\. \w+::|``", text, re.M), text
-        assert prose(text).count("$") % 2 == 0, f"a formula without an end: {text}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_references_say_who_when_what(path: Path) -> None:
-    for text in docstrings(path):
-        for entry in entries(text):
-            assert ENTRY.fullmatch(entry), entry
+def test_references_say_who_when_what() -> None:
+    every = [(path, e) for path in FILES for text in docstrings(path) for e in entries(text)]
+    assert len(every) > 80
+    for path, entry in every:
+        assert ENTRY.fullmatch(entry), f"{path}: {entry}"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body, apply_body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.data.columns import Column
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.counts import NegativeBinomial

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import above_zero, chosen
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]

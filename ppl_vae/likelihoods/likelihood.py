@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import shape, whole
-from ppl_vae.bodies import Body, apply_body
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.program.modules import Portable
 
 __all__ = ["Likelihood", "Link", "linked"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import chosen
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood, Link, linked
 
 __all__ = ["Deterministic", "Laplace", "Normal"]

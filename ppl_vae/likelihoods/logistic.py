@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body, apply_body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.distributions.logistic import DiscretizedLogisticMixture
 from ppl_vae.likelihoods.likelihood import Likelihood
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.condition import Condition, Maps
 from ppl_vae.likelihoods.pixels import BinaryPixels, Pixels

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body, apply_body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body, positive
 
 __all__ = ["ConditionalNormal"]
 

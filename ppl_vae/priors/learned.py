@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import positive
-from ppl_vae.bodies.body import inverse_softplus
+from ppl_vae.bodies.body import inverse_softplus, positive
 from ppl_vae.distributions import DiagonalNormalMixture
 from ppl_vae.priors.prior import Prior
 

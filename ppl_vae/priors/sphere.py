@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import positive
+from ppl_vae.bodies.body import positive
 from ppl_vae.priors.prior import Prior
 
 __all__ = ["VonMisesFisher"]
