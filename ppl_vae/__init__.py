@@ -29,6 +29,7 @@ _HOME = {
     "compare": "ppl_vae.comparison",
     "fit": "ppl_vae.training",
     "load": "ppl_vae.experiment",
+    "processes": "ppl_vae.together",
     "read": "ppl_vae.objectives.outlook",
 }
 
@@ -52,6 +53,7 @@ __all__ = [
     "compare",
     "fit",
     "load",
+    "processes",
     "read",
 ]
 

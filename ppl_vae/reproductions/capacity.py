@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppl_vae import files
+from ppl_vae import plots
 from ppl_vae.bodies import MLP
 from ppl_vae.data import Digits
 from ppl_vae.guides import MeanFieldNormal
@@ -38,6 +38,7 @@ from ppl_vae.likelihoods import Bernoulli
 from ppl_vae.objectives import GECO, CapacityVAE, Constraint, Dual, Linear
 from ppl_vae.objectives.costs import Cost
 from ppl_vae.pairs.vae import VAE
+from ppl_vae.plots.palette import BLACK, CYCLE, RED, Drawing, styled
 from ppl_vae.priors import StandardNormal
 
 __all__ = ["HOLDS", "MULTIPLIERS", "LinearWorld", "follow", "meet", "run"]
@@ -207,27 +208,25 @@ def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
     }
 
 
+@styled
 def _draw(
     curves: dict[str, list[tuple[int, float, float]]],
     points: Sequence[tuple[float, float]],
     curve: Sequence[tuple[float, float]],
     out: Path,
 ) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Drawing(9, 3.6)
     left, right = figure.subplots(1, 2)
-    for (name, values), colour in zip(curves.items(), ("#3f90da", "#bd1f01"), strict=True):
+    for (name, values), colour in zip(curves.items(), CYCLE, strict=False):
         steps, rates, targets = zip(*values, strict=True)
-        left.plot(steps, rates, color=colour, linewidth=1.4, label=name)
-    left.plot(steps, targets, color="#444444", linewidth=0.9, linestyle="--", label="C(t)")
+        left.plot(steps, rates, color=colour, label=name)
+    left.plot(steps, targets, color=BLACK, linewidth=0.9, linestyle="--", label="C(t)")
     left.set(xlabel="step", ylabel="rate, nats", title="The rate under a capacity (digits)")
-    left.legend(frameon=False)
-    right.plot(*zip(*curve, strict=True), color="#444444", linewidth=0.9, label="least rate")
-    right.plot(*zip(*points, strict=True), "o", color="#bd1f01", label="GECO")
+    left.legend()
+    right.plot(*zip(*curve, strict=True), color=BLACK, linewidth=0.9, label="least rate")
+    right.plot(*zip(*points, strict=True), "o", color=RED, label="GECO")
     right.set(xlabel="reconstruction, nats", ylabel="rate, nats", title="A bound met (linear)")
-    right.legend(frameon=False)
+    right.legend()
     path = out / "capacity.png"
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    plots.save(figure, path)
     return path

@@ -29,7 +29,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import files
+from ppl_vae import plots
 from ppl_vae.bodies import MLP
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Likelihood, Normal
@@ -37,6 +37,7 @@ from ppl_vae.objectives import BetaVAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.pairs.vae import VAE
+from ppl_vae.plots.palette import CLASSES, SCALE, Drawing, styled
 from ppl_vae.priors import StandardNormal
 
 __all__ = ["categorical", "normal", "run", "train_categorical", "train_normal", "truth"]
@@ -198,38 +199,34 @@ def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
     }
 
 
+@styled
 def _draw_categorical(models: dict[str, VAE], path: Path) -> Path:
     """The poster's figure 5: p(x|z) as a function of z, a row for each model."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     z = torch.linspace(-3, 3, 601)
-    figure = Figure(figsize=(7, 1.5 * len(models)), layout="constrained")
+    figure = Drawing(7, 1.5 * len(models))
     axes = figure.subplots(len(models), sharex=True)
-    colours = matplotlib.colormaps["tab10"](range(VALUES))
     for axis, (label, vae) in zip(axes, models.items(), strict=True):
         with torch.no_grad():
             probs = vae.likelihood(z[:, None]).probs.numpy()
-        axis.stackplot(z.numpy(), probs.T, colors=colours, labels=range(VALUES))
+        axis.stackplot(z.numpy(), probs.T, colors=CLASSES, labels=range(VALUES))
         axis.set(ylim=(0, 1), xlim=(-3, 3), ylabel="p(x | z)")
-        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats", fontsize="medium")
+        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats")
     axes[-1].set_xlabel("z")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="x", frameon=False)
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    figure.legend(handles, labels, loc="outside right center", title="x")
+    plots.save(figure, path)
     return path
 
 
+@styled
 def _draw_normal(models: dict[str, VAE], path: Path) -> Path:
     """The poster's figure 6: p(x|z) p(z) for a grid of z, a row for each model."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     x, codes = torch.linspace(-4, 4, 801), torch.linspace(-2.5, 2.5, 21)
-    figure = Figure(figsize=(7, 1.5 * len(models)), layout="constrained")
+    figure = Drawing(7, 1.5 * len(models))
     axes = figure.subplots(len(models), sharex=True)
-    colours = matplotlib.colormaps["viridis"](codes.sub(-2.5).div(5).numpy())
+    colours = matplotlib.colormaps[SCALE](codes.sub(-2.5).div(5).numpy())
     for axis, (label, vae) in zip(axes, models.items(), strict=True):
         with torch.no_grad():
             fn = vae.likelihood(codes[:, None, None].expand(-1, len(x), 1))
@@ -238,10 +235,9 @@ def _draw_normal(models: dict[str, VAE], path: Path) -> Path:
         for row, colour in zip(joint, colours, strict=True):
             axis.plot(x.numpy(), row, color=colour, linewidth=1)
         axis.set(xlim=(-4, 4), ylim=(0, None), ylabel="p(x | z) p(z)")
-        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats", fontsize="medium")
+        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats")
     axes[-1].set_xlabel("x")
     scale = matplotlib.colors.Normalize(-2.5, 2.5)
-    figure.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis"), ax=list(axes), label="z")
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    figure.colorbar(matplotlib.cm.ScalarMappable(scale, SCALE), ax=list(axes), label="z")
+    plots.save(figure, path)
     return path
