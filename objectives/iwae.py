@@ -16,6 +16,7 @@ from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
+from ppl_vae.world import here
 
 __all__ = ["IWAE"]
 
@@ -112,8 +113,9 @@ class IWAE(Objective):
         for run in runs:
             run.add(terms)
         # With every row masked the bound is zero, and stays so.
-        data = torch.where(runs[0].data > 0, runs[0].data, 1)
-        terms.add_mean("bound", (loss + common) * self.num_particles / data)
+        total, every = here().totals(loss + common, runs[0].data)
+        data = torch.where(every > 0, every, 1)
+        terms.add_mean("bound", total * self.num_particles / data)
         # What `_finish` divides by is inside the logarithm here.
         return self._finish((loss + common) * self.num_particles, terms)
 
@@ -229,6 +231,10 @@ class _Run:
         return reading.rows(plates, latent[:1])[1]
 
     def _check_whole(self, outside: str) -> None:
+        here().refuse(
+            f"latent site {outside!r}, outside the data plate, with IWAE",
+            "all data share one weight there; use InfoVAE(alpha=0)",
+        )
         for site in [*self.reading.guide_sites.values(), *self.reading.model_sites.values()]:
             scale = site.scale
             if isinstance(scale, Tensor):

@@ -1,0 +1,52 @@
+"""Several processes with rows of their own are one process with all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import CASES, FAULTS, SPLITS, Rows, run, work, worst
+from torch import multiprocessing
+
+from ppl_vae.world import World, here
+
+Found = dict[tuple[str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    """What each of two processes finds for all cases."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="spawn")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", CASES)
+def test_loss_gradients_and_terms_are_those_of_one_process(
+    shared: list[Found], split: str, name: str
+) -> None:
+    expected = run(CASES[name], Rows.make(sum(SPLITS[split])))
+    assert worst(shared[0][split, name], expected) < 1e-8
+    assert worst(shared[1][split, name], shared[0][split, name]) == 0
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_conventions_are_seen(shared: list[Found], fault: str) -> None:
+    """Some of them in the gradients alone, as the loss is right."""
+    for split, sizes in SPLITS.items():
+        expected = run(CASES[FAULTS[fault]], Rows.make(sum(sizes)))
+        found = shared[0][split, f"! {fault}"]
+        assert worst(found, expected, "gradient") > 1e-3
+        if fault in ("own slice", "mean"):
+            assert worst(found, expected, "loss") < 1e-12
+
+
+def test_one_process_is_left_as_it_is() -> None:
+    world, x = here(), torch.randn(3)
+    assert type(world) is World
+    assert world.total(x) is world.gather(x) is world.portion(x, 3.0) is x
+    assert world.totals(x) == world.shard(x) == (x,)
+    assert (world.number(3), world.over(x, lambda _: x + 1), world.first("a")) == (3, x, "a")
