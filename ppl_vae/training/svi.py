@@ -149,7 +149,9 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> float:
         buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
-        parts = [p for p in objective.modules() if isinstance(p, Divergence | Objective)]
+        parts: list[Divergence | Objective] = [
+            part for part in objective.modules() if isinstance(part, Divergence | Objective)
+        ]
         gathered = [tree_map(_cloned, part.state()) for part in parts]
         noise = streams()
         try:
