@@ -245,6 +245,7 @@ def test_covariates_or_classes_in_their_place() -> None:
     ("options", "message"),
     [
         ({"train_covariates": torch.zeros(3)}, r"train_covariates has shape \(3,\), not one row"),
+        ({"train_covariates": 3.5}, r"train_covariates has shape \(\), not one row"),
         ({"train_covariates": torch.full((4, 1), torch.nan)}, r"train_covariates\[0, 0\] is nan"),
         ({"train_covariates": torch.zeros(4)}, "has no test_covariates: give both or neither"),
         (
