@@ -87,7 +87,7 @@ def check(run: Run) -> dict[str, Any] | None:
 
 _ENTRY: dict[str, Any] = {
     **dict.fromkeys(("value", "standard_error", "data_error"), float | None),
-    **{"bound": Literal["lower", "upper", ""] | None, "flag": str, "note": str, "unit": str},
+    **{"bound": Literal["lower", "upper"] | None, "flag": str, "note": str, "unit": str},
     "group": Literal[tuple(GROUPS)],
 }
 
