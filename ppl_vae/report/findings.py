@@ -25,9 +25,9 @@ USED = 0.1
 """Nats per datum below which a code is worth nothing to the decoder: a tenth of what tells e
 things apart, and less than what two trainings of one model differ by."""
 
-SILENT = 0.01
+SILENT = 0.005
 """Nats that a code's mean can carry at most, (1/2) log(1 + (spread / noise)^2), below which it is
-inactive: a spread of a seventh of the noise."""
+inactive: a spread of a tenth of the noise, where `active_units` draws its line for a noise of 1."""
 
 SPREAD = 0.1
 """log det of the covariance of q(z) over d, from which it is too wide or too narrow: 5 % of the
