@@ -192,7 +192,8 @@ class Experiment(Trained):
         Args:
             part: `train` or `test`; `test` if there are held-out rows by default.
         """
-        rows = self.data.arguments(part or self.data.held_out, labelled=False)
+        part = part or self.data.held_out
+        rows = self.data.arguments(part, labelled=False, seed=self.seed)
         device = next(p.device for p in self.pair.parameters())
         return tuple(x.to(device) for x in rows)
 
