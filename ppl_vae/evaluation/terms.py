@@ -47,7 +47,7 @@ def elbo_terms(
         model: the generative program, called as `model(x)`.
         guide: the encoder program, with the same signature.
         x: rows of data, or the tuple of the programs' positional arguments.
-        num_samples: draws of z per datum. With one, the Monte Carlo error cannot be told from the
+        num_samples: draws of z per datum. With one, the Monte Carlo error is one with the
             spread between data, which is reported in its place.
         block: rows times draws held at once; None runs the programs on all data at once.
         plate: the data plate's name, where the pair leaves a choice.

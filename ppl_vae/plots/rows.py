@@ -37,7 +37,7 @@ def samples(draws: Tensor, x: Tensor | None = None, columns: int = 8) -> Figure:
 
     Args:
         draws: `(n, *size)`.
-        x: data to show beside points.
+        x: data to show next to points.
         columns: images to a row.
     """
     if is_image(draws):
