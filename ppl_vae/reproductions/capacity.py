@@ -35,11 +35,13 @@ from ppl_vae.bodies import MLP
 from ppl_vae.data import Digits
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
-from ppl_vae.objectives import GECO, CapacityVAE, Constraint, Dual, Linear
+from ppl_vae.objectives import GECO, CapacityVAE, Constraint, Dual, HighThenLow, Linear
 from ppl_vae.objectives.costs import Cost
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.plots.palette import BLACK, CYCLE, RED, Drawing, styled
 from ppl_vae.priors import StandardNormal
+from ppl_vae.training import SVI
+from ppl_vae.training.optim import Adam
 
 __all__ = ["HOLDS", "MULTIPLIERS", "LinearWorld", "follow", "meet", "run"]
 
@@ -73,14 +75,11 @@ def follow(
     )
     objective = CapacityVAE(Linear(0.0, top, over=0.8), hold)
     objective.plan(steps)
-    loss = objective(vae.model, vae.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
+    svi = SVI(vae.model, vae.guide, Adam(lr), objective)
     curve = []
     for step in range(steps):
         target = objective.at_step(objective.target)
-        optimizer.zero_grad()
-        (loss(x) / len(x)).backward()
-        optimizer.step()
+        svi.step(x)
         with torch.no_grad():
             q, p = vae.encoder(x), vae.prior()
             rate = kl_divergence(q, p.expand(q.batch_shape)).mean()
@@ -122,6 +121,7 @@ class LinearWorld(nn.Module):
             pyro.sample("x", dist.Normal(z @ self.weight.T, self.noise).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
+        pyro.module("world", self)
         mean = x @ self.gain.T + self.shift
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(mean, self.deviation.exp()).to_event(1))
@@ -165,14 +165,13 @@ def meet(
 ) -> float:
     """Trains the encoder of a world by `GECO`, and returns the multiplier."""
     objective = GECO(tolerance, Dual(speed=1.0, damping=0.0, average=0.9), cost=cost)
-    loss = objective(world.model, world.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
-    fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, 2 * (1 - t / steps)))
+    # At its full rate for half of the steps, then down to 0.
+    optimizer = Adam(lr, schedule=HighThenLow(1.0, 0.0, 0.5, 0.5))
+    optimizer.plan(steps)
+    svi = SVI(world.model, world.guide, optimizer, objective)
     for _ in range(steps):
-        optimizer.zero_grad()
-        (loss(world.x) / len(world.x)).backward()
-        optimizer.step()
-        fall.step()
+        svi.step(world.x)
+        optimizer.advance()
     dual = objective.constraint
     assert isinstance(dual, Dual)
     return float(dual.multiplier(at_most=True).detach())
