@@ -216,7 +216,7 @@ def fitted_weights(
 
 
 def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Likelihood:
-    """The estimate of the larger effective size, and the other beside it."""
+    """The estimate of the larger effective size, and the other next to it."""
     best = max(found, key=lambda name: found[name][0].typical_size)
     weights, estimate = found[best]
     khats = {name: _median(w.khats) for name, (w, _) in found.items()}

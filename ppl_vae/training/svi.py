@@ -38,12 +38,12 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     until there is one. Noise is drawn anew at each step.
 
     Before a graph is used, a step is taken both ways from one random state. Unless loss, terms,
-    gradients, what has moved beside them, and the random state after are equal bit for bit, steps
+    gradients, what has moved besides them, and the random state after are equal bit for bit, steps
     stay eager, with one warning that says why: as where a program branches on data, or draws from
     Python's or NumPy's generators. What a program reads besides arguments, torch's generators and
     modules, such as a global number, must stay as it is; else say `record=False`.
 
-    `compile=True` hands the graph to torch's compiler, which takes a C++ compiler and half a
+    `compile=True` gives the graph to torch's compiler, which takes a C++ compiler and half a
     minute for each shape, once, and spares a sixth of a recorded step of a small network. What it
     makes is held against the same step, and used if loss, terms, gradients and what has moved
     agree to rounding; else, and where there is no compiler, a warning says why and the recorded
