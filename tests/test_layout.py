@@ -21,6 +21,7 @@ HOMES = {
 ORDER = (
     ("arguments", "files", "records", "state", "world"),
     ("together",),
+    ("launching",),
     ("documents",),
     ("bodies", "data", "distributions", "plots"),
     ("program",),

@@ -28,6 +28,7 @@ from ppl_vae.training.run import Run
 from ppl_vae.training.stopping import Keep, Watch
 from ppl_vae.training.tuning import Frozen, check_rows, go_on_from
 from ppl_vae.training.weights import stored
+from ppl_vae.world import here
 
 __all__ = ["Prepared", "pick_device", "prepare", "set_seed"]
 
@@ -118,13 +119,18 @@ def prepare(
             f"critic_steps={critic_steps} asked for, but {type(objective).__name__} has no "
             "parameters of its own to train"
         )
+    if batch_size < here().among:
+        raise ValueError(
+            f"batch_size is {batch_size}, of all {here().among} processes together: each needs a "
+            "row or more"
+        )
     rows = TrainingRows(data, validation, normalise, channels, missing, weights)
     batch_size = rows.batch_size(batch_size)
     rows.typed(model, guide)
-    here = rows.train[0].device
+    lies = rows.train[0].device
     # what plain functions create cannot be moved: they stay where the data lies
     stay = device == "auto" and not modules_of(model, guide)
-    rows.to(here if stay else pick_device(device, here))
+    rows.to(lies if stay else pick_device(device, lies))
     for module in modules_of(model, guide, objective).values():
         module.to(rows.train[0].device)
     if seed is not None:

@@ -19,6 +19,7 @@ from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
 from ppl_vae.training.noise import Noise
 from ppl_vae.training.recording import Recording, tensors_of
+from ppl_vae.world import here
 
 __all__ = ["SVI"]
 
@@ -42,8 +43,8 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     Python's or NumPy's generators. What a program reads besides arguments, torch's generators and
     modules, such as a global number, must stay as it is; else say `record=False`.
 
-    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, or under effect handlers, are
-    eager.
+    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, under effect handlers, or over
+    several processes are eager.
 
     Args:
         model: the model.
@@ -99,7 +100,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
-        if self._objective is None or is_handled():
+        if self._objective is None or is_handled() or here().size > 1:
             return self._eager(args, kwargs)
         key = self._key(args, kwargs)
         found = self._steps.pop(key, 0)
