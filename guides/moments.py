@@ -10,7 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero
-from ppl_vae.bodies import positive
+from ppl_vae.bodies.body import positive
 from ppl_vae.guides.encoder import NARROW
 from ppl_vae.world import here
 

@@ -55,7 +55,7 @@ class Experiment(Trained):
     dimensions and the encoder reads them as k further entries of x's first dimension.
 
     Args:
-        data: the data set, or rows in any form that `ppl_vae.data.as_dataset` takes.
+        data: the data set, or rows in any form that `Dataset` takes.
         objective: the loss.
         dim: dimension d of the latent code; of each layer's, the one next to x first, for a
             HierarchicalVAE.

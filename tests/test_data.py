@@ -17,8 +17,8 @@ from ppl_vae.data import (
     GaussianMixture,
     PartlyLabelled,
     TwoPoints,
-    batches,
 )
+from ppl_vae.data.loaders import batches
 
 
 def test_digits_are_scaled_and_split_evenly() -> None:

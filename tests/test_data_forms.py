@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ppl_vae import VAE, Experiment, MeanFieldNormal, Normal, StandardNormal, fit, load
 from ppl_vae.bodies import MLP, Masked
-from ppl_vae.data import Arrays, Dataset, Transform, as_dataset
+from ppl_vae.data import Arrays, Dataset
+from ppl_vae.data.sources import as_dataset
+from ppl_vae.data.transform import Transform
 from ppl_vae.objectives import BetaVAE
 from ppl_vae.program.missing import with_missing
 from ppl_vae.using import Trained

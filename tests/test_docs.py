@@ -41,3 +41,10 @@ def test_every_objective_is_in_the_docs() -> None:
     bases = {"Bound", "Constraint", "Divergence", "Kernel", "Objective", "Schedule"}
     for name in set(objectives.__all__) - bases:
         assert name in text, name
+
+
+def test_every_experiment_is_in_the_docs() -> None:
+    from ppl_vae.reproductions import names
+
+    text = (ROOT / "docs" / "reproduction.md").read_text()
+    assert re.findall(r"^\| `(\w+)`", text, re.M) == names()

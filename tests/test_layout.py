@@ -1,6 +1,8 @@
 """The package's layout: what is listed, what may import what, what stands under which name."""
 
 import ast
+import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -170,3 +172,30 @@ def test_import_is_quick() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+COLOUR = re.compile(
+    r"#[0-9a-fA-F]{6}\b|\b(?:color|colour|colors|c|cmap)=\"|colormaps\[\"|\btab\d0|\"C\d\""
+)
+"""What names a colour, or a scale of them."""
+
+
+def test_colours_are_named_in_the_palette_alone() -> None:
+    """Of what draws: `"none"` is no colour, and a page's style sheet stands in its template."""
+    found = [
+        f"{name}: {line.strip()}"
+        for name, path in MODULES.items()
+        if name != "ppl_vae.plots.palette"
+        for line in path.read_text().splitlines()
+        if COLOUR.search(line.replace('color="none"', "").replace('"none"', ""))
+    ]
+    assert not found
+    assert COLOUR.search('axes.plot(x, color="red")')
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb")))
+def test_notebooks_draw_in_the_style_of_the_library(name: str) -> None:
+    path = ROOT / "notebooks" / name
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells)
+    assert "pyplot" not in code or "plt.rcParams.update(STYLE)" in code

@@ -23,7 +23,7 @@ from ppl_vae.objectives import (
     Stein,
 )
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
-from ppl_vae.program import read
+from ppl_vae.program.running import read
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae import VAE, ConditionalVAE, Experiment, MeanFieldNormal, Normal, StandardNormal, fit
 from ppl_vae.bodies import MLP
-from ppl_vae.data import Binarized, Dataset, PartlyLabelled, Transform
+from ppl_vae.data import Binarized, Dataset, PartlyLabelled
 from ppl_vae.data.known import Known
 from ppl_vae.data.moments import Few, Moments
 from ppl_vae.data.stream import Stream
+from ppl_vae.data.transform import Transform
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.using import Trained

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
-    except SystemExit as stop:  # an argument parser's help, or a training's end by SIGTERM
+    except SystemExit as stop:  # a command's help, or a training's end by SIGTERM
         if said := getattr(stop, "said", ""):
             print(f"ppl-vae: {said}", file=sys.stderr)
         return int(stop.code or 0)
@@ -186,29 +186,29 @@ def show(words: list[str]) -> None:
 
 def evaluate(words: list[str]) -> None:
     """Evaluates a run: its metrics with their errors, what they say, and the pictures."""
-    from ppl_vae.cli.commandline import data_options, parse
+    from ppl_vae.cli.commandline import DATA, data_options, parse
     from ppl_vae.report.evaluation import evaluate
 
     data, words = data_options(words)
-    evaluate(**parse(evaluate, words), data=data)
+    evaluate(**parse(evaluate, words, more=DATA), data=data)
 
 
 def report(words: list[str]) -> None:
     """Writes one HTML page that shows runs side by side."""
-    from ppl_vae.cli.commandline import data_options, parse
+    from ppl_vae.cli.commandline import DATA, data_options, parse
     from ppl_vae.report.webpage import report
 
     data, words = data_options(words)
-    report(**parse(report, words, many="runs"), data=data)
+    report(**parse(report, words, many="runs", more=DATA), data=data)
 
 
 def compare(words: list[str]) -> None:
     """Ranks runs by the likelihood of held-out data."""
-    from ppl_vae.cli.commandline import data_options, parse
+    from ppl_vae.cli.commandline import DATA, data_options, parse
     from ppl_vae.cli.compare import compare
 
     data, words = data_options(words)
-    compare(**parse(compare, words, many="runs"), data=data)
+    compare(**parse(compare, words, many="runs", more=DATA), data=data)
 
 
 def demo(words: list[str]) -> None:

@@ -14,19 +14,14 @@ from ppl_vae import files
 
 __all__ = ["sweep"]
 
-_HELP = """usage: ppl-vae sweep --vary NAME=VALUE,VALUE,... [--vary ...] [--seeds 3] [--jobs 1]
-                     [--out runs/sweep] [--dry-run] [options of fit]
-
-Trains a run for each combination of values and each seed, evaluates it, and compares them.
-
-  --vary NAME=A,B  an option of fit and its values; several options make a grid
-  --seeds K        seeds 0 ... K - 1 of each combination (default 1)
-  --jobs N         trainings at a time (default 1)
-  --out FOLDER     a folder for each run, the table and the picture (default runs/sweep)
-  --dry-run        print the commands and run nothing
-
-Runs that are there and evaluated are left alone, so the same call goes on where it was
-interrupted and repeats what failed."""
+_OPTIONS = (
+    ("--vary NAME=A,B", "an option of fit and its values; several of these make a grid."),
+    ("--seeds INTEGER", "seeds 0 ... K - 1 of each combination. Default: 1."),
+    ("--jobs INTEGER", "trainings at a time. Default: 1."),
+    ("--out FOLDER", "a folder for each run, the table and the picture. Default: runs/sweep."),
+    ("--dry-run", "print the commands and run nothing."),
+    ("--NAME VALUE", "any option of fit, for all runs."),
+)
 
 _COLUMNS = {
     "log_likelihood": "log p(x)",
@@ -76,11 +71,18 @@ class _Cell:
 
 
 def sweep(words: list[str]) -> None:
-    """Trains a run for each combination of values and each seed, and compares them."""
+    """Trains a run for each combination of values and each seed, and compares them.
+
+    Each is trained and evaluated. Runs that are there and evaluated are left alone, so that the
+    same call goes on where it was interrupted, and repeats what failed.
+    """
     from ppl_vae.cli.commandline import configured
 
     if {"--help", "-h"} & set(words):
-        print(_HELP)
+        from ppl_vae.config.help import page
+
+        usage = "sweep --vary NAME=A,B [--vary ...] [--OPTION VALUE ...]"
+        print(page(usage, sweep.__doc__ or "", {"options": _OPTIONS}))
         return
     cells, out, jobs, is_dry = _read(words)
     for cell in cells:  # bad values are said before the first training

@@ -132,9 +132,9 @@ def nll(
             no proposal can be fitted to (discrete ones).
 
     References:
-        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
-        arXiv:1509.00519. Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis
-        of decoder-based generative models, arXiv:1611.04273.
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, arXiv:1509.00519.
+        Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis of decoder-based
+        generative models, arXiv:1611.04273.
     """
     check_positive(num_samples=num_samples, steps=steps, block=block)
     if num_samples < 2:

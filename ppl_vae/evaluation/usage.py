@@ -118,8 +118,9 @@ def model_information(
         ValueError: for a model whose likelihood is a factor, which cannot be sampled.
 
     References:
-        Barber and Agakov (2003), The IM algorithm, NeurIPS. Phuong, Welling, Kushman, Tomioka and
-        Nowozin (2018), The mutual autoencoder, OpenReview HkbmWqxCZ.
+        Barber and Agakov (2003), The IM algorithm, NeurIPS.
+        Phuong, Welling, Kushman, Tomioka and Nowozin (2018), The mutual autoencoder, OpenReview
+        HkbmWqxCZ.
     """
     check_positive(num_samples=num_samples, steps=steps, block=block)
     if num_samples < 8:

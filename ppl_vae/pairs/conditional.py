@@ -20,8 +20,8 @@ __all__ = ["ConditionalVAE", "beside", "covariates_of", "joined"]
 
 
 class ConditionalVAE(Pair):
-    r"""A conditional variational auto-encoder: :math:`p(z \mid c)\, p(x \mid z, c)` and
-    :math:`q(z \mid x, c)`.
+    r"""A conditional variational auto-encoder: $p(z \mid c)\, p(x \mid z, c)$ and
+    $q(z \mid x, c)$.
 
     The covariate c, flattened to k numbers, joins z before the likelihood, which is therefore
     built over d + k dimensions; and it joins x before the encoder as k further entries of x's
@@ -46,8 +46,8 @@ class ConditionalVAE(Pair):
         ValueError: if the parts disagree about the shape of z, c or x.
 
     References:
-        Sohn, Lee, Yan (2015): Learning structured output representation using deep conditional
-        generative models. NeurIPS.
+        Sohn, Lee and Yan (2015), Learning structured output representation using deep conditional
+        generative models, NeurIPS.
 
     Example:
         >>> import torch

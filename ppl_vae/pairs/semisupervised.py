@@ -24,7 +24,7 @@ __all__ = ["SemiSupervisedVAE"]
 class SemiSupervisedVAE(Pair):
     r"""A variational auto-encoder with a class y of each datum, known for some data.
 
-    .. math:: p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y)
+    $$p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y)$$
 
     The class is latent where the label is missing, and the classifier says how:
 
@@ -41,7 +41,7 @@ class SemiSupervisedVAE(Pair):
     In training, and there alone, the model therefore observes them once more, at the site
     `label`, given x and with a weight:
 
-    .. math:: -w \sum_{i\ \text{labelled}} \log q(y_i \mid x_i).
+    $$-w \sum_{i\ \text{labelled}} \log q(y_i \mid x_i).$$
 
     Args:
         prior: p(z), over d dimensions.
@@ -57,8 +57,8 @@ class SemiSupervisedVAE(Pair):
         ValueError: if the parts disagree about the number of classes or the shape of z or x.
 
     References:
-        Kingma, Rezende, Mohamed, Welling (2014): Semi-supervised learning with deep generative
-        models. arXiv:1406.5298.
+        Kingma, Rezende, Mohamed and Welling (2014), Semi-supervised learning with deep generative
+        models, arXiv:1406.5298.
 
     Example:
         >>> import torch

@@ -5,16 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
-from ppl_vae.plots.palette import BLACK, CYCLE, Drawing, styled
+from ppl_vae.plots.palette import BLACK, CYCLE, SHARES, SIGNED, Drawing, logarithmic, styled
 
 __all__ = ["against_columns", "columns", "counts", "heat_map", "moved"]
 
 _PANELS, _ACROSS = 12, 4
-_MAP = "RdBu_r"
-"""Of numbers on both sides of 0."""
-_SHARES = "Blues"
 
 Values = np.ndarray[Any, Any]
 
@@ -100,7 +96,9 @@ def heat_map(
     figure = Drawing(3.4 * len(scaled), 4.2)
     panels = figure.subplots(1, len(scaled))
     for axes, part, title in zip(panels, scaled, titles, strict=True):
-        shown = axes.imshow(part, cmap=_MAP, vmin=-3, vmax=3, aspect="auto", interpolation="none")
+        shown = axes.imshow(
+            part, cmap=SIGNED, vmin=-3, vmax=3, aspect="auto", interpolation="none"
+        )
         axes.set_title(title)
         axes.grid(visible=False)
         axes.set_yticks([])
@@ -125,7 +123,7 @@ def against_columns(data: Values, model: Values) -> Figure:
         axes.plot(x, y, "o", ms=4, alpha=0.6, mew=0, color=CYCLE[0])
         _diagonal(axes, x)
         if (x > 0).all() and (y > 0).all() and x.max() > 30 * x.min():
-            _log(axes, "x", "y")
+            logarithmic(axes, "x", "y")
         axes.set(title=f"{title} of a column", xlabel="data", ylabel="draws of the model")
     return figure
 
@@ -157,8 +155,8 @@ def counts(data: Values, model: Values) -> Figure:
         right.plot(mean[mean > 0], zeros[mean > 0], **style, label=who)
     left.set(xlabel="mean of a column", ylabel="variance")
     right.set(xlabel="mean of a column", ylabel="share of zeros", ylim=(-0.03, 1.03))
-    _log(left, "x", "y")
-    _log(right, "x")
+    logarithmic(left, "x", "y")
+    logarithmic(right, "x")
     left.legend()
     return figure
 
@@ -181,7 +179,7 @@ def moved(effects: Values, codes: Sequence[str], names: Sequence[str]) -> Figure
     axes = figure.subplots()
     reach = max(1e-12, float(np.abs(effects).max()))
     drawn = axes.imshow(
-        effects, cmap=_MAP, vmin=-reach, vmax=reach, aspect="auto", interpolation="none"
+        effects, cmap=SIGNED, vmin=-reach, vmax=reach, aspect="auto", interpolation="none"
     )
     axes.grid(visible=False)
     axes.set_yticks(range(len(codes)), codes)
@@ -199,15 +197,6 @@ def _named(axes: Any, names: Sequence[str]) -> None:
         return
     short = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
     axes.set_xticks(range(len(names)), short, rotation=90, fontsize=7)
-
-
-def _log(axes: Any, *which: str) -> None:
-    """Logarithmic axes with plain numbers at their powers of 10."""
-    for name in which:
-        getattr(axes, f"set_{name}scale")("log")
-        axis = getattr(axes, f"{name}axis")
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _diagonal(axes: Any, x: Values) -> None:
@@ -238,7 +227,7 @@ def _square(axes: Any, x: Values, y: Values) -> None:
     levels = sorted({*x.tolist(), *y.tolist()})
     shares = np.array([[float((y[x == a] == b).mean()) if (x == a).any() else 0.0 for b in levels]
                        for a in levels])  # fmt: skip
-    axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1)
+    axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1)
     axes.grid(visible=False)
     axes.set_xticks(range(len(levels)), _names(levels), rotation=30)
     axes.set_yticks(range(len(levels)), _names(levels))

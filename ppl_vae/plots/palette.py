@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 __all__ = [
     "BLACK",
@@ -26,11 +27,15 @@ __all__ = [
     "PAPER",
     "PURPLE",
     "RED",
+    "SCALE",
     "SHADE",
+    "SHARES",
+    "SIGNED",
     "SKY",
     "STYLE",
     "Drawing",
     "line_colours",
+    "logarithmic",
     "styled",
 ]
 
@@ -65,6 +70,9 @@ MARKERS = "os^Dv*PX<>"
 BLACK, GREY = "#000000", "#8A8A8A"
 """Lines and words; what stands behind them."""
 
+SCALE, SIGNED, SHARES = "viridis", "RdBu_r", "Blues"
+"""Colours of numbers: of any, of either sign, from 0 to 1."""
+
 SHADE: dict[str, Any] = {"color": GREY, "alpha": 0.28, "lw": 0}
 """A band."""
 
@@ -84,7 +92,7 @@ STYLE: dict[str, Any] = {
     "figure.titlesize": 11,
     "grid.alpha": 0.2,
     "grid.linewidth": 0.6,
-    "image.cmap": "viridis",
+    "image.cmap": SCALE,
     "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.4,
@@ -138,3 +146,12 @@ class Drawing(Figure):
 def line_colours(count: int) -> list[str]:
     """A colour for each of `count` lines: those of the cycle, and grey for the rest."""
     return [*CYCLE, *[GREY] * (count - len(CYCLE))][:count]
+
+
+def logarithmic(axes: Any, *which: str) -> None:
+    """Logarithmic axes, `x` or `y`, with plain numbers at the powers of ten."""
+    for name in which:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())

@@ -12,7 +12,7 @@ from ppl_vae.evaluation.metric import GROUPS
 from ppl_vae.evaluation.registry import Measured, about, metrics
 from ppl_vae.training.run import SUMMARY, Run
 
-__all__ = ["folded", "known", "lines", "p_value", "read", "save", "values"]
+__all__ = ["check", "folded", "known", "lines", "p_value", "read", "save", "values"]
 
 
 def save(run: Run, measured: Measured) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def save(run: Run, measured: Measured) -> dict[str, Any]:
     """
     subject = measured.subject
     computed = {_metric(name) for name in measured.found} | set(measured.skipped)
-    old = read(run) if files.present(run.path / SUMMARY) else {"metrics": {}, "skipped": {}}
+    old = check(run) or {"metrics": {}, "skipped": {}}
     kept = {k: v for k, v in old["metrics"].items() if _metric(k) not in computed}
     effort = asdict(subject.effort)
     made = {}
@@ -74,6 +74,15 @@ def read(run: Run) -> dict[str, Any]:
     if not whole:
         raise ValueError(f"{path} is damaged: remove it and evaluate the run again")
     return dict(found)
+
+
+def check(run: Run) -> dict[str, Any] | None:
+    """What a run's `summary.json` holds; None if it has none yet.
+
+    Raises:
+        ValueError: if the file is not one of ours.
+    """
+    return read(run) if files.present(run.path / SUMMARY) else None
 
 
 _ENTRY: dict[str, Any] = {

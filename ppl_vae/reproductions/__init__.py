@@ -13,7 +13,7 @@ from typing import Any
 
 from ppl_vae import files
 
-__all__ = ["as_table", "names", "reproduce"]
+__all__ = ["reproduce"]
 
 
 def names() -> list[str]:

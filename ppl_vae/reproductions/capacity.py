@@ -30,15 +30,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppl_vae import files
+from ppl_vae import plots
 from ppl_vae.bodies import MLP
 from ppl_vae.data import Digits
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
-from ppl_vae.objectives import GECO, CapacityVAE, Constraint, Dual, Linear
+from ppl_vae.objectives import GECO, CapacityVAE, Constraint, Dual, HighThenLow, Linear
 from ppl_vae.objectives.costs import Cost
 from ppl_vae.pairs.vae import VAE
+from ppl_vae.plots.palette import BLACK, CYCLE, RED, Drawing, styled
 from ppl_vae.priors import StandardNormal
+from ppl_vae.training import SVI
+from ppl_vae.training.optim import Adam
 
 __all__ = ["HOLDS", "MULTIPLIERS", "LinearWorld", "follow", "meet", "run"]
 
@@ -72,14 +75,11 @@ def follow(
     )
     objective = CapacityVAE(Linear(0.0, top, over=0.8), hold)
     objective.plan(steps)
-    loss = objective(vae.model, vae.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
+    svi = SVI(vae.model, vae.guide, Adam(lr), objective)
     curve = []
     for step in range(steps):
         target = objective.at_step(objective.target)
-        optimizer.zero_grad()
-        (loss(x) / len(x)).backward()
-        optimizer.step()
+        svi.step(x)
         with torch.no_grad():
             q, p = vae.encoder(x), vae.prior()
             rate = kl_divergence(q, p.expand(q.batch_shape)).mean()
@@ -121,6 +121,7 @@ class LinearWorld(nn.Module):
             pyro.sample("x", dist.Normal(z @ self.weight.T, self.noise).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
+        pyro.module("world", self)
         mean = x @ self.gain.T + self.shift
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(mean, self.deviation.exp()).to_event(1))
@@ -164,14 +165,13 @@ def meet(
 ) -> float:
     """Trains the encoder of a world by `GECO`, and returns the multiplier."""
     objective = GECO(tolerance, Dual(speed=1.0, damping=0.0, average=0.9), cost=cost)
-    loss = objective(world.model, world.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
-    fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, 2 * (1 - t / steps)))
+    # At its full rate for half of the steps, then down to 0.
+    optimizer = Adam(lr, schedule=HighThenLow(1.0, 0.0, 0.5, 0.5))
+    optimizer.plan(steps)
+    svi = SVI(world.model, world.guide, optimizer, objective)
     for _ in range(steps):
-        optimizer.zero_grad()
-        (loss(world.x) / len(world.x)).backward()
-        optimizer.step()
-        fall.step()
+        svi.step(world.x)
+        optimizer.advance()
     dual = objective.constraint
     assert isinstance(dual, Dual)
     return float(dual.multiplier(at_most=True).detach())
@@ -207,27 +207,25 @@ def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
     }
 
 
+@styled
 def _draw(
     curves: dict[str, list[tuple[int, float, float]]],
     points: Sequence[tuple[float, float]],
     curve: Sequence[tuple[float, float]],
     out: Path,
 ) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Drawing(9, 3.6)
     left, right = figure.subplots(1, 2)
-    for (name, values), colour in zip(curves.items(), ("#3f90da", "#bd1f01"), strict=True):
+    for (name, values), colour in zip(curves.items(), CYCLE, strict=False):
         steps, rates, targets = zip(*values, strict=True)
-        left.plot(steps, rates, color=colour, linewidth=1.4, label=name)
-    left.plot(steps, targets, color="#444444", linewidth=0.9, linestyle="--", label="C(t)")
+        left.plot(steps, rates, color=colour, label=name)
+    left.plot(steps, targets, color=BLACK, linewidth=0.9, linestyle="--", label="C(t)")
     left.set(xlabel="step", ylabel="rate, nats", title="The rate under a capacity (digits)")
-    left.legend(frameon=False)
-    right.plot(*zip(*curve, strict=True), color="#444444", linewidth=0.9, label="least rate")
-    right.plot(*zip(*points, strict=True), "o", color="#bd1f01", label="GECO")
+    left.legend()
+    right.plot(*zip(*curve, strict=True), color=BLACK, linewidth=0.9, label="least rate")
+    right.plot(*zip(*points, strict=True), "o", color=RED, label="GECO")
     right.set(xlabel="reconstruction, nats", ylabel="rate, nats", title="A bound met (linear)")
-    right.legend(frameon=False)
+    right.legend()
     path = out / "capacity.png"
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    plots.save(figure, path)
     return path

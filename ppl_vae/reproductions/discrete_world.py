@@ -27,9 +27,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import files
+from ppl_vae import plots
 from ppl_vae.evaluation.sampling import markov_chain
 from ppl_vae.objectives import Autoencoder
+from ppl_vae.plots.palette import CYCLE, SHADE, Drawing, styled
 
 __all__ = ["ENCODERS", "STATES", "World", "largest_error", "run", "simulate"]
 
@@ -194,19 +195,16 @@ def run(
     }
 
 
+@styled
 def _draw(law: Tensor, shares: dict[str, Tensor], out: Path) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Drawing(6.4, 3.6)
     axes = figure.subplots()
     states = torch.arange(STATES).numpy()
-    axes.bar(states, law.numpy(), width=0.8, color="#dddddd", label="data")
-    colours = ("#3f90da", "#ffa90e", "#bd1f01")
-    for i, ((name, share), colour) in enumerate(zip(shares.items(), colours, strict=True)):
+    axes.bar(states, law.numpy(), width=0.8, label="data", **SHADE)
+    for i, ((name, share), colour) in enumerate(zip(shares.items(), CYCLE, strict=False)):
         axes.plot(states + (i - 1) * 0.2, share.numpy(), "o", color=colour, label=f"chain: {name}")
     axes.set(xlabel="state", ylabel="share", title="What the chain of encoder and decoder draws")
-    axes.legend(frameon=False)
+    axes.legend()
     path = out / "chain.png"
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    plots.save(figure, path)
     return path

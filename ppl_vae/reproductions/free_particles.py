@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppl_vae import files
+from ppl_vae import plots
+from ppl_vae.plots.palette import BLACK, SHADE, Drawing, line_colours, styled
 
 __all__ = ["ESTIMATORS", "optimise", "run"]
 
@@ -96,25 +97,22 @@ def run(
     }
 
 
+@styled
 def _draw(results: dict[str, dict[str, Any]], out: Path) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Drawing(6.4, 4)
     axes = figure.subplots()
-    axes.axhline(0, color="#444444", linewidth=0.8)
-    axes.axhspan(-0.02, 0.02, color="#444444", alpha=0.15, linewidth=0)
-    colours = ("#bd1f01", "#ffa90e", "#94a4a2", "#832db6", "#3f90da")
-    for colour, (name, result) in zip(colours, results.items(), strict=False):
+    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.axhspan(-0.02, 0.02, **SHADE)
+    for colour, (name, result) in zip(line_colours(len(results)), results.items(), strict=True):
         steps, values = zip(*result["curve"], strict=True)
-        axes.plot(steps, values, label=name, color=colour, linewidth=1.4)
+        axes.plot(steps, values, label=name, color=colour)
     axes.set(
         xlabel="step",
         ylabel="log-det of the codes' covariance / d",
         ylim=(-0.6, 0.6),
         title=f"{CODES} free codes in {DIM} dimensions, {BATCH} at a time",
     )
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend()
     path = out / "log_det.png"
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    plots.save(figure, path)
     return path

@@ -29,7 +29,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import files
+from ppl_vae import plots
 from ppl_vae.bodies import MLP
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Likelihood, Normal
@@ -37,7 +37,10 @@ from ppl_vae.objectives import BetaVAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.pairs.vae import VAE
+from ppl_vae.plots.palette import CLASSES, SCALE, Drawing, styled
 from ppl_vae.priors import StandardNormal
+from ppl_vae.training import SVI
+from ppl_vae.training.optim import Adam
 
 __all__ = ["categorical", "normal", "run", "train_categorical", "train_normal", "truth"]
 
@@ -60,7 +63,8 @@ class Values(Likelihood):
 
 class _OneHot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.one_hot(x, VALUES).to(torch.get_default_dtype())
+        # `one_hot` reads the greatest value to the host, which no recorded step can.
+        return torch.eye(VALUES)[x]
 
 
 class Mixture(nn.Module):
@@ -121,14 +125,11 @@ def _objective(information: float | None, weight: float, r: nn.Module) -> Object
 
 
 def _train(vae: VAE, objective: Objective, batches: Sequence[Tensor] | Tensor) -> None:
-    loss = objective(vae.model, vae.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.02 ** (1 / len(batches)))
+    optimizer = Adam(1e-2, decay=0.02 ** (1 / len(batches)))
+    svi = SVI(vae.model, vae.guide, optimizer, objective)
     for x in batches:
-        optimizer.zero_grad()
-        loss(x).div(len(x)).backward()
-        optimizer.step()
-        schedule.step()
+        svi.step(x)
+        optimizer.advance(epochs=1)
 
 
 @torch.no_grad()
@@ -198,38 +199,34 @@ def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
     }
 
 
+@styled
 def _draw_categorical(models: dict[str, VAE], path: Path) -> Path:
     """The poster's figure 5: p(x|z) as a function of z, a row for each model."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     z = torch.linspace(-3, 3, 601)
-    figure = Figure(figsize=(7, 1.5 * len(models)), layout="constrained")
+    figure = Drawing(7, 1.5 * len(models))
     axes = figure.subplots(len(models), sharex=True)
-    colours = matplotlib.colormaps["tab10"](range(VALUES))
     for axis, (label, vae) in zip(axes, models.items(), strict=True):
         with torch.no_grad():
             probs = vae.likelihood(z[:, None]).probs.numpy()
-        axis.stackplot(z.numpy(), probs.T, colors=colours, labels=range(VALUES))
+        axis.stackplot(z.numpy(), probs.T, colors=CLASSES, labels=range(VALUES))
         axis.set(ylim=(0, 1), xlim=(-3, 3), ylabel="p(x | z)")
-        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats", fontsize="medium")
+        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats")
     axes[-1].set_xlabel("z")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="x", frameon=False)
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    figure.legend(handles, labels, loc="outside right center", title="x")
+    plots.save(figure, path)
     return path
 
 
+@styled
 def _draw_normal(models: dict[str, VAE], path: Path) -> Path:
     """The poster's figure 6: p(x|z) p(z) for a grid of z, a row for each model."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     x, codes = torch.linspace(-4, 4, 801), torch.linspace(-2.5, 2.5, 21)
-    figure = Figure(figsize=(7, 1.5 * len(models)), layout="constrained")
+    figure = Drawing(7, 1.5 * len(models))
     axes = figure.subplots(len(models), sharex=True)
-    colours = matplotlib.colormaps["viridis"](codes.sub(-2.5).div(5).numpy())
+    colours = matplotlib.colormaps[SCALE](codes.sub(-2.5).div(5).numpy())
     for axis, (label, vae) in zip(axes, models.items(), strict=True):
         with torch.no_grad():
             fn = vae.likelihood(codes[:, None, None].expand(-1, len(x), 1))
@@ -238,10 +235,9 @@ def _draw_normal(models: dict[str, VAE], path: Path) -> Path:
         for row, colour in zip(joint, colours, strict=True):
             axis.plot(x.numpy(), row, color=colour, linewidth=1)
         axis.set(xlim=(-4, 4), ylim=(0, None), ylabel="p(x | z) p(z)")
-        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats", fontsize="medium")
+        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats")
     axes[-1].set_xlabel("x")
     scale = matplotlib.colors.Normalize(-2.5, 2.5)
-    figure.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis"), ax=list(axes), label="z")
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    figure.colorbar(matplotlib.cm.ScalarMappable(scale, SCALE), ax=list(axes), label="z")
+    plots.save(figure, path)
     return path

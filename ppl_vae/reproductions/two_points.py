@@ -18,8 +18,9 @@ import torch
 from pyro.distributions.transforms import ConditionalSpline
 from torch import Tensor, nn
 
-from ppl_vae import files
+from ppl_vae import plots
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Objective
+from ppl_vae.plots.palette import CYCLE, GREY, Drawing, styled
 
 __all__ = ["TwoPoints", "run", "train"]
 
@@ -108,19 +109,17 @@ def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
     }
 
 
+@styled
 def _draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Drawing(6, 3.6)
     axes = figure.subplots()
-    axes.axhline(1.0, color="0.6", linewidth=1, linestyle="--")
-    axes.text(STEPS["ELBO"], 0.97, "prior", color="0.4", ha="right", va="top")
-    for (name, curve), colour in zip(curves.items(), ("#3f90da", "#bd1f01"), strict=True):
+    axes.axhline(1.0, color=GREY, linewidth=1, linestyle="--")
+    axes.text(STEPS["ELBO"], 0.97, "prior", color=GREY, ha="right", va="top")
+    for (name, curve), colour in zip(curves.items(), CYCLE, strict=False):
         steps, values = zip(*curve, strict=True)
         axes.plot(steps, values, color=colour, label=name)
-    axes.set(xlabel="step", ylabel=r"$\mathrm{E}\, z^2$ under $q(z)$", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="E z² under q(z)", ylim=(0, None))
     axes.set_title("Two data points: the variance of the aggregate posterior")
-    axes.legend(frameon=False)
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=150)
+    axes.legend()
+    plots.save(figure, path)
     return path

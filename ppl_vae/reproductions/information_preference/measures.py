@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import evaluation as ev
+from ppl_vae.evaluation.classifier import Classifier
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.plots import samples, save
 from ppl_vae.reproductions.information_preference.cells import DIM
@@ -19,14 +20,14 @@ ROWS = {14: 150, 28: 50}  # by the side of the image
 DRAWS, STEPS, IMAGES = 100, 150, 1000
 
 
-def classifier(data: dict[str, Tensor], folder: Path) -> ev.Classifier:
+def classifier(data: dict[str, Tensor], folder: Path) -> Classifier:
     """A classifier of the binarised digits, whose features the FID takes."""
     train = torch.bernoulli(data["train"], generator=torch.Generator().manual_seed(1))
     labels = data["train_labels"], data["test_labels"]
     return ev.train_classifier(train, labels[0], data["test"], labels[1], cache=folder)
 
 
-def measure(vae: VAE, data: dict[str, Tensor], net: ev.Classifier) -> dict[str, Any]:
+def measure(vae: VAE, data: dict[str, Tensor], net: Classifier) -> dict[str, Any]:
     """Numbers by name, in nats per datum where they are no accuracy or distance."""
     pair = vae.model, vae.guide
     test, labels = data["test"], data["test_labels"]
@@ -71,7 +72,7 @@ def _likelihood(vae: VAE, x: Tensor) -> dict[str, Any]:
     }
 
 
-def _classes(net: ev.Classifier, images: Tensor, labels: Tensor) -> float:
+def _classes(net: Classifier, images: Tensor, labels: Tensor) -> float:
     """KL of the classifier's histogram over samples and the classes' frequencies, in nats."""
     share, known = (
         torch.bincount(y, minlength=10).double() for y in (net.predict(images), labels)

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from ppl_vae import files
+from ppl_vae import plots
+from ppl_vae.plots.palette import CLASSES, GREY, Drawing, logarithmic, styled
 from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell
 
 __all__ = ["over_steps"]
@@ -17,6 +17,7 @@ _STEPS = [50, 350, 1000, 6000]
 _PANELS = ("sd of q(z | x)", "spread of the means", "usage, nats")
 
 
+@styled
 def over_steps(
     cells: Sequence[Cell],
     curves: Mapping[str, Sequence[Sequence[float]]],
@@ -34,9 +35,9 @@ def over_steps(
         results: measures by the cell's name and the step.
         path: of the picture.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Drawing(11, 7)
     panels = figure.subplots(2, 3, sharex=True, sharey="col")
-    colours = {name: f"C{k}" for k, name in enumerate(OBJECTIVES)}
+    colours = dict(zip(OBJECTIVES, CLASSES, strict=False))
     for cell in cells:
         steps, *columns = zip(*curves[cell.name], strict=True)
         usage = {s: m["usage"] for s, m in sorted(results.get(cell.name, {}).items())}
@@ -47,22 +48,19 @@ def over_steps(
                 y,
                 color=colours[cell.objective],
                 linestyle="--" if cell.standardised else "-",
-                linewidth=1.4,
                 marker="o" if x is lines[-1][0] else None,
-                markersize=4,
             )
     for row, words in zip(panels, ("maps", "no maps"), strict=True):
         for axis, title in zip(row, _PANELS, strict=True):
-            axis.set(title=f"{title} ({words})", xscale="log", yscale="log")
+            axis.set_title(f"{title} ({words})")
+            logarithmic(axis, "x", "y")
             axis.set_xticks(_STEPS, list(map(str, _STEPS)), minor=False)
             axis.xaxis.set_minor_locator(NullLocator())
-            axis.spines[["top", "right"]].set_visible(False)
     for axis in panels[1]:
         axis.set_xlabel("step")
     panels[0][1].set_ylim(bottom=1e-3)  # less is no code at all
     met = {cell.objective for cell in cells}
     handles = [Line2D([], [], color=c, label=name) for name, c in colours.items() if name in met]
-    handles.append(Line2D([], [], color="grey", linestyle="--", label="standardised encoder"))
+    handles.append(Line2D([], [], color=GREY, linestyle="--", label="standardised encoder"))
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    with files.written(path) as draft:
-        figure.savefig(draft, dpi=120)
+    plots.save(figure, path)
