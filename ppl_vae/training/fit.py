@@ -12,6 +12,7 @@ from ppl_vae.data.transform import Normalise
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, release
+from ppl_vae.program.precision import Precision
 from ppl_vae.state import ready_optimizers
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
@@ -54,6 +55,7 @@ def fit(
     channels: Channels | None = None,
     missing: Missing = "refuse",
     weights: Any = None,
+    precision: Precision = "full",
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: Run | str | Path | None = None,
@@ -125,6 +127,8 @@ def fit(
             their place and, where it has an argument of that name, `mask` of where values are; one
             whose networks read NaN themselves (`bodies.Masked`) sees the rows as they are.
         weights: how much each row counts, `(n,)`; their mean is set to 1.
+        precision: "bf16" computes the networks' matrix products and convolutions in bfloat16, in
+            training and for the held-out loss; weights, densities and kernels stay float32.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         resume: a run, or its folder, to go on with in its own folder, from its last checkpoint to
@@ -206,6 +210,7 @@ def fit(
                     channels=channels,
                     missing=missing,
                     weights=weights,
+                    precision=precision,
                     resuming=run is not None,
                 )
             here().over(None, lambda world: world.part_streams())
