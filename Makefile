@@ -72,7 +72,7 @@ release: $(STAMP)
 	$(BIN)/python tests/release.py $(RELEASE)
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do PYTHONPATH=tests $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf build dist docs/reference/names .matrix $(VENV)

@@ -134,7 +134,7 @@ class Schema:
         if "class_path" in new or (new and not extra):
             if extra:
                 raise BadInput(
-                    f"{where} has {sorted(extra)[0]!r} beside class_path: settings go under "
+                    f"{where} has {sorted(extra)[0]!r} next to class_path: settings go under "
                     "init_args"
                 )
             path = new.get("class_path", old["class_path"] if is_part(old) else None)

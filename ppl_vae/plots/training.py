@@ -71,10 +71,16 @@ def _drawn(axes: Any, kind: str, history: Epochs, name: str, colour: str) -> lis
 
 @styled
 def noise_and_spread(history: Epochs) -> Figure | None:
-    """What the log holds of each code: its noise, its means' spread, and what it can carry at
-    most, (1/2) log(1 + (spread / noise)^2), which falls to 0 as a code collapses.
+    r"""Noise and spread of each code over the epochs, and what it can carry at most.
 
-    None where the log holds nothing of codes.
+    That is $\frac12 \log(1 + (\mathrm{spread} / \mathrm{noise})^2)$ nats, which falls to 0 as a
+    code collapses.
+
+    Args:
+        history: of `fit`.
+
+    Returns:
+        None where the log holds nothing of codes.
     """
     logged = {*history.names}
     names = [name.removeprefix("sd/") for name in history.names if name.startswith("sd/")]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.priors import StandardNormal
-from ppl_vae.report.results import p_value
+from ppl_vae.records import p_value
 from ppl_vae.training.history import History
 from ppl_vae.training.spread import carried, codes
 
@@ -26,9 +26,9 @@ USED = 0.1
 """Nats per datum below which a code is worth nothing to the decoder: a tenth of what tells e
 things apart, and less than what two trainings of one model differ by."""
 
-SILENT = 0.01
+SILENT = 0.005
 """Nats that a code's mean can carry at most, (1/2) log(1 + (spread / noise)^2), below which it is
-inactive: a spread of a seventh of the noise."""
+inactive: a spread of a tenth of the noise, the line of `active_units` for a noise of 1."""
 
 SPREAD = 0.1
 """log det of the covariance of q(z) over d, from which it is too wide or too narrow: 5 % of the

@@ -13,7 +13,7 @@ __all__ = ["State", "up_to_rounding"]
 
 
 class State:
-    """What a step moves beside the parameters: the tensors a graph writes to, and the noise."""
+    """What a step moves besides the parameters: the tensors a graph writes to, and the noise."""
 
     def __init__(self, made: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = tensors_of(args, kwargs)
