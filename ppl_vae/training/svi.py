@@ -11,15 +11,17 @@ from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from ppl_vae.objectives import Memory, Objective
+from ppl_vae.objectives import Divergence, Memory, Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.state import same_environment
 from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
+from ppl_vae.training.noise import put_back, streams
 from ppl_vae.training.recording import Recording
-from ppl_vae.training.sameness import State, noise_of, up_to_rounding
+from ppl_vae.training.sameness import State, up_to_rounding
 from ppl_vae.world import here
 
 __all__ = ["SVI"]
@@ -148,18 +150,23 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> float:
         buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
-        noise = noise_of(args, kwargs)
+        parts: list[Divergence | Objective] = [
+            part for part in objective.modules() if isinstance(part, Divergence | Objective)
+        ]
+        gathered = [tree_map(_cloned, part.state()) for part in parts]
+        noise = streams()
         try:
             with same_environment():
                 made = Recording(objective, self.model, self.guide, args, kwargs)
         except (
             Exception
         ) as error:  # of whatever kind: the eager step says whether it is the user's
-            noise.restore()
+            put_back(noise)
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            for part in objective.modules():
+            for part, state in zip(parts, gathered, strict=True):
+                part.load_state(state)
                 if isinstance(part, Memory):
                     part.forget_step()
             loss = self._eager(args, kwargs)
@@ -243,6 +250,10 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for a in (*args, *kwargs.values())
         ]
         return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
+
+
+def _cloned(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _plain(argument: Any) -> Hashable:
