@@ -13,7 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ppl_vae.objectives import Divergence, Memory, Objective
+from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.state import same_environment
@@ -150,10 +150,11 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> float:
         buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
-        parts: list[Divergence | Objective] = [
-            part for part in objective.modules() if isinstance(part, Divergence | Objective)
-        ]
-        gathered = [tree_map(_cloned, part.state()) for part in parts]
+        gathered: dict[Divergence | Objective, Any] = {
+            part: tree_map(_cloned, part.state())
+            for part in objective.modules()
+            if isinstance(part, Divergence | Objective)
+        }
         noise = streams()
         try:
             with same_environment():
@@ -165,10 +166,8 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            for part, state in zip(parts, gathered, strict=True):
+            for part, state in gathered.items():
                 part.load_state(state)
-                if isinstance(part, Memory):
-                    part.forget_step()
             loss = self._eager(args, kwargs)
             self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
             return loss
