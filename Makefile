@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick mutants kills fuzz lint types docs notebooks links wheel release bench clean
+.PHONY: demo test quick matrix mutants kills fuzz lint types docs notebooks links wheel release bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ test: $(STAMP)
 # The suite without the tests that train for tens of seconds.
 quick: $(STAMP)
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+# The first case of each quick test, on other Pythons and with the oldest dependencies:
+# CELLS="3.11-oldest", see CONTRIBUTING.md.
+matrix: $(STAMP)
+	$(BIN)/python tests/matrix.py $(CELLS)
 
 # Faults are put into copies of the tree: MUTANTS="--seed 1 --only kernels", see CONTRIBUTING.md.
 mutants: $(STAMP)
@@ -71,7 +76,7 @@ release: $(STAMP)
 	$(BIN)/python tests/release.py $(RELEASE)
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do PYTHONPATH=tests $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf build dist docs/reference/names $(VENV)
+	rm -rf build dist docs/reference/names .matrix $(VENV)

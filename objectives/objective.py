@@ -98,6 +98,7 @@ class Objective(ELBO, Portable):
 
     step: Tensor
     num_particles: int
+    vectorize_particles: bool
     max_plate_nesting: float
     plate: PlateName | None = None
 

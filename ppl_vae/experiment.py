@@ -28,6 +28,7 @@ from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
 from ppl_vae.program.modules import release
+from ppl_vae.program.precision import Precision
 from ppl_vae.training import weights
 from ppl_vae.training.fit import fit
 from ppl_vae.training.history import History
@@ -79,6 +80,7 @@ class Experiment(Trained):
         freeze: names of parts and parameters that stay as they are, or globs of them, such as
             `likelihood` or `encoder.network.*`.
         checkpoint_steps: steps between checkpoints, besides that after each epoch.
+        precision: "bf16" computes the networks in bfloat16, and densities in float32.
         seed: of the starting weights and all that is drawn in training.
         device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
 
@@ -121,6 +123,7 @@ class Experiment(Trained):
         start: str | None = None,
         freeze: Sequence[str] = (),
         checkpoint_steps: int | None = None,
+        precision: Precision = "full",
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -148,6 +151,7 @@ class Experiment(Trained):
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.patience, self.keep, self.monitor = patience, keep, monitor
         self.start, self.freeze, self.checkpoint_steps = start, freeze, checkpoint_steps
+        self.precision: Precision = precision
         self.seed, self.device = seed, device
         set_seed(seed)
         dims = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -192,7 +196,8 @@ class Experiment(Trained):
         Args:
             part: `train` or `test`; `test` if there are held-out rows by default.
         """
-        rows = self.data.arguments(part or self.data.held_out, labelled=False)
+        part = part or self.data.held_out
+        rows = self.data.arguments(part, labelled=False, seed=self.seed)
         device = next(p.device for p in self.pair.parameters())
         return tuple(x.to(device) for x in rows)
 
@@ -217,7 +222,10 @@ class Experiment(Trained):
     @property
     def _settings(self) -> dict[str, Any]:
         names = ("epochs", "batch_size", "seed", "device", "critic_steps", "patience", "keep")
-        return {name: getattr(self, name) for name in (*names, "monitor", "start", "freeze")}
+        return {
+            name: getattr(self, name)
+            for name in (*names, "monitor", "start", "freeze", "precision")
+        }
 
     def fit(
         self,

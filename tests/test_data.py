@@ -19,6 +19,7 @@ from ppl_vae.data import (
     TwoPoints,
 )
 from ppl_vae.data.loaders import batches
+from ppl_vae.evaluation.metric import Subject
 
 
 def test_digits_are_scaled_and_split_evenly() -> None:
@@ -63,6 +64,19 @@ def test_damaged_folder_is_one_clear_line(tmp_path: Path) -> None:
     Path(tmp_path, "MNIST", "raw").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="incomplete"):
         MNIST(str(tmp_path))
+
+
+def test_dynamic_rows_stand_as_in_one_pass_where_a_seed_is_given() -> None:
+    """What a decoder of binary pixels is evaluated at, and never the grey rows behind it."""
+    data = Binarized(Digits())
+    state = torch.get_rng_state()
+    (drawn,), (again,) = (data.arguments("train", seed=3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn, again)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(data.arguments("train")[0], data.train)
+    (seen,) = Subject(lambda x: None, lambda x: None, data).arguments("train")
+    assert set(seen.unique().tolist()) == {0.0, 1.0}
 
 
 def test_dynamic_binarization_draws_anew_each_epoch() -> None:
@@ -245,6 +259,7 @@ def test_covariates_or_classes_in_their_place() -> None:
     ("options", "message"),
     [
         ({"train_covariates": torch.zeros(3)}, r"train_covariates has shape \(3,\), not one row"),
+        ({"train_covariates": 3.5}, r"train_covariates has shape \(\), not one row"),
         ({"train_covariates": torch.full((4, 1), torch.nan)}, r"train_covariates\[0, 0\] is nan"),
         ({"train_covariates": torch.zeros(4)}, "has no test_covariates: give both or neither"),
         (

@@ -159,7 +159,7 @@ def check_covariates(
         if value is None:
             checked.append(None)
             continue
-        if rows is None or len(value) != len(rows):
+        if rows is None or value.shape[:1] != rows.shape[:1]:
             held = 0 if rows is None else len(rows)
             raise ValueError(
                 f"{name}: {key}_covariates has shape {tuple(value.shape)}, not one row for each "

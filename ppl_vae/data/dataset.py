@@ -222,14 +222,22 @@ class Dataset:
         covariates = self.train_covariates if self.extra == "covariates" else None
         return 0 if covariates is None else covariates.shape[1]
 
-    def arguments(self, part: Part, *, labelled: bool = True) -> tuple[Tensor, ...]:
+    def arguments(
+        self, part: Part, *, labelled: bool = True, seed: int | None = None
+    ) -> tuple[Tensor, ...]:
         """What a pair is called with: the rows, and what comes with them.
 
         Args:
             part: the training rows or the held-out ones.
             labelled: labels as they are; otherwise, as in evaluation, as unknown.
+            seed: of training rows that are drawn anew for each pass, which stand as in one pass
+                then; None for what they are drawn from.
         """
         rows = self.train if part == "train" else self.test
+        if part == "train" and seed is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                rows = self.epoch()
         if rows is None:
             raise ValueError(f"{self.name} has no held-out rows")
         covariates = self.train_covariates if part == "train" else self.test_covariates

@@ -225,7 +225,7 @@ def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Lik
     for name, (_, its) in found.items():
         if name != best:
             words.append(
-                f"by {'the guide' if name == 'own' else 'a fitted ' + name.replace('_', ' ')} "
+                f"NLL by {'the guide' if name == 'own' else 'a fitted ' + name.replace('_', ' ')} "
                 f"itself {its} (effective {sizes[name]:.3g}, k-hat {khats[name]:.2g})"
             )
     if not weights.met and len(found) > 1:

@@ -21,6 +21,7 @@ from ppl_vae.plots.palette import (
     styled,
 )
 from ppl_vae.plots.results import Comparison, Intervals, KHats, Ranks, Replicates
+from ppl_vae.records import p_value
 
 __all__ = ["plot_coverage", "plot_nuts", "plot_pareto_k", "plot_predictive", "plot_sbc"]
 
@@ -99,7 +100,7 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
         ax.axhspan(low, high, **SHADE, zorder=3)
         ax.hist(u, bins=bins, range=(0, 1), color=BLUE, alpha=0.85, edgecolor="white", lw=0.5)
         ax.axhline(expected, color=BLACK, lw=0.8)
-        ax.set_title(f"{name}   KS p = {_p_text(float(tests[name][0]))}")
+        ax.set_title(f"{name}   KS p {_equals(float(tests[name][0]))}")
         ax.set_xlim(0, 1)
     left.supxlabel("normalised rank of the truth (grey: 99% of a uniform)")
     left.supylabel("simulations")
@@ -118,7 +119,7 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
     ax.set_xlabel("normalised rank")
     ax.set_ylabel("ECDF - uniform")
     ax.set_title(
-        f"{n} simulations, {result.draws} draws, p = {_p_text(result.p_value)} (Bonferroni)",
+        f"{n} simulations, {result.draws} draws, p {_equals(result.p_value)} (Bonferroni)",
         fontsize=9,
     )
     right.legend(loc="outside lower center", ncols=4)
@@ -176,7 +177,7 @@ def plot_predictive(result: Replicates) -> Figure:
         drawn, truth = result.replicated[name], result.observed[name]
         ax.hist(drawn, bins=25, color=SKY, edgecolor="white", lw=0.4, label="drawn")
         ax.axvline(truth, color=RED, lw=2, label="data")
-        ax.set_title(f"{name}   p = {_p_text(result.p_values[name])}")
+        ax.set_title(f"{name}   p = {result.p_values[name]:.2g}")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     grid.flat[0].legend()
@@ -261,5 +262,7 @@ def _bins(draws: int, simulations: int) -> int:
     return fitting[-1] if fitting else most
 
 
-def _p_text(p: float) -> str:
-    return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
+def _equals(p: float) -> str:
+    """A p-value after its letter: "= 0.03", or "< 1e-06"."""
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"

@@ -82,13 +82,15 @@ def noise_and_spread(history: Epochs) -> Figure | None:
     Returns:
         None where the log holds nothing of codes.
     """
+    logged = {*history.names}
     names = [name.removeprefix("sd/") for name in history.names if name.startswith("sd/")]
+    names = [name for name in names if f"spread/{name}" in logged]
     if not names:
         return None
     noise = {name: np.asarray(history[f"sd/{name}"]) for name in names}
     spread = {name: np.asarray(history[f"spread/{name}"]) for name in names}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        carried = {n: 0.5 * np.log1p((spread[n] / noise[n]) ** 2) for n in names}
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        carried = {n: np.log(np.hypot(1.0, spread[n] / noise[n])) for n in names}
     names.sort(key=lambda name: -np.nan_to_num(carried[name][-1]))
     panels = (
         ("noise: sd of q(z|x)", noise), ("spread: sd of the means", spread),

@@ -20,6 +20,7 @@ from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
 from ppl_vae.training.recording import Recording
 from ppl_vae.training.sameness import State, noise_of, up_to_rounding
+from ppl_vae.world import here
 
 __all__ = ["SVI"]
 
@@ -49,8 +50,8 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     agree to rounding; else, and where there is no compiler, a warning says why and the recorded
     graph is used.
 
-    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, or under effect handlers, are
-    eager.
+    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, under effect handlers, or over
+    several processes are eager.
 
     Args:
         model: the model.
@@ -111,7 +112,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
-        if self._objective is None or is_handled():
+        if self._objective is None or is_handled() or here().size > 1:
             return self._eager(args, kwargs)
         key = self._key(args, kwargs)
         found = self._steps.pop(key, 0)

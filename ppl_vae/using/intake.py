@@ -194,7 +194,7 @@ class Intake:
         data = self._data.rows() if isinstance(self._data, Remembered) else self._data
         if data is None:
             raise ValueError("the rows of the training are not known here: give some as rows=")
-        return self._placed(data.arguments("train"))
+        return self._placed(data.arguments("train", seed=0))
 
     def _codes(self, codes: Any) -> Tensor:
         found = as_tensor(codes, "codes")
