@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick mutants kills fuzz lint types docs links wheel release bench clean
+.PHONY: demo test quick matrix mutants kills fuzz lint types docs notebooks links wheel release bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 # Tensors are small here: one thread a process is fastest, and processes do not fight for the cores.
-docs test quick: export OMP_NUM_THREADS ?= 1
+docs notebooks test quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(STAMP)
 	$(BIN)/ppl-vae demo
@@ -23,6 +23,11 @@ test: $(STAMP)
 # The suite without the tests that train for tens of seconds.
 quick: $(STAMP)
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+# The first case of each quick test, on other Pythons and with the oldest dependencies:
+# CELLS="3.11-oldest", see CONTRIBUTING.md.
+matrix: $(STAMP)
+	$(BIN)/python tests/matrix.py $(CELLS)
 
 # Faults are put into copies of the tree: MUTANTS="--seed 1 --only kernels", see CONTRIBUTING.md.
 mutants: $(STAMP)
@@ -51,6 +56,10 @@ docs: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/html
 	$(BIN)/python -m pytest tests/test_site.py
 
+# Executes the notebooks and stores them with their pictures, for who reads them without the site.
+notebooks: $(STAMP)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+
 # The addresses that docs and docstrings name: asks the network, so no part of `make docs`.
 links: $(STAMP)
 	$(BIN)/python -m sphinx -b linkcheck --quiet -D nb_execution_mode=off docs build/links
@@ -67,7 +76,7 @@ release: $(STAMP)
 	$(BIN)/python tests/release.py $(RELEASE)
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do PYTHONPATH=tests $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf build dist docs/reference/names $(VENV)
+	rm -rf build dist docs/reference/names .matrix $(VENV)

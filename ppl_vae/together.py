@@ -52,7 +52,7 @@ def processes(timeout: float = TIMEOUT, backend: str | None = None) -> Iterator[
     the aggregate posterior of all rows, batch norms take the moments of all, and gradients are
     summed. Started by itself a process is alone, and nothing is changed.
 
-    `fit` is given all rows in each process and hands out shares. In a loop of one's own each
+    `fit` is given all rows in each process and gives each its share. In a loop of your own each
     process gives its own share, `world.shard(x)`; parameters are those of the first process from
     the first step on, and every process takes as many steps as the others.
 

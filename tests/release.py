@@ -1,4 +1,4 @@
-"""`make release`: checks tree, version and changelog; builds and tests the wheel; tags.
+"""`make release`: checks the tree, the version and the changelog; builds the wheel; tags.
 
 Nothing is pushed or uploaded. `--dry-run` says what stands in the way, or what would be done.
 """

@@ -1,4 +1,4 @@
-"""The built site (`make docs`): every page in a browser, the search, a page for each name."""
+"""The built site (`make docs`): its pages in a browser, the search, a page for each name."""
 
 import functools
 import re

@@ -34,7 +34,7 @@ def resumed(words: list[str]) -> "tuple[Run, Schema, dict[str, Any]]":
     others += ["--overwrite"] * ("overwrite" in switches) + rest
     if others:
         raise ValueError(
-            f"{others[0]} has no place beside --resume, as a run goes on as it was begun: add "
+            f"{others[0]} has no place next to --resume, as a run goes on as it was begun: add "
             "--epochs for more of them, or begin another from its weights by --start"
         )
     run, schema = Run(dict(options)["resume"]), Schema(Experiment, "trust" in switches)

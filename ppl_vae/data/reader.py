@@ -30,7 +30,7 @@ def is_stream(data: object) -> TypeGuard[Source]:
 
 
 class Reader:
-    """Reads a torch `Dataset` or `DataLoader` in batches, x and what is beside it.
+    """Reads a torch `Dataset` or `DataLoader` in batches, x and what comes with it.
 
     Args:
         source: a `DataLoader`, which is taken as it is; or a map-style or an iterable `Dataset`,

@@ -2,7 +2,7 @@
 
 PixelCNN sees 10,000 binarised digits, PixelCNN++ 5,000 digits of 256 grey levels. NLL is the
 importance-weighted bound by 8 draws over 300 test digits, in nats with its standard error over
-them; beside it stand that of one histogram for each pixel (add-one smoothed) and the CPU seconds
+them; next to it stand that of one histogram for each pixel (add-one smoothed) and the CPU seconds
 that training and scoring took. MNIST is read from the folder `data`, or the one that PPL_VAE_DATA
 names.
 """

@@ -12,7 +12,7 @@ under E -log p(x|z) <= kappa is known: $q(z|x) \propto p(z)\, p(x|z)^\lambda$, a
 independent coordinates, at the $\lambda$ where the bound holds with equality, and $\lambda$ is the
 multiplier. `GECO` trains gain, shift and deviation of such an encoder from the posterior, which is
 $\lambda$ = 1, under bounds chosen for $\lambda$ = 1/4 and 4. Reconstruction and rate are added up
-exactly from what it ends with, in nats per datum; beside them are the bound, the least rate there
+exactly from what it ends with, in nats per datum; besides them are the bound, the least rate there
 is at it, and $\lambda$.
 
 Burgess et al. (2018), arXiv:1804.03599; Rezende and Viola (2018), arXiv:1810.00597.

@@ -6,7 +6,7 @@ scikit-learn's digits. Medians of three seeds over the 10,000 test digits: the r
 reconstruction in nats; minus log p(x) of 200 of them, by 200 draws from a proposal fitted to each
 digit, and the median effective size of these draws; the accuracy of a linear probe on posterior
 means; the unbiased squared MMD (RBF) of q(z) and the prior; and the log-determinant of the
-covariance of q(z) per dimension (0 as for the prior; the range of the three beside it). MNIST is
+covariance of q(z) per dimension (0 as for the prior; the range of the three next to it). MNIST is
 read from the folder `data`, or the one that PPL_VAE_DATA names.
 """
 

@@ -4,7 +4,7 @@
 kernel exp(-r^2 / 2d)) until they rest; reported is the log-determinant of their covariance, over
 n - 1, which is 0 for the prior itself. Adam with a step that falls to 0, 1,200 steps. The InfoVAE
 authors' published log reads -.09, -1.14, -3.5, -19.5 at d = 4, 16, 32, 64. (Their -854 at d = 128
-is of a singular matrix: 80 particles span 79 dimensions.) The U-statistic, printed beside, leaves
+is of a singular matrix: 80 particles span 79 dimensions.) The U-statistic, printed too, leaves
 out j = i; it is unbiased for codes drawn anew, but has no rest on a fixed set, where nothing holds
 a particle back that the others push away.
 """
@@ -49,7 +49,7 @@ def descend(dim: int, statistic: Any = "V", seed: int = 0, steps: int = 1200) ->
 
 
 def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
-    """The log-determinants by d, beside the authors'."""
+    """The log-determinants by d, next to the authors'."""
     rows = [
         [d, author, descend(d, "V", seed), descend(d, "U", seed)] for d, author in AUTHORS.items()
     ]

@@ -71,7 +71,7 @@ def fit(
     or the training loss where there is none). On the CPU the same seed gives the same run bit for
     bit. Pyro's parameters and handlers are the process's, so one thread trains at a time.
 
-    A module that a plain function reaches through a variable, and hands to `pyro.module`, is
+    A module that a plain function reaches through a variable, and passes to `pyro.module`, is
     trained and its parameters are saved; its buffers (those of batch normalisation) are not, as
     only a module, a module's method, or either under effect handlers, tells what belongs to it.
 
@@ -83,9 +83,9 @@ def fit(
     Args:
         model: the model, called as `model(x)`; any Pyro callable.
         guide: the guide, called the same way.
-        data: a data set, which hands its rows and what its `handing` has put beside them; or rows
+        data: a data set, its rows and what its `passing` has put besides them; or rows
             `(n, *size)` as a tensor, a list, or anything with `__array__` or `to_numpy` (NumPy,
-            pandas, polars); or a tuple of several of n rows each that are handed side by side;
+            pandas, polars); or a tuple of several of n rows each that are passed side by side;
             or a torch `Dataset` or `DataLoader`, whose rows are streamed, see `ppl_vae.Dataset`.
             Tensors keep their type, all else becomes floats, and floats get the type of the pair's
             parameters.
@@ -134,8 +134,8 @@ def fit(
         resume: a run, or its folder, to go on with in its own folder, from its last checkpoint to
             `epochs` in all; everything else is given as it was when the run was begun. On the CPU
             it becomes what it would have been without the interruption, bit for bit.
-        checkpoint_steps: steps between checkpoints, beside that after each epoch.
-        config: what `config.yaml` in the folder shall say; the arguments here by default.
+        checkpoint_steps: steps between checkpoints, besides that after each epoch.
+        config: what `config.yaml` in the folder says; the arguments here by default.
         tensorboard: log to the folder for TensorBoard too, where that is installed.
         progress: show the terms in nats per datum: by a bar on a terminal or in a notebook, and by
             a line an epoch elsewhere.

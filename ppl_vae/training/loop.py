@@ -172,7 +172,7 @@ class Training:
         self.done, self.mean = 0, Mean()
 
     def state(self) -> dict[str, Any]:
-        """What the steps have moved beside weights and objective, for a checkpoint."""
+        """What the steps have moved besides weights and objective, for a checkpoint."""
         params = self.weights.trained()
         return {
             "step": self.step,

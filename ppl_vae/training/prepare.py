@@ -250,7 +250,7 @@ def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu
         device = torch.device(wanted)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(wanted)!r} is not to be had: use cpu or auto") from error
+        raise ValueError(f"device {str(wanted)!r} is not available: use cpu or auto") from error
     return device
 
 

@@ -40,7 +40,7 @@ class Session:
 
     Args:
         ready: the training.
-        checkpoint_steps: steps between checkpoints, beside that after each epoch.
+        checkpoint_steps: steps between checkpoints, besides that after each epoch.
 
     Attributes:
         history: a row for each epoch that is over.

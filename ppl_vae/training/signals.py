@@ -14,7 +14,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(SystemExit):
-    """A training was told to end (SIGTERM) and has done so between two steps; the code is 143."""
+    """A training was asked to end (SIGTERM) and has done so between two steps; the code is 143."""
 
     def __init__(self, said: str = "") -> None:
         super().__init__(128 + signal.SIGTERM)
