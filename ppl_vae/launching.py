@@ -100,7 +100,8 @@ def _passing_on(processes: Sequence[Any]) -> Iterator[None]:
 
 def _run(rank: int, count: int, port: int, work: Callable[..., Any], args: Any) -> None:
     """One of the processes."""
-    os.setpgrp()  # a terminal's Ctrl-C comes from the parent, once
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a terminal's Ctrl-C comes from the parent, once
     # and so does its end
     multiprocessing._prctl_pr_set_pdeathsig(signal.SIGINT)  # type: ignore[attr-defined]
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
