@@ -170,14 +170,14 @@ class ConstrainedObjective(Objective):
         **elbo: as in `Objective`.
 
     Attributes:
-        terms: beside the ELBO's, `target/<quantity>`, and `constraint/<quantity>`, the quantity
+        terms: besides the ELBO's, `target/<quantity>`, and `constraint/<quantity>`, the quantity
             minus its target.
     """
 
     quantity: str
     at_most = False
     sign = 1.0
-    """-1 where a positive multiplier shall raise the quantity."""
+    """-1 where a positive multiplier raises the quantity."""
 
     def __init__(
         self,

@@ -163,7 +163,7 @@ class InfoVAE(Objective):
             if divergence is not None:
                 raise ValueError(
                     "give a divergence, or sites as a mapping to divergences and no divergence "
-                    "(null) beside it: not both"
+                    "(null) next to it: not both"
                 )
             self.joints: list[_Joint] = [
                 ((key,) if isinstance(key, str) else tuple(key), d, weight)

@@ -60,7 +60,7 @@ class MutualAutoencoder(ConstrainedObjective):
         weight: the penalty's weight C, or a `Constraint`, such as `Dual()`, that takes its place.
         auxiliary: r, a module called with the observed sites' values, each `(n, *size)`, that
             returns a distribution of batch shape `(n,)` over z, or over the flattened joint
-            `(n, d)` of the picked sites: any encoder of `ppl_vae.guides`, or the user's own; or
+            `(n, d)` of the selected sites: any encoder of `ppl_vae.guides`, or the user's own; or
             a factory of it, called with the shape of x and d, which an `Experiment` does.
         estimator: how the gradient passes x.
         draws: runs of the model to draw from, each step.

@@ -76,7 +76,7 @@ class Objective(ELBO, Portable):
     with local latents in a data plate of N, the loss is N times a mean over data.
 
     Being a module, it can own parameters (a critic, an auxiliary r(z|x)). In SVI it registers them
-    itself; `objective(model, guide)` is a module whose parameters hold them beside those of model
+    itself; `objective(model, guide)` is a module whose parameters hold them besides those of model
     and guide, for a torch optimiser.
 
     Args:
@@ -98,6 +98,7 @@ class Objective(ELBO, Portable):
 
     step: Tensor
     num_particles: int
+    vectorize_particles: bool
     max_plate_nesting: float
     plate: PlateName | None = None
 
@@ -166,7 +167,7 @@ class Objective(ELBO, Portable):
         return value
 
     def read(self, loss: Tensor) -> float:
-        """The loss of a step as a number, with what the host looks at beside it.
+        """The loss of a step as a number, with what the host looks at besides it.
 
         Raises:
             FloatingPointError: if it or a term is NaN or infinite, naming the first.
@@ -262,7 +263,7 @@ class Objective(ELBO, Portable):
                 part.rows = rows
 
     def state(self) -> dict[str, Any]:
-        """What it has gathered over the steps beside its parameters and buffers, for a checkpoint.
+        """What it has gathered over the steps besides parameters and buffers, for a checkpoint.
 
         Tensors, numbers and text, in lists, tuples and mappings.
         """

@@ -52,12 +52,12 @@ class TCVAE(Counted, BetaVAE):
     gradients, with no noise from the estimates.
 
     `terms` holds `mutual_information`, `total_correlation` and `dimension_wise` of the joint
-    beside `rate` of each site. The information is never above log N: by MSS as it is; by MWS,
+    besides `rate` of each site. The information is never above log N: by MSS as it is; by MWS,
     whose log q(z) is too low by up to log n, what exceeds log N goes to the total correlation, in
     value, without an effect on gradients.
 
     Codes are in the prior's noise coordinates, so sites with a Normal, Laplace or Uniform prior
-    fit. The guide must be Gaussian given the data at every picked site; a joint of several sites
+    fit. The guide must be Gaussian given the data at every selected site; a joint of several sites
     is one code, and none of them may be drawn given another (pick one with `sites=[...]`; those
     left out keep their full KL). A site drawn given a further latent u counts (x, u) as its datum.
     Costs $n^2 d$ in time, and memory linear in n.

@@ -1,10 +1,10 @@
-"""How results are shown: in one line, or as a table."""
+"""How results are shown: in one line, as a table, in words."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["Record", "table"]
+__all__ = ["Record", "p_value", "table"]
 
 
 class Record:
@@ -33,6 +33,16 @@ def table(columns: Mapping[str, Any], index: Any = None, name: str | None = None
     frame: pandas.DataFrame = pandas.DataFrame(dict(columns), index=index)
     frame.index.name = name
     return frame
+
+
+def p_value(p: float) -> str:
+    """A p-value as it is read; far out, where its size rests on the tail of a formula, a bound.
+
+    Example:
+        >>> p_value(0.0312), p_value(3e-40)
+        ('0.031', '< 1e-06')
+    """
+    return f"{p:.2g}" if p >= 1e-6 else "< 1e-06"
 
 
 def _brief(value: Any) -> str:

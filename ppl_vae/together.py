@@ -1,6 +1,8 @@
 """Being one of several processes that train together: how it begins, and how it ends."""
 
 import os
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -8,16 +10,23 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ppl_vae.world import Processes, World, here, inside
 
-__all__ = ["Lost", "processes", "started"]
+__all__ = ["CAUSE", "PORT", "TIMEOUT", "Lost", "line", "processes", "started"]
 
 TIMEOUT = 300.0
 """Seconds that a process waits for the others."""
 
-# Of a process that fails, what the others are told; and the steps at which others wait.
-_CAUSE, _LEFT, _WAITS = "ppl_vae/cause", "ppl_vae/left", "ppl_vae/waits"
+PORT = "PPL_VAE_STORE"
+"""Where, in the environment, a `launch` on this machine says the port of its store."""
+
+CAUSE = "ppl_vae/cause"
+"""Under which the first process that fails says why in the store that all have."""
+
+# Which have left at the end, and which have waited for others in vain.
+_LEFT, _WAITS = "ppl_vae/left", "ppl_vae/waits"
 
 
 class Lost(RuntimeError):
@@ -43,7 +52,7 @@ def processes(timeout: float = TIMEOUT, backend: str | None = None) -> Iterator[
     the aggregate posterior of all rows, batch norms take the moments of all, and gradients are
     summed. Started by itself a process is alone, and nothing is changed.
 
-    `fit` is given all rows in each process and hands out shares. In a loop of one's own each
+    `fit` is given all rows in each process and gives each its share. In a loop of your own each
     process gives its own share, `world.shard(x)`; parameters are those of the first process from
     the first step on, and every process takes as many steps as the others.
 
@@ -73,18 +82,38 @@ def processes(timeout: float = TIMEOUT, backend: str | None = None) -> Iterator[
         yield here()
         return
     if ours:
-        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        _begin(timeout, backend)
     world = Processes(timeout)
     try:
-        with inside(world), _failing_together(world):
+        with inside(world), _failing_together(world), _quiet(world.rank > 0):
             yield world
     finally:
         world.leave()
         if ours:
             dist.destroy_process_group()
+
+
+def _begin(timeout: float, backend: str | None) -> None:
+    """Joins the group that the environment, or a `launch`, tells of."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    able = torch.cuda.is_available() and local < torch.cuda.device_count()
+    backend = backend or ("nccl" if able else "gloo")
+    if backend == "nccl":
+        torch.cuda.set_device(local)
+    how: dict[str, Any] = {"timeout": timedelta(seconds=timeout)}
+    if port := os.environ.get(PORT):
+        how["store"] = TCPStore("127.0.0.1", int(port), is_master=False)
+        how |= {"rank": int(os.environ["RANK"]), "world_size": started()}
+    dist.init_process_group(backend, **how)
+
+
+@contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Leaves warnings to the first process."""
+    with warnings.catch_warnings():
+        if wanted:
+            warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -96,15 +125,16 @@ def _failing_together(world: Processes) -> Iterator[None]:
     except Exception as error:
         if _is_of_the_group(error):
             raise Lost(_reason(world, store, error)) from error
-        _tell(store, _CAUSE, f"process {world.rank}: {_line(error)}")
+        _tell(store, CAUSE, f"process {world.rank}: {line(error)}")
         raise
     except BaseException as error:
-        _tell(store, _CAUSE, f"process {world.rank}: {_line(error)}")
+        _tell(store, CAUSE, f"process {world.rank}: {line(error)}")
         raise
     _tell(store, f"{_LEFT}/{world.rank}", "1")
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """An error in one line."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
@@ -118,7 +148,7 @@ def _store() -> Any:
 
 def _tell(store: Any, key: str, said: str) -> None:
     with suppress(Exception):
-        if key != _CAUSE or not store.check([key]):
+        if key != CAUSE or not store.check([key]):
             store.set(key, said)
 
 
@@ -132,14 +162,12 @@ def _is_of_the_group(error: Exception) -> bool:
 
 def _reason(world: Processes, store: Any, error: Exception) -> str:
     """Why the others are not there, in one line, by what they have told."""
-    import time
-
     _tell(store, f"{_WAITS}/{world.rank}", "1")
     others = [rank for rank in range(world.size) if rank != world.rank]
     with suppress(Exception):
         for _ in range(10):
-            if store.check([_CAUSE]):
-                return str(store.get(_CAUSE).decode())
+            if store.check([CAUSE]):
+                return str(store.get(CAUSE).decode())
             time.sleep(0.1)
         left = [r for r in others if store.check([f"{_LEFT}/{r}"])]
         if left:
@@ -153,4 +181,4 @@ def _reason(world: Processes, store: Any, error: Exception) -> str:
                 f"process {silent[0]} has not been heard from for {world.timeout:g} s "
                 "(timeout=), so it is slow, asleep or gone"
             )
-    return f"another process is gone, as process {world.rank} sees it: {_line(error)}"
+    return f"another process is gone, as process {world.rank} sees it: {line(error)}"

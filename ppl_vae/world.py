@@ -39,6 +39,8 @@ class World:
 
     rank = 0
     size = 1
+    among = 1
+    """How many processes there are, of which it may do something by itself; see `alone`."""
 
     # Tensors
 
@@ -65,6 +67,10 @@ class World:
 
     def number(self, count: int) -> int:
         """The sum of a count over processes."""
+        return count
+
+    def most(self, count: int) -> int:
+        """The largest of a count over processes."""
         return count
 
     def first(self, said: T | None) -> T | None:
@@ -95,6 +101,20 @@ class World:
         """Context in which all processes draw the same."""
         return nullcontext()
 
+    def drawn(self, batches: Iterator[T]) -> Iterator[T]:
+        """Batches in an order that all processes draw alike."""
+        return batches
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Context with torch's generators set anew, after which they are as they were."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        """Sets tensors to what the first process has, in place."""
+
 
 class Processes(World):
     """Several processes of one `torch.distributed` group.
@@ -105,6 +125,7 @@ class Processes(World):
 
     def __init__(self, timeout: float = 300.0) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.among = self.size
         self.timeout = timeout
         self.met: dict[Any, Any] = {}
         """The plate that is split, by the pairs that have been met."""
@@ -148,6 +169,9 @@ class Processes(World):
 
     def number(self, count: int) -> int:
         return sum(self.counts(count))
+
+    def most(self, count: int) -> int:
+        return max(self.counts(count))
 
     def first(self, said: T | None) -> T | None:
         return next((one for one in self.each(said) if one is not None), None)
@@ -218,8 +242,7 @@ class Processes(World):
             "the same parameters at each step"
         )
 
-    def adopt(self, tensors: Sequence[Tensor]) -> None:
-        """Sets tensors to what the first process has, in place."""
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
         with torch.no_grad():
             for tensor in tensors:
                 held = tensor.detach().contiguous()
@@ -249,8 +272,6 @@ class Processes(World):
 
     def part_streams(self) -> None:
         """From here on each process draws its own, and `alike` what the first would have drawn."""
-        if self._common is not None:
-            return
         state = _states()
         for tensor in state:
             moved = tensor.to(self._device("cpu"))
@@ -260,6 +281,12 @@ class Processes(World):
         with self.alike(moving=False):
             seed = int(torch.randint(2**31, ()))
         self.seed(seed)
+
+    def apart(self) -> None:
+        """Parts the streams unless each process draws its own already."""
+        marks = self.counts(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
+        if self._common is None or len({*marks}) < self.size:
+            self.part_streams()
 
     def seed(self, seed: int) -> None:
         """Sets the seed of what each process draws by itself."""
@@ -278,6 +305,44 @@ class Processes(World):
                 self._common = _states()
         finally:
             _set_states(own)
+
+    @property
+    def common(self) -> Tensor:
+        """The state of what all draw alike."""
+        if self._common is None:
+            self.part_streams()
+        assert self._common is not None
+        return self._common[0]
+
+    @common.setter
+    def common(self, state: Tensor) -> None:
+        with self.alike(moving=False):
+            torch.set_rng_state(state.cpu())
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                torch.cuda.manual_seed(int(torch.randint(2**31, ())))
+                torch.set_rng_state(state.cpu())
+            found = _states()
+        self._common = found
+
+    def drawn(self, batches: Iterator[T]) -> Iterator[T]:
+        batches = iter(batches)
+        while True:
+            with self.alike():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        kept = self._common
+        with super().seeded(seed):
+            self._common = _states()
+            self.seed(seed)
+            try:
+                yield
+            finally:
+                self._common = kept
 
     def _device(self, device: torch.device | str) -> torch.device:
         """Where small numbers are reduced: with NCCL, on the GPU."""
@@ -316,8 +381,7 @@ def _set_states(states: Sequence[Tensor]) -> None:
         torch.cuda.set_rng_state(states[1])
 
 
-_ONE = World()
-_current: World = _ONE
+_current: World = World()
 
 
 def here() -> World:
@@ -338,4 +402,6 @@ def inside(world: World) -> Iterator[World]:
 
 def alone() -> AbstractContextManager[World]:
     """Context in which this process does for itself what all do alike."""
-    return inside(_ONE)
+    world = World()
+    world.among = _current.among
+    return inside(world)

@@ -5,6 +5,7 @@ all of them: loss, terms and gradients of two steps are what is compared.
 """
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contracts"))
 import test_divergences
 import test_objectives
 
-from ppl_vae import processes, world
+from ppl_vae import fit, processes, world
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.objectives import (
     GECO,
@@ -45,6 +46,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.objectives.divergences.divergence import Counted
 from ppl_vae.program.modules import release
+from ppl_vae.training.optim import SGD
 
 D = 3
 SPLITS = {"64 + 64": (64, 64), "64 + 21": (64, 21), "64 + 1": (64, 1)}
@@ -407,6 +409,57 @@ def faulty(how: str) -> Iterator[None]:
         yield
 
 
+def fitted(case: Case, **how: Any) -> dict[str, Any]:
+    """The history and the weights that a short training ends with."""
+    pyro.clear_param_store()
+    objective, pair = case.make().double(), case.pair()
+    if hasattr(pair[0], "__self__"):
+        # the biases in front of batch norms have no gradient but rounding, which Adam scales up
+        how = {"optimizer": SGD(1e-3), **how}
+    settings: dict[str, Any] = {"epochs": 6, "batch_size": 64, "seed": 3, "device": "cpu"}
+    settings |= {"validation": Rows.make(50), "progress": False, "tensorboard": False}
+    history = fit(*pair, Rows.make(236), objective, **settings | how)
+    found: dict[str, Any] = {f"row {k}": row for k, row in enumerate(history.rows)}
+    for owner in {getattr(program, "__self__", None) for program in pair}:
+        if isinstance(owner, nn.Module):
+            found |= owner.state_dict()
+    params = pyro.get_param_store().named_parameters()
+    found |= {n.split("$$$")[-1]: p.detach().clone() for n, p in params}
+    return found
+
+
+def unlike(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of two trainings."""
+    most = 0.0
+    assert one.keys() == other.keys()
+    for name, value in other.items():
+        if name.startswith("row"):
+            assert one[name].keys() == value.keys()
+            found = [abs(one[name][k] - v) / max(1.0, abs(v)) for k, v in value.items()]
+        else:
+            found = [float((one[name] - value).abs().max())]
+        most = max(most, *found)
+    return most
+
+
+FITS: dict[str, Case] = {
+    "MMD": Case(lambda: InfoVAE(MMD(pairs="all"), alpha=0.5, scale=9.0), masked),
+    "capacity": Case(lambda: CapacityVAE(2.0, Dual(average=0.9))),
+    "memory, batch norm": Case(lambda: InfoVAE(Memory(MMD(pairs="all"), 100)), network),
+}
+
+DRAWING = Case(lambda: InfoVAE(SlicedWasserstein(8), alpha=0.5, scale=9.0))
+"""Draws directions, other ones in each process."""
+
+
+def resuming(folder: str) -> dict[tuple[str, str], Any]:
+    """A training with an interruption, and without."""
+    whole = fitted(DRAWING, epochs=4, out=f"{folder}/whole")
+    fitted(DRAWING, epochs=2, out=f"{folder}/part")
+    resumed = fitted(DRAWING, epochs=4, resume=f"{folder}/part")
+    return {("fit", "whole"): whole, ("fit", "resumed"): resumed}
+
+
 FAULTS = {
     "own slice": "InfoVAE, half",
     "mean": "BetaVAE",
@@ -439,6 +492,8 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
                     for fault, name in FAULTS.items():
                         with faulty(fault.split(",")[0]):
                             found[split, f"! {fault}"] = run(CASES[name], whole)
+            found |= {("fit", name): fitted(case) for name, case in FITS.items()}
+            found |= resuming(folder)
     finally:
         torch.save(found, f"{folder}/{rank}.pt")
         torch.distributed.destroy_process_group()
@@ -456,3 +511,15 @@ def _split(counts: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         world.Processes.shard = kept  # type: ignore[method-assign]
+
+
+def killed(out: str) -> None:
+    """A training of which the second process is killed in its third epoch."""
+    torch.set_default_dtype(torch.float64)
+
+    def kill(row: dict[str, float]) -> None:
+        if row["epoch"] == 2 and world.here().rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with processes(10.0):
+        fitted(DRAWING, epochs=4, out=out, callbacks=[kill])

@@ -252,6 +252,7 @@ def test_gap_is_per_datum_and_the_term_times_the_data(
     if key == "constraint/reconstruction":
         quantity, free = free, quantity
     assert terms[key] == pytest.approx(quantity - 2)
+    assert terms[key.replace("constraint", "target")] == pytest.approx(2)
     assert loss == pytest.approx(data * (free + 11 * abs(quantity - 2)))
 
 

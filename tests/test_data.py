@@ -19,6 +19,7 @@ from ppl_vae.data import (
     TwoPoints,
 )
 from ppl_vae.data.loaders import batches
+from ppl_vae.evaluation.metric import Subject
 
 
 def test_digits_are_scaled_and_split_evenly() -> None:
@@ -63,6 +64,19 @@ def test_damaged_folder_is_one_clear_line(tmp_path: Path) -> None:
     Path(tmp_path, "MNIST", "raw").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="incomplete"):
         MNIST(str(tmp_path))
+
+
+def test_dynamic_rows_stand_as_in_one_pass_where_a_seed_is_given() -> None:
+    """What a decoder of binary pixels is evaluated at, and never the grey rows behind it."""
+    data = Binarized(Digits())
+    state = torch.get_rng_state()
+    (drawn,), (again,) = (data.arguments("train", seed=3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn, again)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(data.arguments("train")[0], data.train)
+    (seen,) = Subject(lambda x: None, lambda x: None, data).arguments("train")
+    assert set(seen.unique().tolist()) == {0.0, 1.0}
 
 
 def test_dynamic_binarization_draws_anew_each_epoch() -> None:
@@ -193,11 +207,11 @@ def test_moving_keeps_the_kind_of_data() -> None:
     assert not torch.equal(moved.epoch(), moved.epoch())
 
 
-# What is known beside the rows
+# What is known besides the rows
 
 
 def test_labels_are_handed_in_training_and_hidden_in_evaluation() -> None:
-    data = PartlyLabelled(Digits(), labels=100).handing("labels")
+    data = PartlyLabelled(Digits(), labels=100).passing("labels")
     x, y = data.arguments("train")
     assert data.width == 10
     assert (y >= 0).sum() == 100
@@ -231,12 +245,12 @@ def test_covariates_or_classes_in_their_place() -> None:
     data = Dataset(rows, rows[:2], train_covariates=c, test_covariates=c[:2])
     assert data.width == 0
     assert data.arguments("train") == (data.train,)
-    handing = data.handing("covariates")
-    assert data.beside == ""
-    assert handing.width == 1
-    assert handing.arguments("test", labelled=False)[1].tolist() == c[:2, None].tolist()
+    passing = data.passing("covariates")
+    assert data.extra == ""
+    assert passing.width == 1
+    assert passing.arguments("test", labelled=False)[1].tolist() == c[:2, None].tolist()
     labels = torch.tensor([0, 2, 1, 0, 2, 1])
-    coded = Dataset(rows, train_labels=labels).handing("covariates")
+    coded = Dataset(rows, train_labels=labels).passing("covariates")
     assert coded.width == 3
     assert torch.equal(coded.arguments("train")[1], torch.eye(3)[labels])
 
@@ -245,6 +259,7 @@ def test_covariates_or_classes_in_their_place() -> None:
     ("options", "message"),
     [
         ({"train_covariates": torch.zeros(3)}, r"train_covariates has shape \(3,\), not one row"),
+        ({"train_covariates": 3.5}, r"train_covariates has shape \(\), not one row"),
         ({"train_covariates": torch.full((4, 1), torch.nan)}, r"train_covariates\[0, 0\] is nan"),
         ({"train_covariates": torch.zeros(4)}, "has no test_covariates: give both or neither"),
         (
@@ -259,8 +274,8 @@ def test_covariates_that_do_not_fit(options: dict[str, Tensor], message: str) ->
 
 
 def test_what_cannot_be_handed_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"handing\('label'\): give 'covariates', 'labels'"):
-        Digits().handing("label")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"passing\('label'\): give 'covariates', 'labels'"):
+        Digits().passing("label")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +294,7 @@ def test_labels_that_cannot_be_kept(data: Dataset, labels: int, message: str) ->
 def test_arrays_with_covariates(tmp_path: Path) -> None:
     rows, c = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50.0)
     np.savez(tmp_path / "a.npz", train=rows, train_covariates=c, train_labels=np.arange(50) - 1)
-    data = Arrays(str(tmp_path / "a.npz"), held_out=0.2).handing("covariates")
+    data = Arrays(str(tmp_path / "a.npz"), held_out=0.2).passing("covariates")
     (x, found), (held, other) = data.arguments("train"), data.arguments("test")
     for part, covariates in ((x, found), (held, other)):
         at = covariates[:, 0].long()

@@ -1,8 +1,13 @@
 """Docstrings are written in one way: formulas in `$`, references by one pattern."""
 
 import ast
+import inspect
 import re
+import sys
 from pathlib import Path
+from typing import Any
+
+import docstring_parser
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
@@ -11,6 +16,10 @@ FILES = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if not any(part.is_symlink() for part in path.parents)
 )
+sys.path.append(str(ROOT / "docs" / "_ext"))
+
+from names import public  # noqa: E402
+
 ENTRY = re.compile(r"[^\d().]+( et al\.)? \((18|19|20)\d\d\), (?!arXiv|doi)[^.]*\S.*\.")
 START = re.compile(r"(?<=\.) (?=[^\d().]+(?: et al\.)? \((?:18|19|20)\d\d\))")
 
@@ -45,3 +54,32 @@ def test_references_say_who_when_what() -> None:
     assert len(every) > 80
     for path, entry in every:
         assert ENTRY.fullmatch(entry), f"{path}: {entry}"
+
+
+def described(value: Any) -> set[str]:
+    """The arguments and attributes that a docstring, or those of a class's bases, describe."""
+    kinds = value.__mro__ if inspect.isclass(value) else [value]
+    ours = [kind for kind in kinds if kind.__module__.startswith("ppl_vae")]
+    found = set()
+    for kind in ours:
+        google = docstring_parser.DocstringStyle.GOOGLE
+        for part in docstring_parser.parse(kind.__doc__ or "", google).params:
+            found |= {name.strip(" *") for name in part.arg_name.split(",")}
+    return found
+
+
+def taken(value: Any) -> set[str]:
+    """The arguments that we have given a function or a class."""
+    if not inspect.isclass(value):
+        return set(inspect.signature(value).parameters)
+    made = next((kind for kind in value.__mro__ if "__init__" in vars(kind)), object)
+    ours = made.__module__.startswith("ppl_vae")
+    return set(inspect.signature(value).parameters) if ours else set()
+
+
+def test_every_argument_of_a_public_name_is_described() -> None:
+    for name, value in public().items():
+        if callable(value):
+            assert value.__doc__, name
+            missing = taken(value) - {"args", "kwargs", "validate_args"} - described(value)
+            assert not missing, f"{name}: {sorted(missing)}"

@@ -43,9 +43,15 @@ def codes(*pairs: tuple[float, float]) -> list[dict[str, float]]:
 
 
 CASES: dict[str, tuple[Facts, str, str, str]] = {
-    "unused": (facts(usage=entry(0.05, 0.001)), "use of the code", "problem", "0.05 nats"),
-    "used by chance": (facts(usage=entry(0.4, 0.2)), "use of the code", "problem", ""),
-    "used": (facts(usage=entry(9.0, 0.2)), "use of the code", "good", "9 nats"),
+    "unused": (
+        facts(usage=entry(0.05, 0.001)),
+        "use of the code", "problem", "0.05 nats; without looking at z",
+    ),
+    "used by chance": (
+        facts(usage=entry(0.4, 0.2)),
+        "use of the code", "problem", "0.4 nats; within 3 standard errors (0.2) of none",
+    ),
+    "used": (facts(usage=entry(9.0, 0.2)), "use of the code", "good", "9 nats; it uses z"),
     "no rate": (facts(rate=entry(0.01, 0.001)), "use of the code", "problem", "the prior"),
     "inactive": (
         facts(codes((1, 0.01), (0.5, 0.9))), "inactive codes", "note", "1 of 2 codes: z[0]"

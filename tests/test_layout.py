@@ -23,6 +23,7 @@ HOMES = {
 ORDER = (
     ("arguments", "files", "records", "state", "world"),
     ("together",),
+    ("launching",),
     ("documents",),
     ("bodies", "data", "distributions", "plots"),
     ("program",),

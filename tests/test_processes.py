@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import CASES, FAULTS, SPLITS, Rows, run, work, worst
+from ranks import CASES, DRAWING, FAULTS, FITS, SPLITS, Rows, fitted, run, unlike, work, worst
 from torch import multiprocessing
 
 from ppl_vae.world import World, here
@@ -14,9 +14,13 @@ Found = dict[tuple[str, str], Any]
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> list[Found]:
     """What each of two processes finds for all cases."""
-    folder: Path = tmp_path_factory.mktemp("ranks")
     multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="spawn")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
@@ -50,3 +54,22 @@ def test_one_process_is_left_as_it_is() -> None:
     assert world.total(x) is world.gather(x) is world.portion(x, 3.0) is x
     assert world.totals(x) == world.shard(x) == (x,)
     assert (world.number(3), world.over(x, lambda _: x + 1), world.first("a")) == (3, x, "a")
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", FITS)
+def test_fit_ends_with_the_weights_of_one_process(shared: list[Found], name: str) -> None:
+    assert unlike(shared[0]["fit", name], fitted(FITS[name])) < 1e-10
+    assert unlike(shared[1]["fit", name], shared[0]["fit", name]) == 0
+
+
+@pytest.mark.usefixtures("double")
+def test_a_run_goes_on_as_if_nothing_had_been(shared: list[Found], folder: Path) -> None:
+    """On as many processes bit for bit; and on another number, here one."""
+    for found in shared:
+        assert unlike(found["fit", "resumed"], shared[0]["fit", "whole"]) == 0
+    files = {"checkpoint.safetensors", "config.yaml", "data.json", "metrics.jsonl"}
+    assert {file.name for file in (folder / "part").iterdir()} == files | {"weights.safetensors"}
+    alone = fitted(DRAWING, epochs=5, resume=folder / "part")
+    assert unlike({"row 3": alone["row 3"]}, {"row 3": shared[0]["fit", "whole"]["row 3"]}) == 0
+    assert "row 4" in alone

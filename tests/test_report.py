@@ -317,6 +317,17 @@ def test_one_line(
     assert {p: p.stat().st_mtime_ns for p in sorted(Path().rglob("*"))} == before
 
 
+def test_damaged_numbers_are_said_before_anything_is_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(folder / "elbo", tmp_path / "broken")
+    (tmp_path / "broken" / "summary.json").write_text('{"metrics": {"elbo": 3}}')
+    monkeypatch.setattr("ppl_vae.report.evaluation.measured", lambda *_: pytest.fail("computed"))
+    assert main(["evaluate", str(tmp_path / "broken")]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
 def test_a_new_run_in_the_folder_takes_the_old_numbers_away(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "elbo", tmp_path / "run")
     Run.create(tmp_path / "run", {}, overwrite=True)

@@ -137,7 +137,7 @@ def test_the_page_puts_what_is_contradicted_first(tmp_path: Path) -> None:
     good, bad = toy(5.0), toy(-5.0)
     good.run(tmp_path / "good", "small", range(2))
     bad.run(tmp_path / "bad", "small", range(2))
-    page = table.table({"good": good, "bad": bad}, tmp_path)
+    page = table.table({"good": good, "bad": bad}, {"good": "x", "bad": "y"}, tmp_path)
     assert page.index("## Contradicted") < page.index("reproduce bad --scale small")
     assert page.index("reproduce bad --scale") < page.index("## Reproduced")
     assert (
@@ -146,7 +146,7 @@ def test_the_page_puts_what_is_contradicted_first(tmp_path: Path) -> None:
     without = page[page.index("## Without a run") :]
     assert "* beta-VAE" not in without
     assert "* WAE figures: no experiment yet." in without
-    assert "| good | small | 0 s |" in page
+    assert "| `good` | x | small | small: 0 CPU s a seed, 2 seeds, " in page
 
 
 def test_spread() -> None:

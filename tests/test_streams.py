@@ -206,7 +206,7 @@ def test_labels_beside_x_reach_the_pair(pair: Any) -> None:
 
 def test_covariates_beside_x_reach_the_pair() -> None:
     c = torch.randn(131, 2, generator=torch.Generator().manual_seed(1))
-    data = Dataset(TensorDataset(ROWS, c), TensorDataset(ROWS[:5], c[:5])).handing("covariates")
+    data = Dataset(TensorDataset(ROWS, c), TensorDataset(ROWS[:5], c[:5])).passing("covariates")
     passed = [*data.batches("train").batches(1000)]
     assert torch.equal(torch.cat([c for _, c in passed]).sort(0).values, c.sort(0).values)
     assert data.width == 2

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-__all__ = ["DEFAULTS", "configured", "data_options", "parse"]
+__all__ = ["DATA", "DEFAULTS", "configured", "data_options", "parse"]
 
 DEFAULTS: dict[str, Any] = {
     "data": "Digits",
@@ -23,6 +23,13 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": "Adam",
 }
 """What `ppl-vae fit` fits when nothing else is said."""
+
+
+DATA = (
+    ("--data CLASS", "other data, as for fit, of the same shape."),
+    ("--data.NAME VALUE", "a setting of the data, such as --data.root where they have moved."),
+)
+"""Options of commands that read a run's data, as help lists them."""
 
 
 def configured(
@@ -74,6 +81,7 @@ def parse(
     many: str = "",
     first: str = "",
     skip: Collection[str] = ("data",),
+    more: Collection[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Options of plain types, read off a function's signature.
 
@@ -83,20 +91,28 @@ def parse(
         many: the argument that takes all words that belong to no option.
         first: the argument that stands by itself, while all others are options.
         skip: arguments that are read elsewhere.
+        more: options of those, as the help lists them.
+
+    Raises:
+        SystemExit: where help was asked for, which is printed.
+        ValueError: for words that are no such options.
     """
     from argparse import ArgumentError
 
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(
-        prog=f"ppl-vae {function.__name__.replace('_', '-')}",
-        description=(function.__doc__ or "").split("\n\n    Args:")[0],
-        exit_on_error=False,
-    )
+    from ppl_vae.config.slots import read_slot
+
+    if {"--help", "-h"} & set(words):
+        from ppl_vae.config.help import describe_function
+
+        print(describe_function(function, many, first, skip, more))
+        raise SystemExit(0)
+    parser = ArgumentParser(exit_on_error=False)
     if many:
-        parser.add_argument(many, nargs="+", help="folders of runs")
+        parser.add_argument(many, nargs="+")
     if first:
-        parser.add_argument(first, help="the run's folder")
+        parser.add_argument(first)
     left_out: set[str | int] = {*skip, many, first}
     parser.add_function_arguments(function, as_positional=not first, skip=left_out)
     options = [name for name in inspect.signature(function).parameters if name not in left_out]
@@ -115,7 +131,10 @@ def parse(
             said, _, names = text.partition("required: ")
             needed = [n if n == first else f"--{n}" for n in names.split(", ")]
             text = f"{said}required: {', '.join(needed)}"
-        raise ValueError(re.sub(r'^Parser key "(\w+)":', r"--\1:", text)) from error
+        if wrong := re.match(r'Parser key "(\w+)":.* Got value: (.*)', text):
+            wanted = read_slot(get_type_hints(function)[wrong[1]]).described()
+            text = f"--{wrong[1]} is {wrong[2]!r}, not {wanted}"
+        raise ValueError(text) from error
 
 
 def _known(word: str, names: Collection[str]) -> str:
@@ -126,7 +145,7 @@ def _known(word: str, names: Collection[str]) -> str:
     """
     name, equals, value = word.removeprefix("--").partition("=")
     name = name.replace("-", "_")
-    if not word.startswith("--") or name == "help":
+    if not word.startswith("--"):
         return word
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
@@ -157,4 +176,4 @@ def _read_settings(path: str) -> Any:
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no configuration file {path!r}")
-    return read_yaml(Path(path).resolve())  # a link of one's own is followed
+    return read_yaml(Path(path).resolve())  # a link of the user's is followed

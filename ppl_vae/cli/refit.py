@@ -3,15 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ppl_vae.cli.commandline import DATA
+
 __all__ = ["refit_prior"]
+
+_OPTIONS = (
+    ("--out FOLDER", "the new run's folder. Required."),
+    ("--prior CLASS", "p(z), as for fit. Default: GaussianMixture."),
+    ("--prior.NAME VALUE", "a setting of the prior, such as --prior.components 10."),
+    ("--epochs INTEGER", "passes through the codes. Default: 50."),
+    ("--seed INTEGER", "of the starting values and the batches. Default: 0."),
+    ("--device VALUE", "where to compute, such as cpu or cuda:0. Default: auto."),
+    ("--overwrite", "replace a run that is in the folder."),
+    ("--trust", "allow classes from outside ppl_vae in the run's configuration."),
+    DATA[1],
+)
 
 
 def refit_prior(words: list[str]) -> None:
     """Fits another prior to a run's codes, and writes a run with it: the second stage.
 
-    Options: RUN --out FOLDER [--prior GaussianMixture] [--prior.components 10 ...] [--epochs 50]
-    [--seed 0] [--device auto] [--data.NAME VALUE ...] [--overwrite] [--trust]. The new prior
-    starts from the codes of the training rows and nothing else of the run is moved.
+    The new prior starts from the codes of the training rows and nothing else of the run is moved.
     """
     from ppl_vae.config.options import nested, split_options
     from ppl_vae.config.schema import Schema
@@ -22,7 +34,10 @@ def refit_prior(words: list[str]) -> None:
 
     switches, options, runs = split_options(words, ("overwrite", "trust", "help"))
     if "help" in switches:
-        print(refit_prior.__doc__)
+        from ppl_vae.config.help import page
+
+        usage = "refit-prior RUN --out FOLDER [--OPTION VALUE ...]"
+        print(page(usage, refit_prior.__doc__ or "", {"options": _OPTIONS}))
         return
     plain = {"out": None, "epochs": "50", "seed": "0", "device": "auto"}
     plain |= {key: value for key, value in options if key in plain}

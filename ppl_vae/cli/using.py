@@ -340,12 +340,12 @@ def _command(function: Callable[..., None]) -> Callable[[list[str]], None]:
     """A command of a function's signature; `--data.NAME` are settings over the run's own."""
 
     def command(words: list[str]) -> None:
-        from ppl_vae.cli.commandline import data_options, parse
+        from ppl_vae.cli.commandline import DATA, data_options, parse
 
         settings, rest = data_options(words)
         file = [word for key, value in settings if key == "data" for word in ("--data", value)]
         settings = [option for option in settings if option[0] != "data"]
-        given = parse(function, [*rest, *file], first="run", skip=("settings",))
+        given = parse(function, [*rest, *file], first="run", skip=("settings",), more=DATA[1:])
         function(**given, settings=settings)
 
     command.__doc__ = function.__doc__

@@ -99,7 +99,7 @@ def load_class(path: str) -> type:
     module, _, name = path.rpartition(".")
     try:
         if not path.startswith("ppl_vae.") and "" not in sys.path:
-            sys.path.insert(0, "")  # the user's own modules, beside their configuration
+            sys.path.insert(0, "")  # the user's own modules, next to their configuration
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(f"there is no class {path!r} ({error})") from error

@@ -80,9 +80,9 @@ def check_finite(x: Tensor, name: str, missing: Missing = "refuse") -> None:
         )
 
 
-def check_none(beside: Sequence[Any], name: str) -> None:
-    """Refuses what is given beside rows that are streamed."""
-    if any(each is not None for each in beside):
+def check_none(extra: Sequence[Any], name: str) -> None:
+    """Refuses what is given besides rows that are streamed."""
+    if any(each is not None for each in extra):
         raise ValueError(
             f"{name} is streamed, and labels, covariates and weights in memory do not follow its "
             "order: let its items be x and its label or covariates"
@@ -159,7 +159,7 @@ def check_covariates(
         if value is None:
             checked.append(None)
             continue
-        if rows is None or len(value) != len(rows):
+        if rows is None or value.shape[:1] != rows.shape[:1]:
             held = 0 if rows is None else len(rows)
             raise ValueError(
                 f"{name}: {key}_covariates has shape {tuple(value.shape)}, not one row for each "

@@ -272,5 +272,12 @@ METRICS = (
         "posterior",
         _usable,
     ),
-    Metric("khat_median", "Pareto k̂, median", "", "up to 0.7 is usable", "posterior", _typical),
+    Metric(
+        "khat_median",
+        "Pareto k̂, median",
+        "",
+        "usable up to its threshold, 0.7 at most",
+        "posterior",
+        _typical,
+    ),
 )

@@ -28,7 +28,7 @@ __all__ = ["METRICS", "NUTSComparison", "against_nuts", "nuts_of"]
 
 @dataclass(frozen=True, repr=False)
 class NUTSComparison(Record):
-    r"""The guide's draws beside NUTS draws of the same posteriors.
+    r"""The guide's draws next to NUTS draws of the same posteriors.
 
     Arrays by latent site have shape (rows, *event).
 

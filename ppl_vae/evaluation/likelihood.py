@@ -216,7 +216,7 @@ def fitted_weights(
 
 
 def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Likelihood:
-    """The estimate of the larger effective size, and the other beside it."""
+    """The estimate of the larger effective size, and the other next to it."""
     best = max(found, key=lambda name: found[name][0].typical_size)
     weights, estimate = found[best]
     khats = {name: _median(w.khats) for name, (w, _) in found.items()}
@@ -225,7 +225,7 @@ def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Lik
     for name, (_, its) in found.items():
         if name != best:
             words.append(
-                f"by {'the guide' if name == 'own' else 'a fitted ' + name.replace('_', ' ')} "
+                f"NLL by {'the guide' if name == 'own' else 'a fitted ' + name.replace('_', ' ')} "
                 f"itself {its} (effective {sizes[name]:.3g}, k-hat {khats[name]:.2g})"
             )
     if not weights.met and len(found) > 1:

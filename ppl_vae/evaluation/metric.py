@@ -104,7 +104,7 @@ class Subject:
     Args:
         model: the generative program.
         guide: the encoder program.
-        data: its held-out rows are looked at, or all where it has none; `handing` says what the
+        data: its held-out rows are looked at, or all where it has none; `passing` says what the
             pair is called with.
         effort: how much to compute.
     """
@@ -119,7 +119,8 @@ class Subject:
     def arguments(self, part: Part) -> tuple[Tensor, ...]:
         """What the pair is called with: rows, where its parameters lie, without their classes."""
         device = next((p.device for module in self.modules for p in module.parameters()), None)
-        return tuple(x.to(device) for x in self.data.arguments(part, labelled=False))
+        rows = self.data.arguments(part, labelled=False, seed=self.effort.seed)
+        return tuple(x.to(device) for x in rows)
 
     @cached_property
     def args(self) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ diagnostics: they are imported when the first of them is asked for. The command 
 file, the report and the table in the docs are views of this.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -91,9 +92,11 @@ def asked(names: Sequence[str]) -> list[Metric]:
     every = metrics()
     unknown = sorted(set(names) - {"all", *every, *GROUPS})
     if unknown:
+        near = difflib.get_close_matches(unknown[0], [*every, *GROUPS], 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"there is no metric {unknown[0]!r}: take {', '.join(every)}; or a group of them: "
-            f"{', '.join(GROUPS)}; or all"
+            f"there is no metric {unknown[0]!r}{hint}: take {', '.join(every)}; or a group of "
+            f"them: {', '.join(GROUPS)}; or all"
         )
     groups = {m.group for m in every.values()} & set(names)
     return [

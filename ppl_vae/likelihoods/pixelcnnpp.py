@@ -209,7 +209,7 @@ class _Level(nn.Module):
 
 
 class _Pair(nn.Module):
-    """A vertical block, the horizontal one beside it, and what leads to them."""
+    """A vertical block, the horizontal one next to it, and what leads to them."""
 
     def __init__(self, width: int, dropout: float, back: bool) -> None:
         super().__init__()

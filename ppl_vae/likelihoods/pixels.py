@@ -18,7 +18,7 @@ class Pixels(ABC):
     """A distribution over the channels of one pixel, as a value without parameters.
 
     The channels of a pixel follow each other (red, green, blue): a later one depends linearly on
-    those before, with slopes that the network returns beside the rest.
+    those before, with slopes that the network returns besides the rest.
     """
 
     @abstractmethod

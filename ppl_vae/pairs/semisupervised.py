@@ -10,10 +10,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import distributions
-from ppl_vae.data.dataset import Beside
+from ppl_vae.data.dataset import Extra
 from ppl_vae.guides import Encoder, OneHotCategorical, RelaxedCategorical
 from ppl_vae.likelihoods import Likelihood
-from ppl_vae.pairs.conditional import beside, covariates_of, joined
+from ppl_vae.pairs.conditional import appended, covariates_of, joined
 from ppl_vae.pairs.pair import Pair, check_parts, part_name
 from ppl_vae.priors import Prior
 from ppl_vae.program.registration import register
@@ -76,7 +76,7 @@ class SemiSupervisedVAE(Pair):
         >>> loss = InfoVAE(MMD(), scale=10.0)(vae.model, vae.guide)(x, y)
     """
 
-    beside: ClassVar[Beside] = "labels"
+    extra: ClassVar[Extra] = "labels"
     probabilities: Tensor
 
     def __init__(
@@ -154,7 +154,7 @@ class SemiSupervisedVAE(Pair):
             with poutine.mask(mask=~known):
                 drawn = pyro.sample("y_unobserved", q, infer=infer)
             y = torch.where(known[:, None], label, drawn)
-            return pyro.sample("z", self.encoder(beside(x, y, self.likelihood.size)))
+            return pyro.sample("z", self.encoder(appended(x, y, self.likelihood.size)))
 
     def classify(self, x: Tensor) -> Tensor:
         """The class probabilities q(y | x), of shape (n, K)."""

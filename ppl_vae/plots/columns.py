@@ -102,7 +102,7 @@ def heat_map(
         axes.set_title(title)
         axes.grid(visible=False)
         axes.set_yticks([])
-        _named(axes, names)
+        _named(axes, names, most=24)
     panels[0].set_ylabel(f"{len(data)} rows")
     figure.colorbar(shown, ax=panels, label="sd of the column", pad=0.01)
     return figure
@@ -190,9 +190,9 @@ def moved(effects: Values, codes: Sequence[str], names: Sequence[str]) -> Figure
     return figure
 
 
-def _named(axes: Any, names: Sequence[str]) -> None:
-    """Names columns of a heat map, as many as can be read."""
-    if len(names) > 45:
+def _named(axes: Any, names: Sequence[str], most: int = 45) -> None:
+    """Names columns of a heat map, where that many can be read."""
+    if len(names) > most:
         axes.set_xlabel(f"{len(names)} columns")
         return
     short = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]

@@ -21,14 +21,18 @@ from ppl_vae.plots.palette import (
     styled,
 )
 from ppl_vae.plots.results import Comparison, Intervals, KHats, Ranks, Replicates
+from ppl_vae.records import p_value
 
 __all__ = ["plot_coverage", "plot_nuts", "plot_pareto_k", "plot_predictive", "plot_sbc"]
 
 
 @styled
 def plot_pareto_k(result: KHats) -> Figure:
-    """k-hat of the data in ascending order, so that the curve crosses the threshold at the share
-    of usable data."""
+    """k-hat of the data in ascending order: it crosses the threshold at the share of usable data.
+
+    Args:
+        result: of `pareto_k`.
+    """
     figure = Drawing(6.2, 3.8)
     ax = figure.subplots()
     order = np.argsort(result.k, kind="stable")[: int((~np.isnan(result.k)).sum())]
@@ -70,8 +74,12 @@ def plot_pareto_k(result: KHats) -> Figure:
 
 @styled
 def plot_sbc(result: Ranks, components: int = 6) -> Figure:
-    """Rank histograms of the worst components, and the difference of every rank ECDF from
-    uniform with a simultaneous 99% band."""
+    """Histograms of ranks, and how far their distributions are from uniform, with a 99% band.
+
+    Args:
+        result: of `sbc`.
+        components: how many histograms, of those furthest from uniform.
+    """
     series = _series(result.uniform)
     tests = dict(_series({k: np.asarray(p)[None] for k, p in result.p_values.items()}))
     series.sort(key=lambda item: float(tests[item[0]][0]))
@@ -92,7 +100,7 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
         ax.axhspan(low, high, **SHADE, zorder=3)
         ax.hist(u, bins=bins, range=(0, 1), color=BLUE, alpha=0.85, edgecolor="white", lw=0.5)
         ax.axhline(expected, color=BLACK, lw=0.8)
-        ax.set_title(f"{name}   KS p = {_p_text(float(tests[name][0]))}")
+        ax.set_title(f"{name}   KS p {_equals(float(tests[name][0]))}")
         ax.set_xlim(0, 1)
     left.supxlabel("normalised rank of the truth (grey: 99% of a uniform)")
     left.supylabel("simulations")
@@ -111,7 +119,7 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
     ax.set_xlabel("normalised rank")
     ax.set_ylabel("ECDF - uniform")
     ax.set_title(
-        f"{n} simulations, {result.draws} draws, p = {_p_text(result.p_value)} (Bonferroni)",
+        f"{n} simulations, {result.draws} draws, p {_equals(result.p_value)} (Bonferroni)",
         fontsize=9,
     )
     right.legend(loc="outside lower center", ncols=4)
@@ -120,8 +128,11 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
 
 @styled
 def plot_coverage(result: Intervals) -> Figure:
-    """Observed against nominal coverage; small marks are components, large ones a latent's
-    mean."""
+    """Observed against nominal coverage: small marks are components, large ones a latent's mean.
+
+    Args:
+        result: of `coverage`.
+    """
     figure = Drawing(4.6, 4.6)
     ax = figure.subplots()
     nominal = result.levels
@@ -150,7 +161,11 @@ def plot_coverage(result: Intervals) -> Figure:
 
 @styled
 def plot_predictive(result: Replicates) -> Figure:
-    """Each statistic over drawn data sets, with the data's."""
+    """Each statistic over drawn data sets, with the data's.
+
+    Args:
+        result: of `predictive_check`.
+    """
     names = list(result.observed)
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
@@ -162,7 +177,7 @@ def plot_predictive(result: Replicates) -> Figure:
         drawn, truth = result.replicated[name], result.observed[name]
         ax.hist(drawn, bins=25, color=SKY, edgecolor="white", lw=0.4, label="drawn")
         ax.axvline(truth, color=RED, lw=2, label="data")
-        ax.set_title(f"{name}   p = {_p_text(result.p_values[name])}")
+        ax.set_title(f"{name}   p = {result.p_values[name]:.2g}")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     grid.flat[0].legend()
@@ -172,8 +187,12 @@ def plot_predictive(result: Replicates) -> Figure:
 
 @styled
 def plot_nuts(result: Comparison, components: int = 12) -> Figure:
-    """90% intervals of guide and NUTS for the components furthest apart, and the gaps of each
-    datum."""
+    """90% intervals of guide and NUTS for the components furthest apart, and each datum's gaps.
+
+    Args:
+        result: of `against_nuts`.
+        components: how many are shown.
+    """
     entries = []
     for name, apart in result.wasserstein.items():
         for index in np.ndindex(apart.shape):
@@ -243,5 +262,7 @@ def _bins(draws: int, simulations: int) -> int:
     return fitting[-1] if fitting else most
 
 
-def _p_text(p: float) -> str:
-    return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
+def _equals(p: float) -> str:
+    """A p-value after its letter: "= 0.03", or "< 1e-06"."""
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"

@@ -126,7 +126,7 @@ def meet(
     for module in modules:
         tensors += [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     world.adopt([*{id(t): t for t in tensors}.values()])
-    world.part_streams()
+    world.apart()
     return found
 
 

@@ -31,9 +31,6 @@ def evaluate(
 ) -> None:
     """Evaluates a run: writes summary.json and the pictures, and prints metrics and findings.
 
-    `--data` and its settings (`--data.root`) may be given as for fit, for data that have moved or
-    for another data set of the same shape.
-
     The time goes with samples x rows, the runs of the decoder: some ten seconds for the digits.
 
     Args:
@@ -86,8 +83,10 @@ def evaluate_run(
         What `summary.json` holds.
 
     Raises:
-        ValueError: where nothing of what is asked for applies.
+        ValueError: where nothing of what is asked for applies, or if `summary.json` is not one of
+            ours, which is said before anything is computed.
     """
+    results.check(run)
     found = measured(experiment, effort, names, when)
     written = results.save(run, found)
     if not names or not all((run.path / name).is_file() for name in PICTURES):

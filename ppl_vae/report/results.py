@@ -10,9 +10,10 @@ from ppl_vae.documents import conforms, read_json
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.metric import GROUPS
 from ppl_vae.evaluation.registry import Measured, about, metrics
+from ppl_vae.records import p_value
 from ppl_vae.training.run import SUMMARY, Run
 
-__all__ = ["folded", "known", "lines", "p_value", "read", "save", "values"]
+__all__ = ["check", "folded", "known", "lines", "read", "save", "values"]
 
 
 def save(run: Run, measured: Measured) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def save(run: Run, measured: Measured) -> dict[str, Any]:
     """
     subject = measured.subject
     computed = {_metric(name) for name in measured.found} | set(measured.skipped)
-    old = read(run) if files.present(run.path / SUMMARY) else {"metrics": {}, "skipped": {}}
+    old = check(run) or {"metrics": {}, "skipped": {}}
     kept = {k: v for k, v in old["metrics"].items() if _metric(k) not in computed}
     effort = asdict(subject.effort)
     made = {}
@@ -76,9 +77,18 @@ def read(run: Run) -> dict[str, Any]:
     return dict(found)
 
 
+def check(run: Run) -> dict[str, Any] | None:
+    """What a run's `summary.json` holds; None if it has none yet.
+
+    Raises:
+        ValueError: if the file is not one of ours.
+    """
+    return read(run) if files.present(run.path / SUMMARY) else None
+
+
 _ENTRY: dict[str, Any] = {
     **dict.fromkeys(("value", "standard_error", "data_error"), float | None),
-    **{"bound": Literal["lower", "upper", ""] | None, "flag": str, "note": str, "unit": str},
+    **{"bound": Literal["lower", "upper"] | None, "flag": str, "note": str, "unit": str},
     "group": Literal[tuple(GROUPS)],
 }
 
@@ -107,7 +117,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         shown = entry["note"] or "infinite"
         if value is not None:
             own = {f.name: entry[f.name] for f in fields(Estimate)}
-            is_p = entry["unit"].endswith("p-value")
+            is_p = entry["unit"] == "p-value"
             shown = p_value(value) if is_p else str(Estimate(**own))
         told.append(f"{name:28} {shown:24} {entry['unit'] if value is not None else ''}".rstrip())
         if value is not None and entry["flag"]:
@@ -145,16 +155,6 @@ def folded(entries: Mapping[str, Any], most: int = 12) -> dict[str, Any]:
             "note": f"from {' to '.join(ends)}; each is in {SUMMARY}",
         }
     return shown
-
-
-def p_value(p: float) -> str:
-    """A p-value as it is read; far out, where its size rests on the tail of a formula, a bound.
-
-    Example:
-        >>> p_value(0.0312), p_value(3e-40)
-        ('0.031', '< 1e-06')
-    """
-    return f"{p:.2g}" if p >= 1e-6 else "< 1e-06"
 
 
 def _metric(name: str) -> str:

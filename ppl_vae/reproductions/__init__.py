@@ -16,7 +16,7 @@ from typing import Any
 from ppl_vae import files
 from ppl_vae.reproductions.common.reproduction import Results, Scale
 
-__all__ = ["experiment", "names", "reproduce"]
+__all__ = ["reproduce"]
 
 
 def names() -> list[str]:
@@ -27,6 +27,9 @@ def names() -> list[str]:
 def experiment(name: str) -> Any:
     """An experiment by its name.
 
+    Args:
+        name: with underscores or hyphens.
+
     Raises:
         ValueError: if there is none.
     """
@@ -34,6 +37,12 @@ def experiment(name: str) -> Any:
     if name not in names():
         raise ValueError(f"there is no experiment {name!r}; experiments: {', '.join(names())}")
     return import_module(f"{__name__}.{name}").EXPERIMENT
+
+
+def title(name: str) -> str:
+    """What an experiment shows, in a line."""
+    text = import_module(f"{__name__}.{name}").__doc__ or ""
+    return text.splitlines()[0].removesuffix(".")
 
 
 def reproduce(
@@ -50,7 +59,7 @@ def reproduce(
 
     Args:
         name: the experiment; "list" names them all, "all" runs each that has the scale, and
-            "table" writes the table of all claims beside the folder, from what is kept in it.
+            "table" writes the table of all claims next to the folder, from what is kept in it.
         scale: small takes two CPU minutes a seed at most, medium thirty; full is the paper's
             setting, for a GPU.
         seeds: how many.
@@ -62,30 +71,29 @@ def reproduce(
         raise ValueError(f"seeds is {seeds}: one or more are needed")
     if name == "list":
         for known in names():
-            text = import_module(f"{__name__}.{known}").__doc__ or ""
-            scales = ", ".join(experiment(known).scales)
-            print(f"{known:20} {text.splitlines()[0]} ({scales})")
+            print(f"{known:22} {title(known)} ({', '.join(experiment(known).scales)})")
         return
     if name == "table":
         from ppl_vae.reproductions.common.table import table
 
         path = Path(out).parent / "reproduction.md"
-        files.write_text(path, table({known: experiment(known) for known in names()}, Path(out)))
+        every = {known: experiment(known) for known in names()}
+        files.write_text(path, table(every, {known: title(known) for known in names()}, Path(out)))
         print(path)
         return
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    every = name == "all"
-    for known in names() if every else [name.replace("-", "_")]:
+    whole = name == "all"
+    for known in names() if whole else [name.replace("-", "_")]:
         found = experiment(known)
-        if every and scale not in found.scales:
+        if whole and scale not in found.scales:
             continue
-        if every:
+        if whole:
             print(f"{known}\n")
         try:
             folder = Path(out, known)
             results = found.run(folder, scale, range(seed, seed + seeds), end)
         except FileNotFoundError as error:
-            if not every:
+            if not whole:
                 raise
             print(f"{error}\n")
             continue

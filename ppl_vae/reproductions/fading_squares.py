@@ -15,7 +15,7 @@ of the path that posterior means take from black to white, and the mean squared 
 the square when a drawn code is decoded.
 
 Rubenstein, Schölkopf and Tolstikhin (2018), arXiv:1802.03761, and the talk on Wasserstein
-auto-encoders; the figures beside ours are those of a small run of the same kind.
+auto-encoders; the figures next to ours are those of a small run of the same kind.
 """
 
 from collections.abc import Mapping, Sequence

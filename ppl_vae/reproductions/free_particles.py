@@ -3,7 +3,7 @@
 2,000 codes in d = 40 are optimised directly, 100 at a time, from a wrong start (mean 1, standard
 deviation 1/2), under MMD with the tutorial's kernel exp(-r^2 / d^2) and the prior's terms in
 closed form. That kernel is nearly flat over the codes, so what a batch says of the covariance is
-small beside the V-statistic's bias, which shrinks the code, and beside the noise of the batch's
+small next to the V-statistic's bias, which shrinks the code, and next to the noise of the batch's
 mean, which spreads it under the unbiased U-statistic. (While the step is constant the two nearly
 cancel under the V-statistic; as it falls, the bias stays.) The memory of the last 1,000 codes
 lowers both. Random features are unbiased too, and noisy as the U-statistic is.

@@ -1,10 +1,10 @@
 """A beta that starts high and is then lowered ends as a VAE, its rate rising along the way.
 
 A VAE on scikit-learn's digits whose beta is 16 for the first third of 1,500 steps and falls to 1
-along a line over the next third, beside one at beta = 1 throughout and one at 16: d = 10, one
-hidden layer of 128, Bernoulli likelihood, batches of 128, Adam at 1e-3. The rate on the training
-batch is followed over the steps; reported at the end are rate, reconstruction and the NLL of 100
-held-out digits by 100 draws from fitted proposals, in nats, with the latents in use.
+along a line over the next third; one at beta = 1 throughout and one at 16 are compared with it: d
+= 10, one hidden layer of 128, Bernoulli likelihood, batches of 128, Adam at 1e-3. The rate on the
+training batch is followed over the steps; reported at the end are rate, reconstruction and the NLL
+of 100 held-out digits by 100 draws from fitted proposals, in nats, with the latents in use.
 
 The sources give no figure: "start with very high beta and slowly decrease during training"
 (lecture 3 on VAE, MMD and beta-VAE, after Burgess et al., 2018, arXiv:1804.03599).

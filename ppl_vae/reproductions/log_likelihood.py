@@ -3,7 +3,7 @@
 Binarised MNIST (averaged to 14x14 at `small`), drawn anew at each step, d = 5, batches of 100,
 Adam at 1e-3, weights as in `latent_match`. The decoder is a perceptron, not the paper's PixelCNN.
 The NLL of 150 held-out digits is estimated by 100 draws from a proposal fitted to each, as an
-MMD-VAE's own encoder is no posterior; beside it are the estimate by the encoder's own draws and
+MMD-VAE's own encoder is no posterior; next to it are the estimate by the encoder's own draws and
 its effective size, and the difference to the ELBO's over the same digits with its standard error.
 In nats.
 

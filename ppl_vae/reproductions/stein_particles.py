@@ -6,7 +6,7 @@ kernel exp(-r^2 / 2d)) until they rest; reported is the log-determinant of their
 authors' published log reads -.09, -1.14, -3.5, -19.5 at d = 4, 16, 32, 64. Their -854 at d = 128
 is of a singular matrix, as 80 particles span 79 dimensions: its log-determinant is minus infinity
 but for rounding, and what is reported there is the rank, the number of eigenvalues above 1e-5 of
-the largest, and the log-determinant on those. The U-statistic, printed beside, leaves out j = i;
+the largest, and the log-determinant on those. The U-statistic, printed too, leaves out j = i;
 it is unbiased for codes drawn anew, but has no rest on a fixed set, where nothing holds a particle
 back that the others push away.
 """

@@ -114,17 +114,17 @@ class TrainingRows:
     def _changed(self, x: Tensor, *rest: Tensor) -> Values:
         return (x if self.transform.kind == "none" else self.transform.apply(x)), *rest
 
-    def _of_stream(self, x: Tensor, *beside: Tensor) -> Values:
+    def _of_stream(self, x: Tensor, *extra: Tensor) -> Values:
         """The arguments of a batch of streamed held-out rows."""
         if self.data is not None:
-            return self.data.changed(x, *beside, labelled=False)
-        if len(self.train) != 1 + len(beside[: len(self.train) - 1]):
+            return self.data.changed(x, *extra, labelled=False)
+        if len(self.train) != 1 + len(extra[: len(self.train) - 1]):
             raise ValueError(
                 f"validation gives x alone, and the pair is called with {len(self.train)} "
                 "arguments: let its items be x and the other"
             )
         rows = self.transform.apply(x).to(self.train[0].dtype)
-        more = zip(beside, self.train[1:], strict=False)
+        more = zip(extra, self.train[1:], strict=False)
         return rows, *(part.to(like.dtype) for part, like in more)
 
     @property

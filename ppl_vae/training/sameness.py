@@ -19,7 +19,7 @@ def noise_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Noise:
 
 
 class State:
-    """What a step moves beside the parameters: the tensors a graph writes to, and the noise."""
+    """What a step moves besides the parameters: the tensors a graph writes to, and the noise."""
 
     def __init__(self, made: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._tensors, self._noise = made.kept, noise_of(args, kwargs)

@@ -20,6 +20,7 @@ from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
 from ppl_vae.training.recording import Recording
 from ppl_vae.training.sameness import State, noise_of, up_to_rounding
+from ppl_vae.world import here
 
 __all__ = ["SVI"]
 
@@ -38,19 +39,19 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     until there is one. Noise is drawn anew at each step.
 
     Before a graph is used, a step is taken both ways from one random state. Unless loss, terms,
-    gradients, what has moved beside them, and the random state after are equal bit for bit, steps
+    gradients, what has moved besides them, and the random state after are equal bit for bit, steps
     stay eager, with one warning that says why: as where a program branches on data, or draws from
     Python's or NumPy's generators. What a program reads besides arguments, torch's generators and
     modules, such as a global number, must stay as it is; else say `record=False`.
 
-    `compile=True` hands the graph to torch's compiler, which takes a C++ compiler and half a
+    `compile=True` gives the graph to torch's compiler, which takes a C++ compiler and half a
     minute for each shape, once, and spares a sixth of a recorded step of a small network. What it
     makes is held against the same step, and used if loss, terms, gradients and what has moved
     agree to rounding; else, and where there is no compiler, a warning says why and the recorded
     graph is used.
 
-    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, or under effect handlers, are
-    eager.
+    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, under effect handlers, or over
+    several processes are eager.
 
     Args:
         model: the model.
@@ -111,7 +112,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
-        if self._objective is None or is_handled():
+        if self._objective is None or is_handled() or here().size > 1:
             return self._eager(args, kwargs)
         key = self._key(args, kwargs)
         found = self._steps.pop(key, 0)

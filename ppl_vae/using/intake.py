@@ -17,7 +17,7 @@ from ppl_vae.data.known import Known, check_present
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.reader import Reader, is_stream
 from ppl_vae.data.remembered import Remembered
-from ppl_vae.data.stream import told
+from ppl_vae.data.stream import labels_and_covariates
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.samples import has_mean
@@ -73,7 +73,7 @@ class Intake:
         if known is None:
             check_present(args, missing)
         else:
-            if known.beside == "labels" and len(args) == 1:
+            if known.extra == "labels" and len(args) == 1:
                 args = (*args, torch.full((len(args[0]),), -1))
             args = known.scaled(args)
             if said := known.check(args, missing):
@@ -110,7 +110,10 @@ class Intake:
         parts = Reader(rows, "rows").whole()
         if known is None:
             return parts
-        if known.beside == "covariates" and (labels := told(parts[1:])[0]) is not None:
+        if (
+            known.extra == "covariates"
+            and (labels := labels_and_covariates(parts[1:])[0]) is not None
+        ):
             parts = parts[0], one_hot(labels.long(), known.width).to(parts[0])
         return parts[: len(known.sizes)]
 
@@ -191,7 +194,7 @@ class Intake:
         data = self._data.rows() if isinstance(self._data, Remembered) else self._data
         if data is None:
             raise ValueError("the rows of the training are not known here: give some as rows=")
-        return self._placed(data.arguments("train"))
+        return self._placed(data.arguments("train", seed=0))
 
     def _codes(self, codes: Any) -> Tensor:
         found = as_tensor(codes, "codes")

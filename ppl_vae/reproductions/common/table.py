@@ -46,16 +46,24 @@ seeds with their range; each has its bound behind it. Everything here was writte
 
     ppl-vae reproduce table --out docs/reproductions
 
-from the measures kept in `docs/reproductions`, which `make reproduce` makes.
+from the measures kept in `docs/reproductions`, which `make reproduce` makes. One experiment is run
+by
+
+    ppl-vae reproduce NAME --scale small --seeds 3 --out runs/reproduce
+
+which prints its table and verdicts and leaves them, with the pictures and the measures, in
+`runs/reproduce/NAME`; what is finished there is not done again, and `--minutes` says when to stop.
+Those on MNIST read it from the folder that `PPL_VAE_DATA` names.
 
 """
 
 
-def table(experiments: Mapping[str, Any], folder: Path) -> str:
+def table(experiments: Mapping[str, Any], titles: Mapping[str, str], folder: Path) -> str:
     """The page.
 
     Args:
         experiments: by name.
+        titles: what each shows, by name.
         folder: that keeps their cells, a folder for each.
     """
     found: list[tuple[str, str, Claim, Results]] = []
@@ -72,7 +80,7 @@ def table(experiments: Mapping[str, Any], folder: Path) -> str:
         if entries:
             lines += [f"## {word.capitalize()}\n", _rows(entries)]
     lines += ["## Without a run\n", _without(experiments, {c.row for *_, c, _ in found})]
-    lines += ["## Machines and pictures\n", _machines(experiments, folder)]
+    lines += ["## Experiments\n", _machines(experiments, titles, folder)]
     return "\n".join(lines)
 
 
@@ -92,7 +100,7 @@ def _rows(entries: Sequence[tuple[str, str, Claim, Results]]) -> str:
             str(results.seeds),
             f"`reproduce {name} --scale {scale}`",
         )
-        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+        lines.append(_row(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -130,22 +138,29 @@ def _without(experiments: Mapping[str, Any], shown: set[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machines(experiments: Mapping[str, Any], folder: Path) -> str:
-    columns = ("experiment", "scale", "CPU time a seed", "date", "machine", "pictures")
+def _machines(experiments: Mapping[str, Any], titles: Mapping[str, str], folder: Path) -> str:
+    columns = ("experiment", "what it shows", "scales", "run", "machine", "pictures")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, experiment in experiments.items():
+        runs, machines, pictures = [], set[str](), sorted((folder / name).glob("*.png"))
         for scale in experiment.scales:
             found = experiment.results(folder / name, scale)
-            if not found.rows:
-                continue
-            places = (folder / name / scale, folder / name)
-            pictures = [path for place in places for path in sorted(place.glob("*.png"))]
-            links = " ".join(
-                f"[{p.stem}](reproductions/{p.relative_to(folder).as_posix()})" for p in pictures
-            )
-            cells = (
-                name, scale, f"{found.seconds:.0f} s", ", ".join(found.dates) or "-",
-                ", ".join(found.machines) or "-", links or "-",
-            )  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
+            if found.rows:
+                day = f", {', '.join(found.dates)}" if found.dates else ""
+                seeds = f"{found.seeds} seed{'s' * (found.seeds > 1)}"
+                runs.append(f"{scale}: {found.seconds:.0f} CPU s a seed, {seeds}{day}")
+                machines |= set(found.machines)
+                pictures += sorted((folder / name / scale).glob("*.png"))
+        links = " ".join(
+            f"[{p.stem}](reproductions/{p.relative_to(folder).as_posix()})" for p in pictures
+        )
+        cells = (
+            f"`{name}`", titles[name], ", ".join(experiment.scales), "; ".join(runs) or "-",
+            "; ".join(sorted(machines)) or "-", links or "-",
+        )  # fmt: skip
+        lines.append(_row(cells))
     return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

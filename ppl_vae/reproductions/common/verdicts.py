@@ -1,4 +1,4 @@
-"""Claims, the rules written beside them, and the word a rule comes to."""
+"""Claims, the rules written next to them, and the word a rule comes to."""
 
 import math
 from collections.abc import Mapping, Sequence

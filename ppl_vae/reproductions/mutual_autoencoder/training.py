@@ -18,6 +18,8 @@ from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import StandardNormal
+from ppl_vae.training import SVI
+from ppl_vae.training.optim import Adam
 
 __all__ = ["CATEGORICAL", "NORMAL", "VALUES", "train_categorical", "train_normal", "truth"]
 
@@ -40,7 +42,8 @@ class Values(Likelihood):
 
 class _OneHot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.one_hot(x, VALUES).to(torch.get_default_dtype())
+        # `one_hot` reads the greatest value to the host, which no recorded step can.
+        return torch.eye(VALUES)[x]
 
 
 class Mixture(nn.Module):
@@ -101,14 +104,11 @@ def _objective(information: float | None, weight: float, r: nn.Module) -> Object
 
 
 def _train(vae: VAE, objective: Objective, batches: Sequence[Tensor] | Tensor) -> None:
-    loss = objective(vae.model, vae.guide)  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.02 ** (1 / len(batches)))
+    optimizer = Adam(1e-2, decay=0.02 ** (1 / len(batches)))
+    svi = SVI(vae.model, vae.guide, optimizer, objective)
     for x in batches:
-        optimizer.zero_grad()
-        loss(x).div(len(x)).backward()
-        optimizer.step()
-        schedule.step()
+        svi.step(x)
+        optimizer.advance(epochs=1)
 
 
 @torch.no_grad()
