@@ -2,12 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ppl_vae import files
@@ -20,6 +22,7 @@ from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import Prior, StandardNormal
+from ppl_vae.training import SVI
 
 __all__ = ["DATA", "batches", "binarised", "mnist", "pair_of", "save", "train"]
 
@@ -122,7 +125,7 @@ def train(
     stops: Sequence[int] = (),
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Trains a pair by Adam; goes on where an interrupted training stopped.
+    """Trains a pair by Adam, in recorded steps; goes on where an interrupted training stopped.
 
     Args:
         pair: with `model`, `guide` and parameters.
@@ -141,10 +144,10 @@ def train(
     Returns:
         The state: the `curves`, and the `seconds` of CPU time so far.
     """
-    moved = [torch.optim.Adam(pair.parameters(), lr=lr, betas=betas)]
+    moved = [torch.optim.Adam(pair.parameters(), lr=lr, betas=betas, fused=True)]
     own = list(objective.parameters())
     if own:
-        moved.append(torch.optim.Adam(own, lr=critic_lr, betas=(0.5, 0.999)))
+        moved.append(torch.optim.Adam(own, lr=critic_lr, betas=(0.5, 0.999), fused=True))
     objective.plan(steps)
     pair.train()
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curves": []}
@@ -157,40 +160,49 @@ def train(
             optimiser.load_state_dict(kept)
         torch.set_rng_state(state["random"])
 
-    def loss_at(x: Tensor) -> Tensor:
-        return objective.differentiable_loss(pair.model, pair.guide, x) / len(x)
-
+    svi = SVI(pair.model, pair.guide, _Steps(moved), objective)
     start = time.process_time()
-    for step in range(state["step"] + 1, steps + 1):
-        for _ in range(critic_steps if own else 0):
-            loss = loss_at(draw())
-            for p, g in zip(own, torch.autograd.grad(loss, own), strict=True):
-                p.grad = g
-            moved[1].step()
-        for optimiser in moved:
-            optimiser.zero_grad()
-        x = draw()
-        loss_at(x).backward()  # type: ignore[no-untyped-call]
-        for optimiser in moved:
-            optimiser.step()
-        if watch is not None and ((every and step % every == 0) or step in stops):
-            state["curves"].append(watch(step, x))
-        if saved is not None and (step % 500 == 0 or step in stops):
-            assert folder is not None
-            state |= {
-                "step": step,
-                "seconds": state["seconds"] + time.process_time() - start,
-                "pair": pair.state_dict(),
-                "objective": objective.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in moved],
-                "random": torch.get_rng_state(),
-            }
-            start = time.process_time()
-            if step in stops:
-                save({"pair": state["pair"], "seconds": state["seconds"]}, folder / f"{step}.pt")
-            save(state, saved)
+    with pyro.get_param_store().scope():
+        for step in range(state["step"] + 1, steps + 1):
+            for _ in range(critic_steps if own else 0):
+                loss = objective.differentiable_loss(pair.model, pair.guide, draw())
+                for p, g in zip(own, torch.autograd.grad(loss, own), strict=True):
+                    p.grad = g
+                moved[1].step()
+            x = draw()
+            svi.step(x)
+            if watch is not None and ((every and step % every == 0) or step in stops):
+                state["curves"].append(watch(step, x))
+            if saved is not None and (step % 500 == 0 or step in stops):
+                assert folder is not None
+                state |= {
+                    "step": step,
+                    "seconds": state["seconds"] + time.process_time() - start,
+                    "pair": pair.state_dict(),
+                    "objective": objective.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in moved],
+                    "random": torch.get_rng_state(),
+                }
+                start = time.process_time()
+                if step in stops:
+                    save(
+                        {"pair": state["pair"], "seconds": state["seconds"]}, folder / f"{step}.pt"
+                    )
+                save(state, saved)
     pair.eval()
     return state
+
+
+class _Steps(PyroOptim):  # type: ignore[misc]
+    """Optimisers of torch that step together, as one of Pyro's."""
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__(torch.optim.Adam, {})
+        self.optimisers = optimisers
+
+    def __call__(self, params: Iterable[Tensor], *_: Any) -> None:
+        for optimiser in self.optimisers:
+            optimiser.step()
 
 
 def save(state: dict[str, Any], path: Path) -> None:
