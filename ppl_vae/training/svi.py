@@ -47,7 +47,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     modules, such as a global number, must stay as it is; else say `record=False`.
 
     `compile=True` gives the graph to torch's compiler, which takes a C++ compiler and half a
-    minute for each shape, once, and spares a sixth of a recorded step of a small network. What it
+    minute for each shape, once; a step of a small network then takes about half as long. What it
     makes is held against the same step, and used if loss, terms, gradients and what has moved
     agree to rounding; else, and where there is no compiler, a warning says why and the recorded
     graph is used.
