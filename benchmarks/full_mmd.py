@@ -2,7 +2,7 @@
 
     python benchmarks/full_mmd.py [--rows 60000] [--dim 10] [--block 1024]
 
-Prints the peak memory above what the codes themselves take, and the time beside that of a bare
+Prints the peak memory above what the codes themselves take, and the time besides that of a bare
 matrix product and exponential over the same pairs.
 """
 

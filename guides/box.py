@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae import distributions
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.guides.encoder import Encoder
 
 __all__ = ["UniformBox"]
@@ -20,11 +21,11 @@ SMALLEST = 1e-4
 class UniformBox(Encoder):
     r"""Encoder uniform on a box inside the prior's.
 
-    .. math:: q(z \mid x) = \prod_{j=1}^d \mathcal U(z_j \mid l_j(x), l_j(x) + w_j(x)), \qquad
-              a \le l_j(x), \quad l_j(x) + w_j(x) \le b
+    $$q(z \mid x) = \prod_{j=1}^d \mathcal U(z_j \mid l_j(x), l_j(x) + w_j(x)), \qquad
+      a \le l_j(x), \quad l_j(x) + w_j(x) \le b$$
 
-    so that its KL against the uniform prior on :math:`[a, b]^d` is finite, and
-    :math:`\sum_j \log\big((b - a) / w_j(x)\big)`.
+    so that its KL against the uniform prior on $[a, b]^d$ is finite, and
+    $\sum_j \log\big((b - a) / w_j(x)\big)$.
 
     Args:
         size: event shape of x.
@@ -39,8 +40,8 @@ class UniformBox(Encoder):
         ValueError: if low is not below high, or the width is not a share.
 
     References:
-        Rubenstein, Schoelkopf, Tolstikhin (2018): On the latent space of Wasserstein
-        auto-encoders. arXiv:1802.03761.
+        Rubenstein, Schölkopf and Tolstikhin (2018), On the latent space of Wasserstein
+        auto-encoders, arXiv:1802.03761.
     """
 
     def __init__(

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor
 
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.guides.encoder import Encoder
 
 __all__ = ["Deterministic"]
 
 
 class Deterministic(Encoder):
-    r"""Encoder that maps each x to one z: a point mass :math:`\delta(z - \mu(x))`.
+    r"""Encoder that maps each x to one z: a point mass $\delta(z - \mu(x))$.
 
     It has no density against the prior's: use it where no KL is in the loss (`alpha=1` of
     InfoVAE, WAE, the plain auto-encoder).

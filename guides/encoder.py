@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.arguments import shape
-from ppl_vae.bodies import Body, apply_body
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.program.modules import Portable
 
 __all__ = ["NARROW", "Encoder"]
@@ -20,7 +20,7 @@ starts as wide as the prior may never learn to say anything; one that starts nar
 
 
 class Encoder(Portable, ABC):
-    r"""A conditional distribution :math:`q(z \mid x)`: a module whose call returns it.
+    r"""A conditional distribution $q(z \mid x)$: a module whose call returns it.
 
     A subclass says how many numbers it needs of its network and turns them into a distribution.
 

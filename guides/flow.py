@@ -6,8 +6,8 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body, positive
-from ppl_vae.bodies.body import check_widths
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, check_widths, positive
 from ppl_vae.distributions.flow import Family, build_flow, flow_from_noise
 from ppl_vae.guides.encoder import NARROW, Encoder
 
@@ -17,8 +17,8 @@ __all__ = ["Flow"]
 class Flow(Encoder):
     r"""Inverse autoregressive flow: a mean-field normal whose noise is bent by a flow.
 
-    .. math:: z = \mu(x) + \sigma(x) \odot f(\varepsilon; c(x)), \qquad
-              \varepsilon \sim \mathcal N(0, I)
+    $$z = \mu(x) + \sigma(x) \odot f(\varepsilon; c(x)), \qquad
+      \varepsilon \sim \mathcal N(0, I)$$
 
     Drawing takes one pass through the flow and gives the density with it; scoring any other
     point takes d passes. Needs zuko (the extra `flows`).
@@ -26,20 +26,21 @@ class Flow(Encoder):
     Args:
         size: event shape of x.
         dim: dimension d of z.
-        body: factory of the network, which returns :math:`\mu`, :math:`\sigma` and c.
+        body: factory of the network, which returns $\mu$, $\sigma$ and c.
         flow: `"affine"` (IAF) or `"spline"` (neural spline flow, which bends
-            :math:`[-5, 5]^d` and leaves the rest as it is).
+            $[-5, 5]^d$ and leaves the rest as it is).
         transforms: number of transformations composed.
         hidden: widths of the hidden layers of each.
         context: dimension of c.
-        initial_scale: the :math:`\sigma` where the network's output is zero.
+        initial_scale: the $\sigma$ where the network's output is zero.
 
     Raises:
         ImportError: if zuko is not installed.
 
     References:
-        Kingma et al. (2016): Improved variational inference with inverse autoregressive flow.
-        arXiv:1606.04934. Durkan et al. (2019): Neural spline flows. arXiv:1906.04032.
+        Kingma et al. (2016), Improved variational inference with inverse autoregressive flow,
+        arXiv:1606.04934.
+        Durkan et al. (2019), Neural spline flows, arXiv:1906.04032.
     """
 
     def __init__(

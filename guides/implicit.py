@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.guides.encoder import Encoder
 
 __all__ = ["Implicit"]
@@ -17,7 +18,7 @@ __all__ = ["Implicit"]
 class Implicit(Encoder):
     r"""Encoder with noise fed to the network: it can be drawn from and has no density.
 
-    .. math:: z = g(h(x), \varepsilon), \qquad \varepsilon \sim \mathcal N(0, I)
+    $$z = g(h(x), \varepsilon), \qquad \varepsilon \sim \mathcal N(0, I)$$
 
     Only objectives that need no density accept it: `alpha=1` with a divergence of samples such
     as MMD, WAE. Its distribution's `log_prob` refuses.
@@ -31,8 +32,8 @@ class Implicit(Encoder):
         hidden: widths of the hidden layers of g.
 
     References:
-        Makhzani et al. (2015): Adversarial autoencoders. arXiv:1511.05644. Mescheder, Nowozin,
-        Geiger (2017): Adversarial variational Bayes. arXiv:1701.04722.
+        Makhzani et al. (2015), Adversarial autoencoders, arXiv:1511.05644.
+        Mescheder, Nowozin and Geiger (2017), Adversarial variational Bayes, arXiv:1701.04722.
     """
 
     def __init__(

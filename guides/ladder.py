@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero
-from ppl_vae.bodies import MLP, Body, apply_body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.guides.encoder import NARROW
 from ppl_vae.guides.moments import Moments, Sd
 
@@ -17,20 +18,20 @@ __all__ = ["Ladder", "precision_weighted"]
 class Ladder(nn.Module):
     r"""The bottom-up half of a ladder: what x says of each layer of codes, before the prior.
 
-    .. math:: h_1 = f_1(x), \quad h_l = f_l(h_{l-1}), \qquad
-              \hat q_l(z_l \mid x) = \mathcal N\big(\hat\mu_l(h_l), \hat\sigma_l(h_l)^2\big)
+    $$h_1 = f_1(x), \quad h_l = f_l(h_{l-1}), \qquad
+      \hat q_l(z_l \mid x) = \mathcal N\big(\hat\mu_l(h_l), \hat\sigma_l(h_l)^2\big)$$
 
-    The guide then goes down: the top layer is drawn from its :math:`\hat q_L`, and every other
-    from the product of its :math:`\hat q_l` and the prior given the layer above, see
+    The guide then goes down: the top layer is drawn from its $\hat q_L$, and every other
+    from the product of its $\hat q_l$ and the prior given the layer above, see
     `precision_weighted`. `HierarchicalVAE` does so.
 
     Args:
         size: event shape of x.
-        dims: dimensions of the codes :math:`z_1, \ldots, z_L`, the layer next to x first.
-        body: factory of :math:`f_1`.
-        features: how many numbers each :math:`h_l` holds.
-        hidden: widths of the hidden layers of :math:`f_2, \ldots, f_L`.
-        initial_scale: the :math:`\hat\sigma` where the network's output is zero, so about the
+        dims: dimensions of the codes $z_1, \ldots, z_L$, the layer next to x first.
+        body: factory of $f_1$.
+        features: how many numbers each $h_l$ holds.
+        hidden: widths of the hidden layers of $f_2, \ldots, f_L$.
+        initial_scale: the $\hat\sigma$ where the network's output is zero, so about the
             one before training.
         standardise: of the layer next to x, as in `MeanFieldNormal`.
         sd: of that layer too.
@@ -38,13 +39,13 @@ class Ladder(nn.Module):
 
     Shape:
         x (*batch, *size) to L distributions, the one next to x first, of batch shape `batch` and
-        event shapes :math:`(d_l,)`.
+        event shapes $(d_l,)$.
 
     Raises:
         ValueError: for fewer than 2 layers.
 
     References:
-        Sønderby, Raiko, Maaløe, Sønderby, Winther (2016): Ladder variational autoencoders.
+        Sønderby, Raiko, Maaløe, Sønderby and Winther (2016), Ladder variational autoencoders,
         arXiv:1602.02282.
 
     Example:
@@ -107,8 +108,8 @@ def precision_weighted(
 ) -> dist.TorchDistribution:
     r"""The normalised product of two normals with independent coordinates.
 
-    .. math:: \sigma^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}, \qquad
-              \mu = \sigma^2 \big(\hat\sigma^{-2} \hat\mu + \sigma_p^{-2} \mu_p\big)
+    $$\sigma^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}, \qquad
+      \mu = \sigma^2 \big(\hat\sigma^{-2} \hat\mu + \sigma_p^{-2} \mu_p\big)$$
 
     Args:
         message: what the data say, `Normal(...).to_event(1)`.

@@ -10,8 +10,9 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero
-from ppl_vae.bodies import positive
+from ppl_vae.bodies.body import positive
 from ppl_vae.guides.encoder import NARROW
+from ppl_vae.world import here
 
 __all__ = ["Moments", "Sd", "Standardised", "running_moments"]
 
@@ -62,20 +63,21 @@ class Standardised(nn.Module):
     def _batch(self, loc: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         rows = loc.reshape(-1, loc.shape[-1])
         share = rows.new_full((len(rows), 1), 1 / max(len(rows), 1))
+        share = here().portion(share, len(rows))
         if weights is not None:
             share = weights.to(rows).expand(loc.shape[:-1]).reshape(-1, 1)
-            total = share.sum()
+            total = here().total(share.sum())
             share = share / torch.where(total > 0, total, 1)
-        single = len(rows) < 2
+        single = here().number(len(rows)) < 2
         if weights is not None and is_validation_enabled():
-            single = int((share > 0).sum()) < 2
+            single = here().number(int((share > 0).sum())) < 2
         if single:
             raise ValueError(
                 "standardised means were given 1 row in training, and a row by itself is its own "
                 "mean: give batches of 2 rows or more, or call .eval() for the running moments"
             )
-        mean = (share * rows).sum(0)
-        variance = (share * (rows - mean).square()).sum(0)
+        mean = here().total((share * rows).sum(0))
+        variance = here().total((share * (rows - mean).square()).sum(0))
         with torch.no_grad():
             self.mean.lerp_(mean.to(self.mean), self.momentum)
             self.variance.lerp_(variance.to(self.variance), self.momentum)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 from ppl_vae.guides.moments import Moments, Sd
 
@@ -17,7 +18,7 @@ __all__ = ["FullCovarianceNormal", "LowRankNormal", "MeanFieldNormal"]
 class MeanFieldNormal(Encoder):
     r"""Normal encoder with independent coordinates.
 
-    .. math:: q(z \mid x) = \prod_{j=1}^d \mathcal N(z_j \mid \mu_j(x), \sigma_j(x)^2)
+    $$q(z \mid x) = \prod_{j=1}^d \mathcal N(z_j \mid \mu_j(x), \sigma_j(x)^2)$$
 
     With `standardise`, `sd` or `rate` the means are standardised over the batch and the noise is
     fixed, see `ppl_vae.guides.moments.Moments`: the code is then used from the first steps on,
@@ -36,9 +37,9 @@ class MeanFieldNormal(Encoder):
         rate: the rate in nats, in place of both: sd = exp(-rate / d).
 
     References:
-        Kingma, Welling (2014): Auto-encoding variational Bayes. arXiv:1312.6114.
-        Zhu, Bi, Liu, Ma, Li, Wu (2020): A batch normalized inference network keeps the KL
-        vanishing away. arXiv:2004.12585.
+        Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
+        Zhu, Bi, Liu, Ma, Li and Wu (2020), A batch normalized inference network keeps the KL
+        vanishing away, arXiv:2004.12585.
 
     Example:
         >>> import torch
@@ -71,10 +72,10 @@ class MeanFieldNormal(Encoder):
 class FullCovarianceNormal(Encoder):
     r"""Normal encoder with a full covariance.
 
-    .. math:: q(z \mid x) = \mathcal N(z \mid \mu(x), L(x) L(x)^\top), \qquad
-              L(x) = \operatorname{diag}(s(x)) (I + R(x))
+    $$q(z \mid x) = \mathcal N(z \mid \mu(x), L(x) L(x)^\top), \qquad
+      L(x) = \operatorname{diag}(s(x)) (I + R(x))$$
 
-    with R strictly lower triangular, so that :math:`\log |L| = \sum_j \log s_j` and R says how the
+    with R strictly lower triangular, so that $\log |L| = \sum_j \log s_j$ and R says how the
     coordinates hang together whatever their scale.
 
     Args:
@@ -85,7 +86,7 @@ class FullCovarianceNormal(Encoder):
             of each coordinate before training.
         standardise: as in `MeanFieldNormal`.
         sd: as there, of the s.
-        rate: as there; the correlations add :math:`\tfrac12 \sum_j s_j^2 \lVert R_j \rVert^2`.
+        rate: as there; the correlations add $\tfrac12 \sum_j s_j^2 \lVert R_j \rVert^2$.
     """
 
     rows: Tensor
@@ -126,8 +127,8 @@ class FullCovarianceNormal(Encoder):
 class LowRankNormal(Encoder):
     r"""Normal encoder with a covariance of low rank plus a diagonal.
 
-    .. math:: q(z \mid x) = \mathcal N\big(z \mid \mu(x), S (I + W W^\top) S\big), \qquad
-              S = \operatorname{diag}(s(x)), \quad W = R(x) / \sqrt r \in \mathbb R^{d \times r}
+    $$q(z \mid x) = \mathcal N\big(z \mid \mu(x), S (I + W W^\top) S\big), \qquad
+      S = \operatorname{diag}(s(x)), \quad W = R(x) / \sqrt r \in \mathbb R^{d \times r}$$
 
     Args:
         size: event shape of x.

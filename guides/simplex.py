@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ppl_vae import distributions
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.guides.encoder import Encoder
 
 __all__ = ["OneHotCategorical", "RelaxedCategorical"]
@@ -16,21 +17,22 @@ __all__ = ["OneHotCategorical", "RelaxedCategorical"]
 class RelaxedCategorical(Encoder):
     r"""Relaxed one-hot encoder: nearly one of d classes, with draws that can be differentiated.
 
-    .. math:: z = \operatorname{softmax}\big((\ell(x) + g) / \tau\big), \qquad
-              g_j \sim \operatorname{Gumbel}(0, 1)
+    $$z = \operatorname{softmax}\big((\ell(x) + g) / \tau\big), \qquad
+      g_j \sim \operatorname{Gumbel}(0, 1)$$
 
     Args:
         size: event shape of x.
         dim: number of classes d, at least 2.
-        body: factory of the network, which returns the logits :math:`\ell`.
-        temperature: the :math:`\tau`; at 0 the draws would be one-hot.
+        body: factory of the network, which returns the logits $\ell$.
+        temperature: the $\tau$; at 0 the draws would be one-hot.
 
     Raises:
         ValueError: if there are fewer than 2 classes.
 
     References:
-        Maddison, Mnih, Teh (2017): The concrete distribution. arXiv:1611.00712. Jang, Gu, Poole
-        (2017): Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
+        Maddison, Mnih and Teh (2017), The concrete distribution, arXiv:1611.00712.
+        Jang, Gu and Poole (2017), Categorical reparameterization with Gumbel-softmax,
+        arXiv:1611.01144.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class RelaxedCategorical(Encoder):
 class OneHotCategorical(Encoder):
     r"""One-hot encoder: each x is of one of d classes.
 
-    .. math:: q(y = e_k \mid x) = \operatorname{softmax}(\ell(x))_k
+    $$q(y = e_k \mid x) = \operatorname{softmax}(\ell(x))_k$$
 
     A draw passes no gradient. A guide that samples it with `infer={"enumerate": "parallel"}` sums
     over the classes instead, as `SemiSupervisedVAE` does.
@@ -58,7 +60,7 @@ class OneHotCategorical(Encoder):
     Args:
         size: event shape of x.
         dim: number of classes d, at least 2.
-        body: factory of the network, which returns the logits :math:`\ell`.
+        body: factory of the network, which returns the logits $\ell$.
 
     Raises:
         ValueError: if there are fewer than 2 classes.

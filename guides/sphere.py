@@ -7,18 +7,19 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.guides.encoder import NARROW, Encoder
 
 __all__ = ["VonMisesFisher"]
 
 
 class VonMisesFisher(Encoder):
-    r"""Von Mises-Fisher encoder onto the unit sphere of :math:`\mathbb R^d`.
+    r"""Von Mises-Fisher encoder onto the unit sphere of $\mathbb R^d$.
 
-    .. math:: q(z \mid x) \propto e^{z^\top \mu(x) / s(x)^2}, \qquad \|\mu(x)\| = 1
+    $$q(z \mid x) \propto e^{z^\top \mu(x) / s(x)^2}, \qquad \|\mu(x)\| = 1$$
 
-    with respect to the surface measure. For a small s, the coordinates across :math:`\mu` have
+    with respect to the surface measure. For a small s, the coordinates across $\mu$ have
     about the standard deviation s.
 
     Args:
@@ -32,7 +33,7 @@ class VonMisesFisher(Encoder):
         ValueError: if there are fewer than 2 dimensions.
 
     References:
-        Davidson et al. (2018): Hyperspherical variational auto-encoders. arXiv:1804.00891.
+        Davidson et al. (2018), Hyperspherical variational auto-encoders, arXiv:1804.00891.
     """
 
     def __init__(

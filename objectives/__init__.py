@@ -31,7 +31,7 @@ from ppl_vae.objectives.divergences.wgan import WassersteinGP
 from ppl_vae.objectives.infovae import Autoencoder, BetaVAE, InfoVAE
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
-from ppl_vae.objectives.noise import PenaltyNoise, penalty_noise
+from ppl_vae.objectives.noise import penalty_noise
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.objectives.schedules import Cosine, Cyclical, HighThenLow, Linear, Piecewise, Schedule
 from ppl_vae.objectives.tcvae import TCVAE
@@ -72,7 +72,6 @@ __all__ = [
     "MutualAutoencoder",
     "Objective",
     "Penalty",
-    "PenaltyNoise",
     "Piecewise",
     "RationalQuadratic",
     "Schedule",

@@ -21,7 +21,7 @@ class CapacityVAE(ConstrainedObjective):
       \rvert$$
 
     with the KL averaged over the batch inside the absolute value. KL of latents outside the data
-    plate, and of local sites not picked, keeps weight 1.
+    plate, and of local sites not selected, keeps weight 1.
 
     Args:
         capacity: C in nats per datum: a number, or a schedule such as

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.objectives.objective import Objective, Terms, Weight
 from ppl_vae.program.reading import Reading
+from ppl_vae.world import here
 
 __all__ = ["ConstrainedObjective", "Constraint", "Dual", "Penalty"]
 
@@ -169,14 +170,14 @@ class ConstrainedObjective(Objective):
         **elbo: as in `Objective`.
 
     Attributes:
-        terms: beside the ELBO's, `target/<quantity>`, and `constraint/<quantity>`, the quantity
+        terms: besides the ELBO's, `target/<quantity>`, and `constraint/<quantity>`, the quantity
             minus its target.
     """
 
     quantity: str
     at_most = False
     sign = 1.0
-    """-1 where a positive multiplier shall raise the quantity."""
+    """-1 where a positive multiplier raises the quantity."""
 
     def __init__(
         self,
@@ -214,7 +215,8 @@ class ConstrainedObjective(Objective):
         free, quantity, data = (torch.stack(column).sum() for column in zip(*parts, strict=True))
         # The mean over particles first: the gap's noise is what the penalty is biased by.
         target = quantity.new_zeros(()) + self.at_step(self.target)
-        gap = quantity / torch.where(data > 0, data, 1) - target
+        whole, every = here().total(quantity), here().total(data)
+        gap = whole / torch.where(every > 0, every, 1) - target
         terms.add_mean(f"target/{self.quantity}", target * self.num_particles)
         terms.add_mean(f"constraint/{self.quantity}", gap * self.num_particles)
         # A copy of the step, which moves on in place before the backward pass.

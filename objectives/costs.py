@@ -13,7 +13,18 @@ Cost = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SquaredError:
-    """The squared Euclidean distance times `weight`; the published code's weight is 0.05."""
+    r"""The squared Euclidean distance, $w\, r^2$ with $r = \lVert x - G(z) \rVert_2$.
+
+    Args:
+        weight: the w, positive; the published code has 0.05.
+
+    Shape:
+        `(..., D)` and `(..., D)` to `(...)`.
+
+    References:
+        Tolstikhin, Bousquet, Gelly and Schölkopf (2018), Wasserstein auto-encoders,
+        arXiv:1711.01558.
+    """
 
     weight: float = 1.0
 
@@ -23,7 +34,18 @@ class SquaredError:
 
 @dataclass(frozen=True)
 class Euclidean:
-    """The Euclidean distance times `weight`; the published code's weight is 0.2."""
+    r"""The Euclidean distance, $w\, r$ with $r = \lVert x - G(z) \rVert_2$.
+
+    Args:
+        weight: the w, positive; the published code has 0.2.
+
+    Shape:
+        `(..., D)` and `(..., D)` to `(...)`.
+
+    References:
+        Tolstikhin, Bousquet, Gelly and Schölkopf (2018), Wasserstein auto-encoders,
+        arXiv:1711.01558.
+    """
 
     weight: float = 1.0
 
@@ -34,7 +56,18 @@ class Euclidean:
 
 @dataclass(frozen=True)
 class AbsoluteError:
-    """The L1 distance times `weight`; the published code's weight is 0.02."""
+    r"""The L1 distance, $w\, \lVert x - G(z) \rVert_1$.
+
+    Args:
+        weight: the w, positive; the published code has 0.02.
+
+    Shape:
+        `(..., D)` and `(..., D)` to `(...)`.
+
+    References:
+        Tolstikhin, Bousquet, Gelly and Schölkopf (2018), Wasserstein auto-encoders,
+        arXiv:1711.01558.
+    """
 
     weight: float = 1.0
 

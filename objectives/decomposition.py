@@ -13,6 +13,7 @@ from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import base_of, has_mask_inside
+from ppl_vae.world import here
 
 __all__ = ["Decomposition", "cost_of", "decompose", "number_of_data"]
 
@@ -111,8 +112,13 @@ def decompose(
         terms.add(f"guide/{name}", term)
         rest = rest + term
     for kl in groups.values():
-        rate = rate + (torch.maximum(kl, free_bits * data) if free_bits else kl)
+        rate = rate + (_floored(kl, free_bits, data) if free_bits else kl)
     return Decomposition(reconstruction, rate, rest, data)
+
+
+def _floored(kl: Tensor, free_bits: float, data: Tensor) -> Tensor:
+    """This process's part of a KL that is floored for all data at once."""
+    return here().portion(torch.maximum(here().total(kl), free_bits * here().total(data)))
 
 
 def _check_shared(reading: Reading, selected: Collection[str]) -> None:
@@ -163,7 +169,7 @@ def number_of_data(reading: Reading, plate: PlateName | None) -> Tensor:
         local = []
     if not local:
         draws = (site.draws.size for site in reading.guide_sites.values() if site.draws)
-        return like.new_ones(()) * next(draws, 1)
+        return here().portion(like.new_ones(()) * next(draws, 1))
     sites = [reading.guide_sites[name] for name in local]
     return Rows.of(sites[0], plates).number_of_data(sites, like)
 

@@ -8,7 +8,7 @@ __all__ = ["Unbuilt"]
 
 
 class Unbuilt(nn.Module):
-    """Stands where a network shall be; calling it tells how to make one.
+    """Stands in for a network; calling it says how to make one.
 
     Args:
         what: the network, for the message.

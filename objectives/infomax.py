@@ -33,7 +33,7 @@ def check_estimator(estimator: Estimator) -> Estimator:
 
 
 class Dream:
-    """A model to be run without its observations, beside the run that tells its rows.
+    """A model to be run without its observations, next to the run that tells its rows.
 
     Args:
         reading: a run of the pair, whose globals and subsample indices are kept.

@@ -23,6 +23,7 @@ from ppl_vae.objectives.starts import start
 from ppl_vae.objectives.trainable import check_scored, untrained, warn_untrained
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
+from ppl_vae.world import here
 
 __all__ = ["Autoencoder", "BetaVAE", "InfoVAE"]
 
@@ -162,7 +163,7 @@ class InfoVAE(Objective):
             if divergence is not None:
                 raise ValueError(
                     "give a divergence, or sites as a mapping to divergences and no divergence "
-                    "(null) beside it: not both"
+                    "(null) next to it: not both"
                 )
             self.joints: list[_Joint] = [
                 ((key,) if isinstance(key, str) else tuple(key), d, weight)
@@ -239,6 +240,9 @@ class InfoVAE(Objective):
         kwargs: dict[str, Any],
     ) -> Tensor:
         """The loss through one of Pyro's. A critic's own is added outside, credited to no draw."""
+        here().refuse(
+            f"elbo={type(elbo).__name__}(...)", "leave elbo out, or train in one process"
+        )
         terms, critics = Terms(), list[Tensor]()
 
         def cost(reading: Reading) -> Tensor:
@@ -372,10 +376,10 @@ class InfoVAE(Objective):
                 check_scored(reading, joint, type(divergence).__name__)
             for q in posteriors:
                 value = divergence(q)
-                loss = loss + coefficient * q.weights.sum() * value
+                loss = loss + here().portion(coefficient * q.weights.sum() * value)
                 critic = divergence.critic_loss(q)
                 if critic is not None:
-                    critics.append(critic)
+                    critics.append(here().portion(critic))
                 terms.add_mean(f"divergence/{q.name}", value)
                 if q.name in self.scales:
                     terms.add_mean(f"scale/{q.name}", torch.full_like(value, self.scales[q.name]))

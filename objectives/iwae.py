@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from ppl_vae.objectives.decomposition import number_of_data
 from ppl_vae.objectives.objective import Objective, Terms
+from ppl_vae.objectives.particles import Particles
 from ppl_vae.program.handlers import Leaves, check_runs_by_itself
+from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
+from ppl_vae.world import here
 
 __all__ = ["IWAE"]
 
@@ -51,7 +55,8 @@ class IWAE(Objective):
     Args:
         num_particles: K.
         vectorize_particles: whether the K draws are made in one run, which is faster and needs
-            a model that broadcasts over a dimension on the left.
+            a model that broadcasts over a dimension on the left; "auto" finds out by four runs of
+            the pair before the first, whose noise and buffers are put back.
         gradient: "pathwise" (the plain gradient) or "dreg".
         plate: the plate or plates whose entries are data; by default the one that holds a latent
             and an observation, of several the one named `data`.
@@ -77,23 +82,32 @@ class IWAE(Objective):
     def __init__(
         self,
         num_particles: int = 10,
-        vectorize_particles: bool = False,
+        vectorize_particles: bool | Literal["auto"] = "auto",
         gradient: Gradient = "pathwise",
         *,
         plate: PlateName | None = None,
         max_plate_nesting: float = float("inf"),
     ):
-        super().__init__(num_particles, vectorize_particles, max_plate_nesting)
+        super().__init__(num_particles, vectorize_particles is True, max_plate_nesting)
+        if vectorize_particles not in (True, False, "auto"):
+            raise ValueError(f"vectorize_particles={vectorize_particles!r}: use 'auto' or a bool")
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient={gradient!r}: use one of {', '.join(get_args(Gradient))}")
         self.gradient: Gradient = gradient
         self.plate = plate
         self._indices: poutine.Trace | None = None
         self._draws: list[Leaves] = []
+        is_open = vectorize_particles == "auto" and num_particles > 1
+        self._particles = Particles() if is_open else None
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
+        if self._particles is not None:
+            tried = partial(self._densities, model, args=args, kwargs=kwargs)
+            tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+            self._indices = None
+            self._draw(self._particles.broadcast(model, guide, tensors, tried))
         self._indices, self._draws = None, []
         runs = [
             _Run(reading, self.plate) for reading in self._get_traces(model, guide, args, kwargs)
@@ -112,10 +126,25 @@ class IWAE(Objective):
         for run in runs:
             run.add(terms)
         # With every row masked the bound is zero, and stays so.
-        data = torch.where(runs[0].data > 0, runs[0].data, 1)
-        terms.add_mean("bound", (loss + common) * self.num_particles / data)
+        total, every = here().totals(loss + common, runs[0].data)
+        data = torch.where(every > 0, every, 1)
+        terms.add_mean("bound", total * self.num_particles / data)
         # What `_finish` divides by is inside the logarithm here.
         return self._finish((loss + common) * self.num_particles, terms)
+
+    def _draw(self, together: bool) -> None:
+        """Draws particles together, which takes a dimension more, or one by one."""
+        if together is not self.vectorize_particles:
+            self.vectorize_particles = together
+            self.max_plate_nesting += 1 if together else -1
+
+    def _densities(
+        self, model: Program, guide: Program, together: bool, args: Any, kwargs: Any
+    ) -> tuple[Reading, Tensor, Tensor]:
+        """Of one run, of all particles together or of one, for `Particles`."""
+        self._draw(together)
+        run = _Run(next(iter(self._get_traces(model, guide, args, kwargs))), self.plate)
+        return run.reading, run.log_p, run.log_q
 
     def _get_trace(
         self,
@@ -229,6 +258,10 @@ class _Run:
         return reading.rows(plates, latent[:1])[1]
 
     def _check_whole(self, outside: str) -> None:
+        here().refuse(
+            f"latent site {outside!r}, outside the data plate, with IWAE",
+            "all data share one weight there; use InfoVAE(alpha=0)",
+        )
         for site in [*self.reading.guide_sites.values(), *self.reading.model_sites.values()]:
             scale = site.scale
             if isinstance(scale, Tensor):

@@ -13,6 +13,7 @@ from ppl_vae.objectives.factories import Unbuilt
 from ppl_vae.objectives.infomax import Dream, Estimator, check_estimator
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.program.reading import Reading
+from ppl_vae.world import here
 
 __all__ = ["MutualAutoencoder"]
 
@@ -59,7 +60,7 @@ class MutualAutoencoder(ConstrainedObjective):
         weight: the penalty's weight C, or a `Constraint`, such as `Dual()`, that takes its place.
         auxiliary: r, a module called with the observed sites' values, each `(n, *size)`, that
             returns a distribution of batch shape `(n,)` over z, or over the flattened joint
-            `(n, d)` of the picked sites: any encoder of `ppl_vae.guides`, or the user's own; or
+            `(n, d)` of the selected sites: any encoder of `ppl_vae.guides`, or the user's own; or
             a factory of it, called with the shape of x and d, which an `Experiment` does.
         estimator: how the gradient passes x.
         draws: runs of the model to draw from, each step.
@@ -137,6 +138,8 @@ class MutualAutoencoder(ConstrainedObjective):
             )
         bounds, fits = zip(*(dream.bound(self.auxiliary) for _ in range(self.draws)), strict=True)
         bound, fit = torch.stack(bounds).mean(), torch.stack(fits).mean()
-        terms.add_mean(f"information/{'+'.join(selected)}", bound * dream.rows.particles)
+        (mean,) = here().totals(here().portion(bound, run.data))
+        terms.add_mean(f"information/{'+'.join(selected)}", mean * dream.rows.particles)
+        fit = here().portion(fit, run.data)
         free = run.reconstruction + run.rate + run.rest + (fit - fit.detach())
         return free, run.data * bound, run.data

@@ -38,6 +38,7 @@ from ppl_vae.objectives.objective import Terms
 from ppl_vae.program.modules import evaluating, modules_of
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import Site
+from ppl_vae.world import here
 
 __all__ = ["PenaltyNoise", "penalty_noise"]
 
@@ -156,7 +157,8 @@ def _gradients(objective: InfoVAE, readings: list[Reading]) -> dict[str, tuple[T
             at = [_parameter(site) for site in sites]
             if joint[0] not in matched or not all(parameter.requires_grad for parameter in at):
                 continue
-            weights = rows.weights(sites[0], at[0].detach())[0].square().sum().sqrt()
+            squares = rows.weights(sites[0], at[0].detach())[0].square().sum()
+            weights = here().total(squares).sqrt()
             pair = []
             for term in (penalty, data):
                 slopes = _grad(term, at)
@@ -165,7 +167,7 @@ def _gradients(objective: InfoVAE, readings: list[Reading]) -> dict[str, tuple[T
                     for slope, site in zip(slopes, sites, strict=True)
                 ]
                 total = torch.cat(cut, -1) / weights.clamp_min(1e-30) / objective.num_particles
-                pair.append(total.double())
+                pair.append(here().gather(total.double()))
             name = "+".join(joint)
             before = found.get(name)
             if before is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import pyro
 import torch
 from pyro.infer.elbo import ELBO, ELBOModule
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from ppl_vae.objectives.divergences.reach import warn_out_of_reach
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.objectives.trainable import check_trainable
 from ppl_vae.program.modules import Portable, rehearse
+from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.registration import Misplaced, register, settle
 from ppl_vae.program.running import read
+from ppl_vae.program.shared import Alike, meet, spread
+from ppl_vae.world import Processes, here
 
 __all__ = ["Objective", "Terms", "Weight"]
 
@@ -45,6 +49,18 @@ class Terms:
         """Adds a particle's sum of row weights, the number of data it stands for."""
         self._data = self._data + (weight.detach() if isinstance(weight, Tensor) else weight)
 
+    def joined(self, world: Processes, loss: Tensor) -> Tensor:
+        """Makes the terms those of all processes, and a loss one whose value is that of all.
+
+        Its gradient stays this process's part.
+        """
+        data = torch.as_tensor(self._data).to(loss)
+        own = [world.portion(mean) for mean in self._own.values()]
+        value, self._data, *found = world.totals(loss, data, *self._sums.values(), *own)
+        self._sums = dict(zip(self._sums, found, strict=False))
+        self._own = dict(zip(self._own, found[len(self._sums) :], strict=True))
+        return value + (loss - loss.detach())
+
     def per_datum(self, num_particles: int) -> dict[str, Tensor]:
         # With every row masked the sums are zero, and stay so.
         data = torch.as_tensor(self._data)
@@ -60,7 +76,7 @@ class Objective(ELBO, Portable):
     with local latents in a data plate of N, the loss is N times a mean over data.
 
     Being a module, it can own parameters (a critic, an auxiliary r(z|x)). In SVI it registers them
-    itself; `objective(model, guide)` is a module whose parameters hold them beside those of model
+    itself; `objective(model, guide)` is a module whose parameters hold them besides those of model
     and guide, for a torch optimiser.
 
     Args:
@@ -82,8 +98,9 @@ class Objective(ELBO, Portable):
 
     step: Tensor
     num_particles: int
+    vectorize_particles: bool
     max_plate_nesting: float
-    _get_traces: Callable[..., Iterator[Reading]]
+    plate: PlateName | None = None
 
     def __init__(
         self,
@@ -146,12 +163,11 @@ class Objective(ELBO, Portable):
             names.check(used)
             settle(lambda: rehearse(model, guide, *args, **kwargs), used)
         value = self.read(loss)
-        if loss.requires_grad:
-            loss.backward()
+        here().backward(loss, pyro.get_param_store().named_parameters())
         return value
 
     def read(self, loss: Tensor) -> float:
-        """The loss of a step as a number, with what the host looks at beside it.
+        """The loss of a step as a number, with what the host looks at besides it.
 
         Raises:
             FloatingPointError: if it or a term is NaN or infinite, naming the first.
@@ -247,7 +263,7 @@ class Objective(ELBO, Portable):
                 part.rows = rows
 
     def state(self) -> dict[str, Any]:
-        """What it has gathered over the steps beside its parameters and buffers, for a checkpoint.
+        """What it has gathered over the steps besides parameters and buffers, for a checkpoint.
 
         Tensors, numbers and text, in lists, tuples and mappings.
         """
@@ -258,6 +274,7 @@ class Objective(ELBO, Portable):
 
     def _finish(self, loss: Tensor, terms: Terms) -> Tensor:
         """Averages over particles, publishes the terms and moves the step and queues on."""
+        loss = here().over(loss, lambda world: terms.joined(world, loss))
         self.terms = terms.per_datum(self.num_particles)
         if self.is_moving:
             self.step += 1
@@ -265,6 +282,36 @@ class Objective(ELBO, Portable):
                 if isinstance(part, Divergence):
                     part.advance()
         return loss / self.num_particles
+
+    def _get_traces(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Iterator[Reading]:
+        guide = here().over(guide, lambda world: self._met(world, model, guide, args, kwargs))
+        yield from super()._get_traces(model, guide, args, kwargs)
+
+    def _met(
+        self,
+        world: Processes,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Callable[..., Any]:
+        """The guide as several processes run it, once all start from the same weights."""
+        pair = (model, guide)
+        if pair not in world.met:
+            register(self)
+            own = [*self.modules()]
+            parts = {p for d in own if isinstance(d, Divergence) for p in d.modules()}
+            local = [module for module in own if module not in parts]
+            world.met[pair] = meet(
+                world, model, guide, args, kwargs, self.plate, own=own, local=local
+            )
+        return Alike(world.alike, world.met[pair])(guide)  # type: ignore[no-any-return]
 
     def _get_trace(
         self,
@@ -283,7 +330,7 @@ class Objective(ELBO, Portable):
                     "distribution, or use InfoVAE, BetaVAE or WAE"
                 )
         self.max_plate_nesting = reading.max_plate_nesting
-        return reading
+        return here().over(reading, lambda world: spread(reading, world, self.plate))
 
     @contextmanager
     def _still(self) -> Iterator[None]:

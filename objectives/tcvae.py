@@ -24,6 +24,7 @@ from ppl_vae.objectives.divergences.weighting import normalised
 from ppl_vae.objectives.infovae import BetaVAE
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.program.reading import Reading
+from ppl_vae.world import here
 
 __all__ = ["TCVAE"]
 
@@ -51,12 +52,12 @@ class TCVAE(Counted, BetaVAE):
     gradients, with no noise from the estimates.
 
     `terms` holds `mutual_information`, `total_correlation` and `dimension_wise` of the joint
-    beside `rate` of each site. The information is never above log N: by MSS as it is; by MWS,
+    besides `rate` of each site. The information is never above log N: by MSS as it is; by MWS,
     whose log q(z) is too low by up to log n, what exceeds log N goes to the total correlation, in
     value, without an effect on gradients.
 
     Codes are in the prior's noise coordinates, so sites with a Normal, Laplace or Uniform prior
-    fit. The guide must be Gaussian given the data at every picked site; a joint of several sites
+    fit. The guide must be Gaussian given the data at every selected site; a joint of several sites
     is one code, and none of them may be drawn given another (pick one with `sites=[...]`; those
     left out keep their full KL). A site drawn given a further latent u counts (x, u) as its datum.
     Costs $n^2 d$ in time, and memory linear in n.
@@ -146,7 +147,7 @@ class TCVAE(Counted, BetaVAE):
                 found = log_densities(q, self.estimator, self.size, "TCVAE", self.rows)
                 information, correlation = _parts(q, found)
             weighed = excess[0] * information + excess[1] * correlation
-            loss = loss + q.weights.sum() * weighed
+            loss = loss + here().portion(q.weights.sum() * weighed)
             terms.add_mean(f"mutual_information/{q.name}", information)
             terms.add_mean(f"total_correlation/{q.name}", correlation)
             if rate is not None:
@@ -159,7 +160,7 @@ class TCVAE(Counted, BetaVAE):
         ((sites, *_),) = self.joints
         names, _ = reading.rows(self.plate, sites)
         weight = torch.stack([q.weights.sum() for q in posteriors]).sum()
-        kl = torch.stack([reading.kl(name) for name in names]).sum()
+        (kl,) = here().totals(torch.stack([reading.kl(name) for name in names]).sum())
         return kl / torch.where(weight > 0, weight, 1)
 
 

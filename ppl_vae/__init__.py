@@ -8,7 +8,7 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME = {
     "MMD": "ppl_vae.objectives",
@@ -29,6 +29,7 @@ _HOME = {
     "compare": "ppl_vae.comparison",
     "fit": "ppl_vae.training",
     "load": "ppl_vae.experiment",
+    "processes": "ppl_vae.together",
     "read": "ppl_vae.objectives.outlook",
 }
 
@@ -52,6 +53,7 @@ __all__ = [
     "compare",
     "fit",
     "load",
+    "processes",
     "read",
 ]
 

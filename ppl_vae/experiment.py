@@ -28,6 +28,7 @@ from ppl_vae.pairs.pair import Pair
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
 from ppl_vae.program.modules import release
+from ppl_vae.program.precision import Precision
 from ppl_vae.training import weights
 from ppl_vae.training.fit import fit
 from ppl_vae.training.history import History
@@ -51,11 +52,11 @@ class Experiment(Trained):
     twice; a network of the objective's that was made before, as `Adversarial(dim=2)` makes its
     critic, starts where it was.
 
-    Where the pair has k covariates or classes beside x, the likelihood is built over d + k
+    Where the pair has k covariates or classes besides x, the likelihood is built over d + k
     dimensions and the encoder reads them as k further entries of x's first dimension.
 
     Args:
-        data: the data set, or rows in any form that `ppl_vae.data.as_dataset` takes.
+        data: the data set, or rows in any form that `Dataset` takes.
         objective: the loss.
         dim: dimension d of the latent code; of each layer's, the one next to x first, for a
             HierarchicalVAE.
@@ -78,7 +79,8 @@ class Experiment(Trained):
         start: folder of a run whose weights the training goes on from.
         freeze: names of parts and parameters that stay as they are, or globs of them, such as
             `likelihood` or `encoder.network.*`.
-        checkpoint_steps: steps between checkpoints, beside that after each epoch.
+        checkpoint_steps: steps between checkpoints, besides that after each epoch.
+        precision: "bf16" computes the networks in bfloat16, and densities in float32.
         seed: of the starting weights and all that is drawn in training.
         device: where to train, such as cpu or cuda:0; auto takes a GPU if there is one.
 
@@ -121,6 +123,7 @@ class Experiment(Trained):
         start: str | None = None,
         freeze: Sequence[str] = (),
         checkpoint_steps: int | None = None,
+        precision: Precision = "full",
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -137,7 +140,7 @@ class Experiment(Trained):
             )
         if not (inspect.isclass(made) and issubclass(made, Pair)):
             raise ValueError(f"pair is {made!r}: give a subclass of Pair, or a partial of one")
-        data, self.objective = data.handing(made.beside), objective
+        data, self.objective = data.passing(made.extra), objective
         if data.missing == "mask":
             encoder = _masked("encoder", encoder)
             if "classifier" in inspect.signature(pair).parameters:
@@ -148,15 +151,16 @@ class Experiment(Trained):
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.patience, self.keep, self.monitor = patience, keep, monitor
         self.start, self.freeze, self.checkpoint_steps = start, freeze, checkpoint_steps
+        self.precision: Precision = precision
         self.seed, self.device = seed, device
         set_seed(seed)
         dims = (dim,) if isinstance(dim, int) else tuple(dim)
         if not dims:
             raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
-        (first, *rest), beside = data.size, data.width
-        q = _made("encoder", encoder, torch.Size([first + beside, *rest]), dim)
-        p_x = _made("likelihood", _of_table(likelihood, data), dims[0] + beside, data.size)
-        self.pair = pair(_prior(prior, q, dims[-1], beside), p_x, q)
+        (first, *rest), extra = data.size, data.width
+        q = _made("encoder", encoder, torch.Size([first + extra, *rest]), dim)
+        p_x = _made("likelihood", _of_table(likelihood, data), dims[0] + extra, data.size)
+        self.pair = pair(_prior(prior, q, dims[-1], extra), p_x, q)
         self.pair.missing = data.missing == "mask"
         objective.build(data.size, self.pair.codes)
         super().__init__(self.pair.model, self.pair.guide, data)
@@ -218,7 +222,10 @@ class Experiment(Trained):
     @property
     def _settings(self) -> dict[str, Any]:
         names = ("epochs", "batch_size", "seed", "device", "critic_steps", "patience", "keep")
-        return {name: getattr(self, name) for name in (*names, "monitor", "start", "freeze")}
+        return {
+            name: getattr(self, name)
+            for name in (*names, "monitor", "start", "freeze", "precision")
+        }
 
     def fit(
         self,
@@ -236,7 +243,7 @@ class Experiment(Trained):
             out: folder for the run: configuration, metrics and weights.
             overwrite: replace a run that is there.
             resume: a run to go on with, see `ppl_vae.fit`.
-            config: what the folder's `config.yaml` shall say, see `ppl_vae.fit`.
+            config: what the folder's `config.yaml` says, see `ppl_vae.fit`.
             callbacks: called with each epoch's row, see `ppl_vae.fit`.
             progress: show how it goes, see `ppl_vae.fit`.
 
@@ -395,17 +402,17 @@ def _masked(place: str, factory: Any) -> Any:
     return functools.partial(factory, body=functools.partial(Masked, body=body.default))
 
 
-def _prior(factory: Any, encoder: nn.Module, dim: int, beside: int) -> Prior | ConditionalNormal:
+def _prior(factory: Any, encoder: nn.Module, dim: int, extra: int) -> Prior | ConditionalNormal:
     if isinstance(factory, nn.Module):
         return factory  # type: ignore[return-value]
     factory = _named("prior", factory) if isinstance(factory, str) else factory
     names = [*inspect.signature(factory).parameters]
     if names[1:2] == ["size"]:
-        if not beside:
+        if not extra:
             name = getattr(getattr(factory, "func", factory), "__name__", "the prior")
             raise ValueError(
                 f"{name} is conditioned on covariates, and this pair has none: use a "
                 "ConditionalVAE, or a prior such as StandardNormal"
             )
-        return factory(dim, torch.Size([beside]))
+        return factory(dim, torch.Size([extra]))
     return factory(encoder if names[:1] == ["encoder"] else dim)

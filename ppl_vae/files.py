@@ -3,7 +3,7 @@
 Every file of a run, and every result a user asks for, is written here. What is written stands
 aside in the same folder until it is whole and on the disk, and takes its name then; so a file that
 was there stays as it was if anything goes wrong. A name that is a link, a pipe or a device is
-refused, as a folder from somebody else may hold one that leads to a file of one's own.
+refused, as a folder from somebody else may hold one that leads to a file of yours.
 """
 
 import errno

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ppl_vae.bodies import DCGAN, MLP, ResNet, apply_body, positive
-from ppl_vae.bodies.body import inverse_softplus
+from ppl_vae.bodies import DCGAN, MLP, ResNet
+from ppl_vae.bodies.body import apply_body, inverse_softplus, positive
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 12, 20)]
 

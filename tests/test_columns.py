@@ -13,7 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.bodies import MLP
-from ppl_vae.data import Column, Dataset, Transform
+from ppl_vae.data import Dataset
+from ppl_vae.data.columns import Column
+from ppl_vae.data.transform import Transform
 from ppl_vae.evaluation import column_errors
 from ppl_vae.evaluation.registry import title
 from ppl_vae.experiment import Experiment

@@ -39,7 +39,7 @@ from ppl_vae.objectives import (
     InfoVAE,
     Objective,
 )
-from ppl_vae.program import read
+from ppl_vae.program.running import read
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -17,8 +17,8 @@ from ppl_vae.data import (
     GaussianMixture,
     PartlyLabelled,
     TwoPoints,
-    batches,
 )
+from ppl_vae.data.loaders import batches
 from ppl_vae.evaluation.metric import Subject
 
 
@@ -207,11 +207,11 @@ def test_moving_keeps_the_kind_of_data() -> None:
     assert not torch.equal(moved.epoch(), moved.epoch())
 
 
-# What is known beside the rows
+# What is known besides the rows
 
 
 def test_labels_are_handed_in_training_and_hidden_in_evaluation() -> None:
-    data = PartlyLabelled(Digits(), labels=100).handing("labels")
+    data = PartlyLabelled(Digits(), labels=100).passing("labels")
     x, y = data.arguments("train")
     assert data.width == 10
     assert (y >= 0).sum() == 100
@@ -245,12 +245,12 @@ def test_covariates_or_classes_in_their_place() -> None:
     data = Dataset(rows, rows[:2], train_covariates=c, test_covariates=c[:2])
     assert data.width == 0
     assert data.arguments("train") == (data.train,)
-    handing = data.handing("covariates")
-    assert data.beside == ""
-    assert handing.width == 1
-    assert handing.arguments("test", labelled=False)[1].tolist() == c[:2, None].tolist()
+    passing = data.passing("covariates")
+    assert data.extra == ""
+    assert passing.width == 1
+    assert passing.arguments("test", labelled=False)[1].tolist() == c[:2, None].tolist()
     labels = torch.tensor([0, 2, 1, 0, 2, 1])
-    coded = Dataset(rows, train_labels=labels).handing("covariates")
+    coded = Dataset(rows, train_labels=labels).passing("covariates")
     assert coded.width == 3
     assert torch.equal(coded.arguments("train")[1], torch.eye(3)[labels])
 
@@ -259,6 +259,7 @@ def test_covariates_or_classes_in_their_place() -> None:
     ("options", "message"),
     [
         ({"train_covariates": torch.zeros(3)}, r"train_covariates has shape \(3,\), not one row"),
+        ({"train_covariates": 3.5}, r"train_covariates has shape \(\), not one row"),
         ({"train_covariates": torch.full((4, 1), torch.nan)}, r"train_covariates\[0, 0\] is nan"),
         ({"train_covariates": torch.zeros(4)}, "has no test_covariates: give both or neither"),
         (
@@ -273,8 +274,8 @@ def test_covariates_that_do_not_fit(options: dict[str, Tensor], message: str) ->
 
 
 def test_what_cannot_be_handed_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"handing\('label'\): give 'covariates', 'labels'"):
-        Digits().handing("label")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"passing\('label'\): give 'covariates', 'labels'"):
+        Digits().passing("label")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,7 @@ def test_labels_that_cannot_be_kept(data: Dataset, labels: int, message: str) ->
 def test_arrays_with_covariates(tmp_path: Path) -> None:
     rows, c = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50.0)
     np.savez(tmp_path / "a.npz", train=rows, train_covariates=c, train_labels=np.arange(50) - 1)
-    data = Arrays(str(tmp_path / "a.npz"), held_out=0.2).handing("covariates")
+    data = Arrays(str(tmp_path / "a.npz"), held_out=0.2).passing("covariates")
     (x, found), (held, other) = data.arguments("train"), data.arguments("test")
     for part, covariates in ((x, found), (held, other)):
         at = covariates[:, 0].long()

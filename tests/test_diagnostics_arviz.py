@@ -15,7 +15,8 @@ from ppca import PPCA
 from pyro import poutine
 from torch import nn
 
-from ppl_vae.diagnostics import GROUPS, to_arviz
+from ppl_vae.diagnostics import to_arviz
+from ppl_vae.diagnostics.bridge import GROUPS
 from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.training.noise import streams
 

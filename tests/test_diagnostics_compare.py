@@ -16,9 +16,9 @@ from pyro.infer.autoguide import AutoNormal
 from ppl_vae import compare, load
 from ppl_vae.cli.commandline import configured
 from ppl_vae.data import Digits
-from ppl_vae.diagnostics import ParetoK, to_arviz
+from ppl_vae.diagnostics import to_arviz
 from ppl_vae.diagnostics._arviz import arviz
-from ppl_vae.diagnostics.importance import unseen
+from ppl_vae.diagnostics.importance import ParetoK, unseen
 from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.evaluation import nll
 from ppl_vae.evaluation.weights import threshold

@@ -26,9 +26,8 @@ from ppl_vae.distributions import (
     Uniform,
     VonMisesFisher,
     ZeroInflatedNegativeBinomial,
-    build_flow,
 )
-from ppl_vae.distributions.flow import flow_from_noise
+from ppl_vae.distributions.flow import build_flow, flow_from_noise
 from ppl_vae.distributions.simplex import _drawn
 from ppl_vae.guides import UniformBox
 from ppl_vae.priors import Uniform as UniformPrior

@@ -1,6 +1,7 @@
 """The README and the docs: their Python runs, their links and pictures are there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,27 @@ def test_every_objective_is_in_the_docs() -> None:
     bases = {"Bound", "Constraint", "Divergence", "Kernel", "Objective", "Schedule"}
     for name in set(objectives.__all__) - bases:
         assert name in text, name
+
+
+def test_every_experiment_is_in_the_docs() -> None:
+    from ppl_vae.reproductions import names
+
+    text = (ROOT / "docs" / "reproduction.md").read_text()
+    assert re.findall(r"^\| `(\w+)`", text, re.M) == names()
+
+
+def test_commands_are_understood() -> None:
+    """Commands that the pages show exist; trainings that need no folder have settings that do."""
+    from ppl_vae.cli.commandline import configured
+    from ppl_vae.cli.main import COMMANDS
+
+    folders, tried = {"--resume", "--start", "--config", "--trust"}, 0
+    for page in PAGES:
+        for line in re.findall(r"^(?: {4})?ppl-vae (.*)$", page.read_text(), re.M):
+            name, *words = shlex.split(line.partition("  #")[0])
+            assert name in {*COMMANDS, "--version"}, f"{page.name}: {line}"
+            if name in ("fit", "show") and not folders & set(words):
+                words = ["MMD" if word == "NAME" else word for word in words]
+                assert configured(words, name) is not None, f"{page.name}: {line}"
+                tried += 1
+    assert tried > 10

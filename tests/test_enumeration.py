@@ -19,7 +19,7 @@ from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterio
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.tcvae import TCVAE
-from ppl_vae.program import read
+from ppl_vae.program.running import read
 
 N, D, K = 5, 2, 3
 ENUMERATE = {"enumerate": "parallel"}

@@ -139,7 +139,7 @@ def test_a_posterior_known_by_quadrature() -> None:
 
 
 def test_constrained_latents_have_their_jacobian() -> None:
-    """Gamma and Poisson: x_i is negative binomial; a Beta and a Bernoulli beside it."""
+    """Gamma and Poisson: x_i is negative binomial; a Beta and a Bernoulli besides it."""
 
     def model(x: Tensor, y: Tensor) -> None:
         with pyro.plate("data", len(x)):

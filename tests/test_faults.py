@@ -79,7 +79,7 @@ def test_a_fault_at_every_act(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_p
         expected = pytest.raises(OSError, match="disk") if is_said else suppress(OSError)
         with failing(monkeypatch, k, late), expected:
             train(small, out=folder, epochs=EPOCHS)
-        # nothing is left beside the folder, and no draft in it
+        # nothing is left next to the folder, and no draft in it
         assert {file.name for file in place.iterdir()} <= {"run"}, where
         assert {file.name for file in folder.glob("*")} <= whole.keys(), where
         if not folder.exists():

@@ -127,7 +127,7 @@ def test_folders_that_are_refused_in_one_line(folder: Path, tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError, match=r"no image in .*: empty"):
         Folder(str(tmp_path))
     picture(tmp_path / "beside.png")
-    with pytest.raises(ValueError, match=r"beside.png' lies beside the folder 'a'"):
+    with pytest.raises(ValueError, match=r"beside.png' lies next to the folder 'a'"):
         Folder(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no folder"):
         Folder(str(tmp_path / "nowhere"))

@@ -17,6 +17,7 @@ from test_files import tree
 from ppl_vae.cli import main
 from ppl_vae.data.known import Known
 from ppl_vae.training.run import Run
+from ppl_vae.training.spread import warn_of_collapse
 
 SECONDS, MEGABYTES = 5.0, 500
 """What may be spent on a refusal."""
@@ -124,6 +125,24 @@ def test_words_of_a_run_are_words_in_the_page(folder: Path) -> None:
     assert page.tags == plain.tags
     assert page.attributes == plain.attributes
     assert page.words.count(BAD) > 5
+
+
+def test_odd_codes_in_a_log_do_no_harm(folder: Path) -> None:
+    """Noise without a spread, neither, and the ends of what numbers can be."""
+    row: dict[str, float | None] = {
+        "epoch": 1,
+        "step": 1,
+        "loss": 1.0,
+        "sd/a": 1.0,
+        "spread/b": 1.0,
+    }
+    for code, noise, spread in (
+        ("c", 0.0, 0.0), ("d", 1e-300, 1e300), ("e", None, None), ("f", -1.0, -1e308),
+    ):  # fmt: skip
+        row |= {f"sd/{code}": noise, f"spread/{code}": spread}
+    (folder / "run/metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert main([*hostile.REPORT]) == 0
+    warn_of_collapse(Run(folder / "run").history, is_last=True)
 
 
 def test_loading_a_run_fetches_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

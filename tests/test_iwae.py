@@ -1,6 +1,7 @@
 """The importance-weighted bound against exact values, and its two gradients."""
 
 import math
+import pickle
 from typing import Any
 
 import pyro
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 GLOBAL = ("global_and_local", "auto_globals", "pyro_modules")
 WAYS: dict[str, dict[str, Any]] = {
-    "loop": {},
+    "loop": {"vectorize_particles": False},
     "vectorised": {"vectorize_particles": True, "max_plate_nesting": 1},
 }
 
@@ -284,7 +285,7 @@ def test_a_global_makes_all_data_one_row(way: str, gradient: Any) -> None:
 def test_a_global_has_pyros_bound() -> None:
     x = torch.tensor([0.4, -1.0, 2.2, 0.7])
     found = []
-    for objective in (IWAE(5), RenyiELBO(alpha=0, num_particles=5)):
+    for objective in (IWAE(5, vectorize_particles=False), RenyiELBO(alpha=0, num_particles=5)):
         pyro.clear_param_store()
         pyro.set_rng_seed(2)
         conjugate(x, 0.8)
@@ -376,3 +377,87 @@ def test_refusals() -> None:
     refuse(batch(code), batch(code), "'w' is outside the data plate.*run the plate in full", x)
     with pytest.raises(ValueError, match="use one of pathwise, dreg"):
         IWAE(gradient="rep")  # type: ignore[arg-type]
+
+
+# Whether particles are drawn in one run.
+
+
+class Known(torch.nn.Module):
+    """A pair whose decoder is given."""
+
+    def __init__(self, decode: Any) -> None:
+        super().__init__()
+        self.encode, self.decode = torch.nn.Linear(2, 4), decode
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decode(z), 0.7).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        loc, raw = self.encode(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+
+class Counted(torch.nn.Module):
+    """Counts its calls in a buffer."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return z
+
+
+DECODERS: dict[str, tuple[Any, bool]] = {
+    "by row": (torch.nn.Linear(2, 2), True),
+    "a running buffer": (Counted(), True),
+    "of all rows": (lambda z: z - z.mean(0), False),
+    "rows by name": (lambda z: z.reshape(5, 2), False),
+    "batch normalisation": (torch.nn.BatchNorm1d(2), False),
+    "noise of its own": (torch.nn.Dropout(0.5), False),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_particles_are_drawn_together_where_a_pair_broadcasts(name: str) -> None:
+    """And the noise and the buffers are those of a loss that was told."""
+    decode, broadcasts = DECODERS[name]
+    torch.manual_seed(0)
+    pair, x = Known(decode).double(), torch.randn(5, 2)
+    found = []
+    for way in ("auto", broadcasts):
+        pair.load_state_dict(
+            {
+                **pair.state_dict(),
+                **{key: torch.zeros_like(value) for key, value in pair.named_buffers()},
+            }
+        )
+        objective = IWAE(4, vectorize_particles=way, max_plate_nesting=1)
+        torch.manual_seed(1)
+        values = [objective.loss(pair.model, pair.guide, x) for _ in range(2)]
+        assert objective.vectorize_particles is broadcasts
+        found.append([*values, *(b.clone() for b in pair.buffers()), torch.get_rng_state()])
+    assert all(torch.as_tensor(a).equal(torch.as_tensor(b)) for a, b in zip(*found, strict=True))
+
+
+def test_each_pair_is_tried() -> None:
+    x = torch.randn(5, 2)
+    one, other = Known(torch.nn.Linear(2, 2)).double(), Known(lambda z: z - z.mean(0)).double()
+    objective = IWAE(3)
+    for pair, together in ((one, True), (other, False), (one, True)):
+        objective.loss(pair.model, pair.guide, x)
+        assert objective.vectorize_particles is together
+    copied = pickle.loads(pickle.dumps(objective))  # with a lambda behind the pair
+    copied.loss(other.model, other.guide, x)
+    assert copied.vectorize_particles is False
+
+
+def test_a_way_that_is_none() -> None:
+    with pytest.raises(ValueError, match="vectorize_particles='always': use 'auto' or a bool"):
+        IWAE(3, vectorize_particles="always")

@@ -21,7 +21,9 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "files", "records", "state"),
+    ("arguments", "files", "records", "state", "world"),
+    ("together",),
+    ("launching",),
     ("documents",),
     ("bodies", "data", "distributions", "plots"),
     ("program",),
@@ -44,9 +46,9 @@ ORDER = (
 """Parts of the package: each may import those of the lines above it and no other."""
 
 NARROWER = {
-    "program": {"arguments"},
-    "objectives": {"arguments", "program"},
-    "guides": {"arguments", "bodies", "data", "distributions", "program"},
+    "program": {"arguments", "world"},
+    "objectives": {"arguments", "program", "world"},
+    "guides": {"arguments", "bodies", "data", "distributions", "program", "world"},
     "likelihoods": {"arguments", "bodies", "data", "distributions", "program"},
     "priors": {"arguments", "bodies", "data", "distributions", "program", "guides"},
 }

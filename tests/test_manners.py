@@ -13,19 +13,19 @@ from torch import nn
 import ppl_vae
 from ppl_vae import MMD, VAE, WAE, BetaVAE, Experiment, InfoVAE, MeanFieldNormal, Normal
 from ppl_vae.data import Dataset
-from ppl_vae.diagnostics import (
-    Calibration,
-    Coverage,
-    Gaps,
-    NUTSComparison,
-    ParetoK,
-    PredictiveCheck,
-)
-from ppl_vae.evaluation import ActiveUnits, Codes, Discrepancy, Estimate, Surgery
+from ppl_vae.diagnostics.calibration import Calibration, Coverage
+from ppl_vae.diagnostics.gaps import Gaps
+from ppl_vae.diagnostics.importance import ParetoK
+from ppl_vae.diagnostics.nuts import NUTSComparison
+from ppl_vae.diagnostics.predictive import PredictiveCheck
+from ppl_vae.evaluation import Estimate
+from ppl_vae.evaluation.codes import ActiveUnits, Codes
+from ppl_vae.evaluation.information import Surgery
+from ppl_vae.evaluation.matching import Discrepancy
 from ppl_vae.likelihoods import Bernoulli
 from ppl_vae.objectives import RBF, Memory
 from ppl_vae.priors import StandardNormal, VampPrior
-from ppl_vae.training import History
+from ppl_vae.training.history import History
 from ppl_vae.training.optim import Adam
 
 ROWS = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))

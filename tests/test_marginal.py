@@ -35,7 +35,8 @@ from ppl_vae.objectives import (
     Objective,
     Stein,
 )
-from ppl_vae.program import dimensions, read
+from ppl_vae.program import dimensions
+from ppl_vae.program.running import read
 
 pytestmark = pytest.mark.usefixtures("double")
 

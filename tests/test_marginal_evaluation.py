@@ -18,7 +18,7 @@ from ppl_vae.diagnostics import to_arviz
 from ppl_vae.diagnostics.importance import pareto_k
 from ppl_vae.evaluation import elbo, log_weights, nll
 from ppl_vae.evaluation.pair import Pair
-from ppl_vae.program import read
+from ppl_vae.program.running import read
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -24,7 +24,7 @@ from ppl_vae.objectives import Dual, InfoVAE, Linear, MutualAutoencoder, Penalty
 from ppl_vae.objectives.infomax import Dream
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import StandardNormal
-from ppl_vae.program import read
+from ppl_vae.program.running import read
 
 pytestmark = pytest.mark.usefixtures("double")
 

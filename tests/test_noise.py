@@ -24,11 +24,10 @@ from ppl_vae.objectives import (
     BetaVAE,
     Divergence,
     InfoVAE,
-    PenaltyNoise,
     SlicedWasserstein,
     penalty_noise,
 )
-from ppl_vae.objectives.noise import _statistics
+from ppl_vae.objectives.noise import PenaltyNoise, _statistics
 from ppl_vae.training import watch
 
 D, N, S, NOISE = 2, 12, 0.6, 0.8

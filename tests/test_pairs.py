@@ -1,4 +1,4 @@
-"""The pairs beside VAE: hierarchical, conditional, semi-supervised."""
+"""The pairs besides VAE: hierarchical, conditional, semi-supervised."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ from ppl_vae.guides import Ladder, MeanFieldNormal, OneHotCategorical, RelaxedCa
 from ppl_vae.guides.ladder import precision_weighted
 from ppl_vae.likelihoods import Bernoulli, Normal
 from ppl_vae.objectives import IWAE, MMD, BetaVAE, InfoVAE
-from ppl_vae.pairs.conditional import ConditionalVAE, beside
+from ppl_vae.pairs.conditional import ConditionalVAE, appended
 from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.priors import ConditionalNormal, FlowPrior, StandardNormal, StudentT
@@ -185,12 +185,12 @@ def test_layers_that_do_not_fit_are_named() -> None:
 
 def test_covariates_join_as_channels() -> None:
     x, c = x_of(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    joined = beside(x, c, SIZE)
+    joined = appended(x, c, SIZE)
     assert joined.shape == (2, 3, 2, 3)
     torch.testing.assert_close(joined[:, 0], x[:, 0])
     assert (joined[1, 2] == 4).all()
-    assert beside(x, torch.zeros(5, 1, 2), SIZE).shape == (5, 2, 3, 2, 3)
-    assert beside(torch.zeros(4, 7), torch.zeros(4, 2), (7,)).shape == (4, 9)
+    assert appended(x, torch.zeros(5, 1, 2), SIZE).shape == (5, 2, 3, 2, 3)
+    assert appended(torch.zeros(4, 7), torch.zeros(4, 2), (7,)).shape == (4, 9)
 
 
 def test_the_conditional_pair_given_c() -> None:
@@ -275,7 +275,7 @@ def test_the_enumerated_bound_by_hand() -> None:
     def bound(k: int) -> Tensor:
         """-L(x, y = k) for all data."""
         y = torch.eye(K)[k].expand(6, K)
-        q = vae.encoder(beside(x, y, SIZE))
+        q = vae.encoder(appended(x, y, SIZE))
         kl = torch.distributions.kl_divergence(q, vae.prior().expand((6,)))
         p = vae.likelihood(torch.cat([torch.zeros(6, D), y], -1))
         return kl - p.log_prob(x) - vae.probabilities[k].log()
@@ -300,7 +300,7 @@ def test_the_relaxed_bound_by_hand() -> None:
     y, z = (guide.nodes[name]["value"] for name in ("y_unobserved", "z"))
     known = LABELS >= 0
     at = torch.where(known[:, None], torch.eye(K)[LABELS.clamp_min(0)], y)
-    q = vae.encoder(beside(x, at, SIZE))
+    q = vae.encoder(appended(x, at, SIZE))
     tau, k = float(vae.classifier.temperature), K
 
     def relaxed(log_p: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae import guides, likelihoods, priors
-from ppl_vae.data import Column
+from ppl_vae.data.columns import Column
 
 SIZE = (1, 8, 8)
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique")

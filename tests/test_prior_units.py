@@ -49,7 +49,7 @@ def test_noise_and_value_are_inverse(name: str) -> None:
 
 
 def _pair(family: str | None, shift: float) -> tuple[Any, Any, Tensor]:
-    """z ~ N(0, 1) and a guide of mean `shift`, beside a site whose guide is its prior."""
+    """z ~ N(0, 1) and a guide of mean `shift`, besides a site whose guide is its prior."""
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):

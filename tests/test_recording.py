@@ -1,7 +1,9 @@
 """Recorded steps against eager ones, bit for bit, and where they are not taken."""
 
 import copy
+import os
 import random
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,8 +37,10 @@ from ppl_vae.objectives import (
     Stein,
 )
 from ppl_vae.priors import StandardNormal
+from ppl_vae.state import ready_optimizers
 from ppl_vae.training import svi as module
 from ppl_vae.training.graphs import simplify
+from ppl_vae.training.recording import Recording
 
 SIZE = torch.Size([12])
 DIVERGENCES: dict[str, Callable[[], Any]] = {
@@ -170,6 +174,79 @@ def test_a_thousand_recorded_steps_equal_eager_ones(name: str, steps: int) -> No
     assert svi.recorded == 1
 
 
+def moved(compile: bool) -> tuple[list[float], list[Tensor], SVI]:
+    pyro.clear_param_store()
+    torch.manual_seed(1)
+    owner, objective = Owner(), InfoVAE(Memory(MMD(), size=12), scale=5.0)
+    # Adam makes a step of the rounding that is the gradient of a bias before batch normalisation
+    optim = pyro.optim.SGD({"lr": 1e-2})
+    svi = SVI(owner.model, owner.guide, optim, objective, compile=compile)
+    losses = [svi.step(x) for x in batches(10)]
+    return losses, [t.clone() for t in owner.state_dict().values()], svi
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_compiled_steps_equal_recorded_ones_to_rounding(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Queue and batch normalisation move, noise is torch's, and the environment is left alone."""
+    ready_optimizers()
+    compiled, before = [], dict(os.environ)
+    monkeypatch.setattr(Recording, "interpret", lambda self: compiled.append("not"))
+    losses, state, svi = moved(True)
+    expected, end, _ = moved(False)
+    assert not compiled, [str(w.message) for w in recwarn]
+    assert svi.recorded == 1
+    assert dict(os.environ) == before
+    # ten steps of sums of some dozens of terms, in single precision
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, end, rtol=1e-5, atol=1e-5)
+
+
+def wrong(graph: Any, **_: Any) -> Any:
+    return lambda *tensors: [1.001 * t if t.is_floating_point() else t for t in graph(*tensors)]
+
+
+def broken(graph: Any, **_: Any) -> Any:
+    raise RuntimeError("no compiler is found\nin any folder")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [(wrong, "its loss differs from the eager step's by more"), (broken, "no compiler is found")],
+)
+def test_what_a_compiler_gets_wrong_is_not_used(
+    compiler: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, end, _ = moved(False)
+    monkeypatch.setattr(torch, "compile", compiler)
+    with pytest.warns(UserWarning, match=f"^the recorded step is not compiled.*: {reason}"):
+        losses, state, svi = moved(True)
+    assert losses == expected
+    assert all(map(torch.equal, state, end))
+    assert svi.recorded == 1
+
+
+def test_a_compiled_step_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def compiler(graph: Any, **_: Any) -> Any:
+        return lambda *tensors: calls.append(1) or graph(*tensors)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    losses, state, _ = moved(True)
+    expected, end, _ = moved(False)
+    assert losses == expected
+    assert all(map(torch.equal, state, end))
+    assert len(calls) == 7  # of ten, two are eager, one records, and one is held against it
+
+
+def test_compiling_takes_recording() -> None:
+    with pytest.raises(ValueError, match="record=False takes none"):
+        SVI(print, print, pyro.optim.Adam({}), BetaVAE(), record=False, compile=True)
+
+
 def test_noise_and_data_are_drawn_anew() -> None:
     x = batches(1)[0]
     losses, _, svi = trained(InfoVAE(MMD(), scale=5.0), "auto", [x] * 10)
@@ -238,7 +315,8 @@ def test_what_cannot_be_recorded_stays_eager_and_says_why(kind: Any, reason: str
         random.seed(0)
         pyro.clear_param_store()
         owner = kind()
-        svi = SVI(owner.model, owner.guide, pyro.optim.Adam({"lr": 1e-2}), BetaVAE(), record)
+        loss = InfoVAE(Memory(MMD(), size=20), scale=10.0)
+        svi = SVI(owner.model, owner.guide, pyro.optim.Adam({"lr": 1e-2}), loss, record)
         torch.manual_seed(2)
         return [svi.step(x) for x in [torch.ones(6, 2)] * 8], svi
 
@@ -246,7 +324,7 @@ def test_what_cannot_be_recorded_stays_eager_and_says_why(kind: Any, reason: str
         losses, svi = run("auto")
     assert len(said) == 1
     assert svi.recorded == 0
-    if kind is Branching:  # the others have moved on by the try
+    if kind is not Hidden:  # which has moved on by the try
         assert losses == run(False)[0]
 
 

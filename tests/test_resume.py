@@ -441,7 +441,7 @@ def test_the_command_line_goes_on(
     assert Run("run 1").history["epoch"] == [1]
     stop_at(-1)
     for words, said in (
-        (["--dim", "3"], "--dim has no place beside --resume"),
+        (["--dim", "3"], "--dim has no place next to --resume"),
         (["--overwrite"], "--overwrite has no place"),
         (["--epochs", "1"], "epochs=1 is the number of all epochs, and 2 are begun"),
     ):

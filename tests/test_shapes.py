@@ -21,7 +21,8 @@ from ppl_vae.objectives import (
     InfoVAE,
     Objective,
 )
-from ppl_vae.program import NoDataPlate, read
+from ppl_vae.program import NoDataPlate
+from ppl_vae.program.running import read
 
 MAKE: dict[str, Callable[..., Objective]] = {
     "mmd": lambda **asked: InfoVAE(MMD(), scale=10.0, **asked),

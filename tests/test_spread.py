@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.training.fit import fit
 from ppl_vae.training.history import History
-from ppl_vae.training.spread import spreads, warn_of_collapse
+from ppl_vae.training.spread import carried, spreads, warn_of_collapse
 
 
 def model(x: Tensor) -> None:
@@ -48,6 +48,14 @@ def test_by_hand() -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("noise", "spread", "nats"),
+    [(1.0, math.sqrt(3.0), math.log(2.0)), (0.5, 0.0, 0.0), (0.0, 1.0, math.inf)],
+)
+def test_what_a_code_carries(noise: float, spread: float, nats: float) -> None:
+    assert carried(noise, spread) == pytest.approx(nats)
 
 
 def test_a_pair_without_rows_or_moments_logs_none() -> None:

@@ -71,7 +71,7 @@ import contextlib, io
 with contextlib.redirect_stdout(io.StringIO()):
     numpy.save("x.npy", numpy.random.rand(40, 4))
     words = ["--data", "arrays", "--data.path", "x.npy", "--likelihood", "normal", "--dim", "2"]
-    assert main(["fit", *words, "--epochs", "1", "--out", "run"]) == 0
+    assert main(["fit", *words, "--epochs", "20", "--out", "run"]) == 0
     assert main(["evaluate", "run", "--quick", "--metrics", "elbo,log_likelihood"]) == 0
     assert main(["sample", "run", "--n", "2", "--out", "drawn.png"]) == 0
     assert main(["sample", "gone", "--n", "2"]) == 2

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae import VAE, ConditionalVAE, Experiment, MeanFieldNormal, Normal, StandardNormal, fit
 from ppl_vae.bodies import MLP
-from ppl_vae.data import Binarized, Dataset, PartlyLabelled, Transform
+from ppl_vae.data import Binarized, Dataset, PartlyLabelled
 from ppl_vae.data.known import Known
 from ppl_vae.data.moments import Few, Moments
 from ppl_vae.data.stream import Stream
+from ppl_vae.data.transform import Transform
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
 from ppl_vae.pairs.semisupervised import SemiSupervisedVAE
 from ppl_vae.using import Trained
@@ -205,7 +206,7 @@ def test_labels_beside_x_reach_the_pair(pair: Any) -> None:
 
 def test_covariates_beside_x_reach_the_pair() -> None:
     c = torch.randn(131, 2, generator=torch.Generator().manual_seed(1))
-    data = Dataset(TensorDataset(ROWS, c), TensorDataset(ROWS[:5], c[:5])).handing("covariates")
+    data = Dataset(TensorDataset(ROWS, c), TensorDataset(ROWS[:5], c[:5])).passing("covariates")
     passed = [*data.batches("train").batches(1000)]
     assert torch.equal(torch.cat([c for _, c in passed]).sort(0).values, c.sort(0).values)
     assert data.width == 2

@@ -1,5 +1,6 @@
 """`compare` and `sweep`: runs side by side, by command."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from ppl_vae.cli import main
 from ppl_vae.plots import rate_distortion
 from ppl_vae.report import results
 from ppl_vae.training.run import Run
+from ppl_vae.training.session import Session
 
 BODY = "{class_path: MLP, init_args: {hidden: [8]}}"
 SMALL = ("--encoder.body", BODY, "--likelihood.body", BODY, "--dim", "2", "--epochs", "1",
@@ -66,6 +68,38 @@ def test_a_sweep_runs_goes_on_and_ends_in_a_comparison(
     assert "6 data, 50 draws each" in table
 
 
+def test_an_interrupted_run_goes_on(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    between = Session._between
+
+    def stop(session: Session) -> None:
+        session._asked.signal = signal.SIGTERM if session.training.step == 3 else None
+        between(session)
+
+    loss = ("--objective", "InfoVAE", "--objective.divergence", "MMD", "--objective.scale", "auto")
+    words = fit(rows, *loss, "--epochs", "3", "--batch-size", "20")
+    sweep = ["sweep", *words, "--vary", "dim=2", "--out", "runs"]
+    cell = [*words, "--dim", "2", "--seed", "0"]
+    monkeypatch.setattr(Session, "_between", stop)
+    assert main(["fit", *cell, "--out", "runs/dim=2-seed=0"]) == 143
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main([*sweep, "--dry-run"]) == 0
+    again = capsys.readouterr().out
+    assert again.startswith("ppl-vae fit --resume runs/dim=2-seed=0 && ppl-vae evaluate ")
+    # other settings are another training
+    assert main([*sweep, "--batch-size", "10", "--dry-run"]) == 0
+    assert "--out runs/dim=2-seed=0 --overwrite && " in capsys.readouterr().out
+    assert main(sweep) == 0
+    assert main(["fit", *cell, "--out", "whole"]) == 0
+    for name in ("weights.safetensors", "metrics.jsonl"):
+        assert Path("whole", name).read_bytes() == Path("runs/dim=2-seed=0", name).read_bytes()
+
+
 def test_a_failure_is_listed(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -87,6 +121,7 @@ def test_a_failure_is_listed(
         (["sweep", "--vary", "dim=2,"], "--vary is 'dim=2,'"),
         (["sweep", "--vary", "seed=1,2"], "say how many with --seeds"),
         (["sweep", "--vary", "dim=2", "--seeds", "0"], "--seeds is '0'"),
+        (["sweep", "--vary", "dim=2", "--prior.help"], "ask ppl-vae fit --prior.help"),
         (["sweep", "--vary", "dim=2", "--overwrite"], "goes on with what is there"),
         (["sweep", "--vary", "dimension=2"], "dimension"),
         (["sweep", "--vary", "dim=two"], "dim"),

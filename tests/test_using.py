@@ -483,7 +483,7 @@ def test_a_mixture_starts_where_its_codes_are() -> None:
 def test_what_is_known_of_data_is_enough_to_sample() -> None:
     from ppl_vae.data.known import Known
 
-    data = Dataset(torch.rand(20, 3), train_covariates=torch.rand(20, 2)).handing("covariates")
+    data = Dataset(torch.rand(20, 3), train_covariates=torch.rand(20, 2)).passing("covariates")
     known = Known.of(data, data.arguments("train"))
     assert Known.of_run(known.plain) == known
     x, c = known.example(30)

@@ -185,22 +185,22 @@ def test_a_pair_of_labels_and_one_of_covariates_without_data(tmp_path: Path) -> 
 
     labels = torch.arange(40) % 2
     data = Dataset(torch.randn(40, 3), train_labels=labels)
-    for kind, beside in ((ConditionalVAE, "covariates"), (SemiSupervisedVAE, "labels")):
-        given = PartlyLabelled(data, labels=10) if beside == "labels" else data
+    for kind, extra in ((ConditionalVAE, "covariates"), (SemiSupervisedVAE, "labels")):
+        given = PartlyLabelled(data, labels=10) if extra == "labels" else data
 
         def pair(kind: type = kind):  # type: ignore[no-untyped-def]
             return kind(StandardNormal(2), Normal(4, (3,)), MeanFieldNormal((5,), 2))
 
         made = pair()
-        out = tmp_path / beside
-        fit(made.model, made.guide, given.handing(beside), BetaVAE(), epochs=1, out=out)
+        out = tmp_path / extra
+        fit(made.model, made.guide, given.passing(extra), BetaVAE(), epochs=1, out=out)
         again = pair()
         trained = Trained.load(out, again.model, again.guide)
         assert trained.sample(6, steps=1).shape == (6, 3)
-        one = torch.eye(2)[[0, 1]] if beside == "covariates" else torch.tensor([0, 1])
+        one = torch.eye(2)[[0, 1]] if extra == "covariates" else torch.tensor([0, 1])
         assert trained.decode(torch.zeros(2, 2), one).shape == (2, 3)
         x = torch.randn(3, 3)
-        rows = (x, torch.eye(2)[[0, 1, 1]]) if beside == "covariates" else x
+        rows = (x, torch.eye(2)[[0, 1, 1]]) if extra == "covariates" else x
         assert trained.encode(rows).shape == (3, 2)
         assert torch.equal(trained.encode(rows, seed=0), trained.encode(rows, seed=0))
 

@@ -43,7 +43,7 @@ _BOUNDS: dict[BoundName, Callable[[], Bound]] = {
 
 
 class Adversarial(Divergence):
-    r"""A divergence of q(z) and the prior, bounded from below by a critic trained beside it.
+    r"""A divergence of q(z) and the prior, bounded from below by a critic trained with it.
 
     $$D = \sup_{\ell}\; \mathrm{E}_{p}\, a(\ell(y)) - \mathrm{E}_{q_w}\, b(\ell(z))$$
 

@@ -70,7 +70,8 @@ class AggregateKL(Counted, Divergence):
             single row.
 
     References:
-        Chen, Li, Grosse and Duvenaud (2018), arXiv:1802.04942.
+        Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
+        autoencoders, arXiv:1802.04942.
     """
 
     def __init__(self, estimator: Estimator = "MSS", size: int | None = None):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.weighting import stand_in
+from ppl_vae.world import Processes
 
 __all__ = [
     "AggregatePosterior",
@@ -250,6 +251,41 @@ class AggregatePosterior:
         else:
             return every, rows.new_ones(len(every))
         return self._counting(every, weights), weights
+
+    def gathered(self, world: Processes) -> "AggregatePosterior":
+        """The same over the rows of all processes, in the order that one process would have."""
+        data = len(self) if self.groups is None or self.data is None else self.data
+        choices = len(self) // data
+
+        def gather(rows: Tensor) -> Tensor:
+            return world.gather(rows.unflatten(0, (choices, data)), 1).flatten(0, 1)
+
+        def conditional() -> Gaussians | None:
+            own = self.conditional
+            if own is None:
+                return None
+            if own.covariance is None:
+                return replace(own, mean=gather(own.mean))
+            width = own.mean.shape[1]
+            both = gather(torch.cat([own.mean, own.covariance.flatten(1)], 1))
+            rest = own.covariance.shape[1:]
+            return replace(
+                own, mean=both[:, :width], covariance=both[:, width:].unflatten(1, rest)
+            )
+
+        every = gather(torch.cat([self.codes, self.weights[:, None]], 1))
+        whole = len(every) // choices
+        groups = torch.arange(len(every), device=every.device) % whole
+        return replace(
+            self,
+            codes=every[:, :-1],
+            weights=every[:, -1],
+            groups=None if self.groups is None else groups,
+            data=whole,
+            masked=True,  # a row of any of them may be
+            conditional_of=conditional,
+            size=None if self.size is None else world.total(self.size),
+        )
 
     def once(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
         """Computes what depends on the conditionals alone once for particles that share them."""

@@ -29,8 +29,7 @@ def by_blocks(
 
     Args:
         compute: draws nothing at random; takes a block of each of `rows` and returns a tensor of
-            as many rows. What it reads beside them (the other rows of the pairs) gets its gradient
-            too.
+            as many rows. What else it reads (the other rows of the pairs) gets its gradient too.
         rows: tensors of as many rows each, or None, which is passed on.
         per_row: entries that a row takes in the largest tensor made.
     """

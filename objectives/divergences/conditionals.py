@@ -25,7 +25,7 @@ class Conditionals:
         reading: the run.
         names: the joint's sites.
         rows: of their plates.
-        is_given: whether covariates stand beside them.
+        is_given: whether covariates come with them.
     """
 
     reading: Reading

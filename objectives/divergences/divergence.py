@@ -19,7 +19,7 @@ class Counted(nn.Module):
     """A divergence or an objective that depends on the number of data.
 
     Attributes:
-        rows: how many there are, where `Objective.plan` has told.
+        rows: how many there are, where `Objective.plan` has said.
     """
 
     rows: int | None = None
@@ -70,7 +70,7 @@ class Divergence(nn.Module, ABC):
         """Makes anew the networks that were given as factories, for codes of `dim` numbers."""
 
     def state(self) -> dict[str, Any]:
-        """What it has gathered over the steps beside its parameters and buffers, for a checkpoint.
+        """What it has gathered over the steps besides parameters and buffers, for a checkpoint.
 
         Tensors, numbers and text, in lists, tuples and mappings.
         """

@@ -30,6 +30,7 @@ from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
+from ppl_vae.world import here
 
 __all__ = ["aggregate_posteriors"]
 
@@ -87,7 +88,7 @@ class _Joint:
 
         shared = conditionals.is_shared
         memo: dict[object, Tensor] = {}
-        return [
+        found_by_particle = [
             AggregatePosterior(
                 codes=codes[p],
                 prior=self.prior(p, codes),
@@ -104,6 +105,7 @@ class _Joint:
             )
             for p in range(self.rows.particles)
         ]
+        return [here().over(q, q.gathered) for q in found_by_particle]
 
     def codes(self, values: dict[str, Site], priors: dict[str, Site], rows: Rows) -> Tensor:
         """Values of the joint in the prior's units, `(particles, n, d)`."""
@@ -148,11 +150,11 @@ class _Joint:
         return _AncestralPrior(self, particle)
 
     def draw(self, index: int) -> Tensor:
-        """The index-th ancestral run, `(particles, n, d)`."""
+        """The index-th ancestral run, `(particles, n, d)`, with the rows of all processes."""
         while len(self.runs) <= index:
             self.refuse_varying()
             sites = self.reading.draw_prior(self.redrawn, self.names)
-            self.runs.append(self.codes(sites, sites, self.rows.data))
+            self.runs.append(here().gather(self.codes(sites, sites, self.rows.data), 1))
         return self.runs[index]
 
     def refuse_varying(self) -> None:
@@ -206,7 +208,7 @@ class _AncestralPrior(Prior):
         self.particle = particle
 
     def sample(self, draws: int) -> Tensor:
-        n = len(self.joint.rows.data)
+        n = self.joint.draw(0).shape[1]
         runs = torch.cat([self.joint.draw(i)[self.particle] for i in range(-(-draws // n))])
         # With covariates a part of a run would have part of them: whole runs, so a few more.
         return runs if self.joint.given is not None else runs[:draws]

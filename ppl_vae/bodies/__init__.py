@@ -11,7 +11,6 @@ same name serves an encoder (an image to a vector) and a decoder (a vector to an
 and a network of the user's own is `body=lambda inputs, outputs: net`.
 """
 
-from ppl_vae.bodies.body import Activation, Body, activation_module, apply_body, positive
 from ppl_vae.bodies.convolutional import DCGAN, ResNet
 from ppl_vae.bodies.masked import Masked
 from ppl_vae.bodies.mlp import MLP
@@ -19,11 +18,6 @@ from ppl_vae.bodies.mlp import MLP
 __all__ = [
     "DCGAN",
     "MLP",
-    "Activation",
-    "Body",
     "Masked",
     "ResNet",
-    "activation_module",
-    "apply_body",
-    "positive",
 ]

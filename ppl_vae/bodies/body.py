@@ -65,11 +65,11 @@ def apply_body(network: nn.Module, x: Tensor, inputs: Sequence[int]) -> Tensor:
 def positive(raw: Tensor, at_zero: float, floor: float = 1e-6) -> Tensor:
     r"""A positive number from an unconstrained one, `at_zero` where raw = 0.
 
-    .. math:: s = \epsilon + \log(1 + e^{r + c}), \qquad s(0) = s_0
+    $$s = \epsilon + \log(1 + e^{r + c}), \qquad s(0) = s_0$$
 
     Softplus and not the exponential, because it grows linearly: one large step of the optimiser
     cannot overflow. Below one it is the exponential all the same, so small scales move by
-    factors. The floor keeps :math:`-\log s` and the density of narrow distributions finite.
+    factors. The floor keeps $-\log s$ and the density of narrow distributions finite.
 
     Args:
         raw: unconstrained tensor.

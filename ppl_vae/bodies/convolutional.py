@@ -36,8 +36,8 @@ class DCGAN(nn.Module):
         ValueError: if neither shape is that of an image, or the image cannot be halved so often.
 
     References:
-        Radford, Metz, Chintala (2016): Unsupervised representation learning with deep
-        convolutional generative adversarial networks. arXiv:1511.06434.
+        Radford, Metz and Chintala (2016), Unsupervised representation learning with deep
+        convolutional generative adversarial networks, arXiv:1511.06434.
 
     Example:
         >>> import torch
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
     """Residual convolutions from an image to a vector, or their mirror image back.
 
     Each entry of `channels` is a strided convolution that halves the image, followed by `blocks`
-    residual blocks :math:`h + f(h)`; the way back doubles it by nearest neighbours. There is no
+    residual blocks $h + f(h)$; the way back doubles it by nearest neighbours. There is no
     normalisation: the blocks start near the identity, so depth costs nothing at the start.
 
     Args:
@@ -115,8 +115,9 @@ class ResNet(nn.Module):
         ValueError: if neither shape is that of an image, or the image cannot be halved so often.
 
     References:
-        He, Zhang, Ren, Sun (2016): Identity mappings in deep residual networks.
-        arXiv:1603.05027. Zhang, Dauphin, Ma (2019): Fixup initialization. arXiv:1901.09321.
+        He, Zhang, Ren and Sun (2016), Identity mappings in deep residual networks,
+        arXiv:1603.05027.
+        Zhang, Dauphin and Ma (2019), Fixup initialization, arXiv:1901.09321.
 
     Example:
         >>> import torch

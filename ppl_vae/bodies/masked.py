@@ -26,7 +26,8 @@ class Masked(nn.Module):
         (n, *inputs) to (n, *outputs).
 
     References:
-        Collier, Nazabal, Williams (2020): VAEs in the presence of missing data. arXiv:2006.05301.
+        Collier, Nazabal and Williams (2020), VAEs in the presence of missing data,
+        arXiv:2006.05301.
 
     Example:
         >>> network = Masked((2,), (3,))

@@ -176,4 +176,4 @@ def _read_settings(path: str) -> Any:
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no configuration file {path!r}")
-    return read_yaml(Path(path).resolve())  # a link of one's own is followed
+    return read_yaml(Path(path).resolve())  # a link of the user's is followed

@@ -12,7 +12,7 @@ from ppl_vae import files
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ppl_vae.evaluation import Classifier
+    from ppl_vae.evaluation.classifier import Classifier
     from ppl_vae.experiment import Experiment
 
 __all__ = ["demo"]
@@ -58,7 +58,7 @@ def demo(
     """
     import torch
 
-    from ppl_vae.config import Schema
+    from ppl_vae.config.schema import Schema
     from ppl_vae.experiment import Experiment, build
     from ppl_vae.report import results
     from ppl_vae.report.evaluation import evaluate_run

@@ -23,6 +23,9 @@ from ppl_vae.cli.using import COMMANDS as USING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ppl_vae.config.schema import Schema
+    from ppl_vae.training.run import Run
+
 __all__ = ["main"]
 
 
@@ -88,28 +91,78 @@ def _usage() -> str:
 
 def fit(words: list[str]) -> None:
     """Trains a model, and writes a folder with its weights, numbers and pictures."""
+    from ppl_vae.cli.devices import take
+
+    devices, words = take(words)
+    if devices.count == 1:
+        _train(words, devices.timeout)
+        return
+    from ppl_vae.launching import launch
+    from ppl_vae.training.prepare import set_seed
+
+    begun = _begun(words)  # what is wrong with the words is said once, here
+    if begun is None:
+        return
+    schema, settings, _, _ = begun
+    set_seed(settings["seed"])
+    data = schema.part(settings, "data")
+    launch(_train, (words, devices.timeout, data), devices.count)
+
+
+def _begun(
+    words: list[str], is_first: bool = True
+) -> "tuple[Schema, dict[str, Any], Run | Path, bool] | None":
+    """The schema, settings and run of words of fit, and whether to overwrite one.
+
+    The run is one to go on with, or the folder of a new one, which the first process looks at.
+    None where help was asked.
+    """
     from ppl_vae.cli.commandline import configured
     from ppl_vae.cli.resume import asks_to_resume, resumed
-    from ppl_vae.experiment import build
-    from ppl_vae.report.evaluation import evaluate_run, tell
     from ppl_vae.training.run import Run
 
     if asks_to_resume(words):
-        run, experiment = resumed(words)
-        experiment.fit(resume=run)
-    else:
-        read = configured(words, "fit")
-        if read is None:
-            return
-        schema, settings, switches, out = read
-        data = settings["data"]["class_path"].rpartition(".")[2].lower()
-        folder = Path(out) if out is not None else _free(data)
+        run, schema, settings = resumed(words)
+        return schema, settings, run, False
+    read = configured(words, "fit")
+    if read is None:
+        return None
+    schema, settings, switches, out = read
+    data = settings["data"]["class_path"].rpartition(".")[2].lower()
+    folder = Path(out) if out is not None else _free(data)
+    if is_first:
         Run.check(folder, "overwrite" in switches)
-        experiment = build(schema, settings)
-        experiment.fit(folder, overwrite="overwrite" in switches, config=settings)
-        run = Run(folder)
-    evaluate_run(run, experiment, when=["fit"])
-    print("\n".join(tell(run, experiment)))
+    return schema, settings, folder, "overwrite" in switches
+
+
+def _train(words: list[str], timeout: float, data: Any = None) -> None:
+    """Trains by itself or along with others, and has the first process tell of it.
+
+    Args:
+        words: of fit.
+        timeout: seconds to wait for the others.
+        data: the data set; made by the words where None.
+    """
+    from ppl_vae.experiment import build
+    from ppl_vae.report.evaluation import evaluate_run, tell
+    from ppl_vae.together import processes
+    from ppl_vae.training.run import Run
+
+    with _short_warnings(), processes(timeout) as world:
+        begun = _begun(words, world.rank == 0)
+        if begun is None:
+            return
+        schema, settings, run, overwrite = begun
+        given = {} if data is None else {"data": data}
+        experiment = build(schema, settings, **given)
+        if isinstance(run, Run):
+            experiment.fit(resume=run)
+        else:
+            experiment.fit(run, overwrite=overwrite, config=settings)
+    if world.rank == 0:  # the others have ended
+        run = run if isinstance(run, Run) else Run(run)
+        evaluate_run(run, experiment, when=["fit"])
+        print("\n".join(tell(run, experiment)))
 
 
 def show(words: list[str]) -> None:

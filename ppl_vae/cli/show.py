@@ -55,9 +55,9 @@ def describe(experiment: Experiment) -> str:
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     told = f"{data.name}: {len(data):,} training rows of shape {tuple(data.size)}"
-    if data.beside == "covariates":
+    if data.extra == "covariates":
         told += f", {data.width} covariates each"
-    if data.beside == "labels":
+    if data.extra == "labels":
         assert data.train_labels is not None
         told += f", {int((data.train_labels >= 0).sum()):,} of them of known class"
     sites = f"two rows through {type(pair).__name__}'s model:"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from ppl_vae import files
 
@@ -61,11 +62,33 @@ class _Cell:
             return False
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What its options make of a configuration; bad values are refused."""
+        from ppl_vae.cli.commandline import configured
+
+        read = configured([*self.options], "fit")
+        assert read is not None  # no help is asked for
+        return read[1]
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a training of the same settings to go on with."""
+        from ppl_vae.training.run import CHECKPOINT, Run
+
+        try:
+            run = Run(self.folder)
+            return files.present(run.path / CHECKPOINT) and _same(self.settings, run.config)
+        except (OSError, ValueError):
+            return False
+
+    @property
     def commands(self) -> list[list[str]]:
         """What trains and what evaluates it, as words of `ppl-vae`."""
         again = ["--overwrite"] if (self.folder / "config.yaml").exists() else []
         trust = ["--trust"] if "--trust" in self.options else []
         fit = ["fit", *self.options, "--out", str(self.folder), *again]
+        if self.is_begun:
+            fit = ["fit", "--resume", str(self.folder), *trust]
         asked = "log_likelihood,usage"
         return [fit, ["evaluate", str(self.folder), "--quick", "--metrics", asked, *trust]]
 
@@ -73,11 +96,10 @@ class _Cell:
 def sweep(words: list[str]) -> None:
     """Trains a run for each combination of values and each seed, and compares them.
 
-    Each is trained and evaluated. Runs that are there and evaluated are left alone, so that the
-    same call goes on where it was interrupted, and repeats what failed.
+    Each is trained and evaluated. Runs that are there and evaluated are left alone, and one that
+    was interrupted goes on from its checkpoint; so the same call goes on where it was interrupted,
+    and repeats what failed.
     """
-    from ppl_vae.cli.commandline import configured
-
     if {"--help", "-h"} & set(words):
         from ppl_vae.config.help import page
 
@@ -86,7 +108,7 @@ def sweep(words: list[str]) -> None:
         return
     cells, out, jobs, is_dry = _read(words)
     for cell in cells:  # bad values are said before the first training
-        configured([*cell.options, "--out", str(cell.folder)], "fit")
+        cell.settings  # noqa: B018
     todo = [cell for cell in cells if not cell.is_done]
     if is_dry:
         for cell in todo:
@@ -125,6 +147,8 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
             varied[name.removeprefix("--").replace("-", "_")] = listed.split(",")
         elif key in plain:
             plain[key] = value
+        elif key.endswith(".help"):
+            raise ValueError(f"--{key}: ask ppl-vae fit --{key}")
         else:
             kept += [f"--{key}", value]
     if not varied:
@@ -217,6 +241,13 @@ def _compare(cells: Sequence[_Cell], out: Path) -> None:
         plots.save(drawn, picture, "Rate and distortion, held out, nats per datum")
     print(f"\nmedians over seeds; nats per datum\n\n{text}\n")
     print(picture if drawn is not None else "no picture: no run has a rate and a distortion")
+
+
+def _same(asked: Any, kept: Any) -> bool:
+    """Whether a run's configuration is what is asked for, with numbers in place of "auto"."""
+    if isinstance(asked, dict) and isinstance(kept, dict):
+        return asked.keys() == kept.keys() and all(_same(asked[k], kept[k]) for k in asked)
+    return asked in ("auto", kept)
 
 
 def _last(log: Path) -> str:

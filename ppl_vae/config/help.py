@@ -22,6 +22,14 @@ _COMMANDS: dict[str, tuple[str, list[Option]]] = {
         [
             ("--out FOLDER", "the run's folder; by default the first free runs/DATA-1, -2 ..."),
             ("--overwrite", "replace a run that is in the folder."),
+            (
+                "--devices N",
+                "train over so many processes of this machine, a GPU each if there are.",
+            ),
+            (
+                "--timeout S",
+                "seconds that each of them waits for another before it counts as lost.",
+            ),
             ("--resume RUN", "go on with a run from its last checkpoint, to --epochs in all."),
         ],
     ),

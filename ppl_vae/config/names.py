@@ -64,6 +64,15 @@ def is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
+def is_beyond(value: object) -> bool:
+    """Whether a value is, or holds, a whole number that no tensor's size or index can be."""
+    if isinstance(value, Mapping):
+        return any(is_beyond(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(is_beyond(v) for v in value)
+    return isinstance(value, int) and abs(value) >= 2**63
+
+
 def is_part(value: object) -> bool:
     """Whether a value names a class."""
     return isinstance(value, Mapping) and "class_path" in value
@@ -99,7 +108,7 @@ def load_class(path: str) -> type:
     module, _, name = path.rpartition(".")
     try:
         if not path.startswith("ppl_vae.") and "" not in sys.path:
-            sys.path.insert(0, "")  # the user's own modules, beside their configuration
+            sys.path.insert(0, "")  # the user's own modules, next to their configuration
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(f"there is no class {path!r} ({error})") from error

@@ -16,6 +16,7 @@ from ppl_vae.config.names import (
     BadInput,
     holds_part,
     import_paths,
+    is_beyond,
     is_part,
     is_plain,
     load_class,
@@ -134,7 +135,7 @@ class Schema:
         if "class_path" in new or (new and not extra):
             if extra:
                 raise BadInput(
-                    f"{where} has {sorted(extra)[0]!r} beside class_path: settings go under "
+                    f"{where} has {sorted(extra)[0]!r} next to class_path: settings go under "
                     "init_args"
                 )
             path = new.get("class_path", old["class_path"] if is_part(old) else None)
@@ -204,8 +205,6 @@ class Schema:
     ) -> dict[str, Any]:
         from argparse import ArgumentError
 
-        from jsonargparse import ArgumentParser
-
         annotations = parameters(cls)
         names = list(annotations)[given:]
         defaults = inspect.signature(cls).parameters
@@ -218,9 +217,7 @@ class Schema:
                 raise BadInput(f"{where}{name} is required")
         slots = {name: read_slot(annotations[name]) for name in names}
         parts = {k: v for k, v in settings.items() if holds_part(v)}
-        parser = ArgumentParser(exit_on_error=False)
-        skip = {*parts, *list(annotations)[:given]}
-        parser.add_class_arguments(cls, skip=skip, fail_untyped=False)
+        parser = _parser(cls, frozenset({*parts, *list(annotations)[:given]}))
         plain = {k: v for k, v in settings.items() if k not in parts}
         parsed: dict[str, Any] = {}
         try:
@@ -232,6 +229,9 @@ class Schema:
                     wanted = slots[name].described(self.named(slots[name]))
                     raise BadInput(f"{where}{name} is {value!r}, not {wanted}") from error
             raise BadInput(f"{where or 'configuration'}: {str(error).splitlines()[-1]}") from error
+        for name, value in parsed.items():
+            if is_beyond(value):
+                raise BadInput(f"{where}{name} is {value!r}, a whole number beyond 2^63")
         for name, value in parts.items():
             parsed[name] = self._parse_part(slots[name], value, f"{where}{name}")
         for name in names:
@@ -273,6 +273,16 @@ class Schema:
         if isinstance(value, list | tuple):
             return type(value)(self._build(slot.item(i), v) for i, v in enumerate(value))
         return value
+
+
+@functools.lru_cache(256)
+def _parser(cls: type, skip: frozenset[str]) -> Any:
+    """What knows the types of a class's settings; it is slow to make, and made once."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, skip={*skip}, fail_untyped=False)
+    return parser
 
 
 def _default_part(cls: type, name: str, slot: Slot) -> dict[str, Any] | None:

@@ -5,22 +5,17 @@ Images have shape `(1, height, width)` and values in [0, 1].
 
 from ppl_vae.data.arrays import Arrays
 from ppl_vae.data.changed import Binarized, PartlyLabelled
-from ppl_vae.data.columns import Column
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.factors import FactorData, FadingSquares, Sprites
 from ppl_vae.data.folder import Folder
 from ppl_vae.data.images import MNIST, Digits, FashionMNIST
-from ppl_vae.data.loaders import batches
-from ppl_vae.data.sources import as_dataset
 from ppl_vae.data.table import Table
 from ppl_vae.data.toys import GaussianMixture, TwoPoints
-from ppl_vae.data.transform import Transform
 
 __all__ = [
     "MNIST",
     "Arrays",
     "Binarized",
-    "Column",
     "Dataset",
     "Digits",
     "FactorData",
@@ -31,8 +26,5 @@ __all__ = [
     "PartlyLabelled",
     "Sprites",
     "Table",
-    "Transform",
     "TwoPoints",
-    "as_dataset",
-    "batches",
 ]

@@ -1,4 +1,4 @@
-"""Data of one's own."""
+"""Arrays of the user's."""
 
 from pathlib import Path
 from typing import Any

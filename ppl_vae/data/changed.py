@@ -23,7 +23,7 @@ class Binarized(Dataset):
         ValueError: if a value of `data` lies outside [0, 1].
 
     References:
-        Salakhutdinov, Murray, On the quantitative analysis of deep belief networks, 2008.
+        Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks.
     """
 
     def __init__(self, data: Dataset, dynamic: bool = True, seed: int = 0) -> None:

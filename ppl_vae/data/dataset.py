@@ -26,14 +26,14 @@ from ppl_vae.data.columns import is_table
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.loaders import Batches, InMemory
 from ppl_vae.data.reader import is_stream
-from ppl_vae.data.stream import Stream, Streamed, told
+from ppl_vae.data.stream import Stream, Streamed, labels_and_covariates
 from ppl_vae.data.tensors import as_tensor
 from ppl_vae.data.transform import Normalise, Transform
 
-__all__ = ["Beside", "Dataset", "Part"]
+__all__ = ["Dataset", "Extra", "Part"]
 
-Beside = Literal["", "covariates", "labels"]
-"""What of a data set a pair is called with beside its rows."""
+Extra = Literal["", "covariates", "labels"]
+"""What of a data set a pair is called with besides its rows."""
 
 Part = Literal["train", "test"]
 
@@ -78,8 +78,8 @@ class Dataset:
         Dataset(toy: 6 training rows, 3 held out, each of shape (2,))
     """
 
-    beside: Beside = ""
-    """What `arguments` hands beside the rows; see `handing`."""
+    extra: Extra = ""
+    """What `arguments` has besides the rows; see `passing`."""
 
     layout: Layout | None = None
     """The columns of rows that come from a table."""
@@ -113,22 +113,22 @@ class Dataset:
         if normalise != "bytes" and (layout := Layout.of_numbers(train)) is not None:
             self.layout, train = layout, layout.rows(train)
             test = layout.rows(test) if is_table(test) else test
-        beside = [
+        extra = [
             [train_labels, train_covariates, train_weights],
             [test_labels, test_covariates, test_weights],
         ]
         given: list[Tensor | None] = []
         for k, (part, x) in enumerate((("train", train), ("test", test))):
             if is_stream(x):
-                check_none(beside[k], f"{name}: {part}")
+                check_none(extra[k], f"{name}: {part}")
                 self.streams[part] = stream = Stream(x, f"{name}: {part}", channels, missing)
                 x, *rest = stream.few
-                beside[k] = [*told(rest), None]
+                extra[k] = [*labels_and_covariates(rest), None]
             elif x is not None:
                 x = channels_first(as_tensor(x, f"{name}: {part}"), channels, name)
             given.append(x)
-        train_labels, train_covariates, train_weights = beside[0]
-        test_labels, test_covariates, test_weights = beside[1]
+        train_labels, train_covariates, train_weights = extra[0]
+        test_labels, test_covariates, test_weights = extra[1]
         if normalise == "bytes":
             check_bytes(given, name)
         assert given[0] is not None
@@ -182,8 +182,8 @@ class Dataset:
         """The training rows as they stand for one pass, `(n, *size)`."""
         return self.train
 
-    def handing(self, what: Beside) -> Self:
-        """The same data, whose `arguments` have the covariates or the labels beside the rows.
+    def passing(self, what: Extra) -> Self:
+        """The same data, whose `arguments` have the covariates or the labels besides the rows.
 
         Classes stand in for covariates where the data have none: a row's is its class in one-hot
         coding.
@@ -193,16 +193,16 @@ class Dataset:
 
         Example:
             >>> digits = Dataset(torch.rand(3, 64), train_labels=torch.tensor([2, 0, 1]))
-            >>> x, c = digits.handing("covariates").arguments("train")
+            >>> x, c = digits.passing("covariates").arguments("train")
             >>> c.tolist()
             [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
         """
-        if what not in get_args(Beside):
-            raise ValueError(f"handing({what!r}): give 'covariates', 'labels' or ''")
-        handing = copy(self)
+        if what not in get_args(Extra):
+            raise ValueError(f"passing({what!r}): give 'covariates', 'labels' or ''")
+        passing = copy(self)
         if what == "covariates" and self.train_covariates is None:
             unknown = any(stream.has_unknown for stream in self.streams.values())
-            handing.train_covariates, handing.test_covariates = one_hot(
+            passing.train_covariates, passing.test_covariates = one_hot(
                 (self.train_labels, self.test_labels),
                 (self.train, self.test),
                 self._count(),
@@ -211,25 +211,25 @@ class Dataset:
             )
         if what == "labels" and self.train_labels is None:
             raise ValueError(f"{self.name} has no labels: give train_labels, negative if unknown")
-        handing.beside = what
-        return handing
+        passing.extra = what
+        return passing
 
     @property
     def width(self) -> int:
-        """How many numbers are known beside each row: covariates or classes, 0 if none."""
-        if self.beside == "labels":
+        """How many numbers are known of each row besides: covariates or classes, 0 if none."""
+        if self.extra == "labels":
             return self._count()
-        covariates = self.train_covariates if self.beside == "covariates" else None
+        covariates = self.train_covariates if self.extra == "covariates" else None
         return 0 if covariates is None else covariates.shape[1]
 
     def arguments(
         self, part: Part, *, labelled: bool = True, seed: int | None = None
     ) -> tuple[Tensor, ...]:
-        """What a pair is called with: the rows, and what is handed beside them.
+        """What a pair is called with: the rows, and what comes with them.
 
         Args:
             part: the training rows or the held-out ones.
-            labelled: hand labels as they are; otherwise, as in evaluation, as unknown.
+            labelled: labels as they are; otherwise, as in evaluation, as unknown.
             seed: of training rows that are drawn anew for each pass, which stand as in one pass
                 then; None for what they are drawn from.
         """
@@ -256,19 +256,19 @@ class Dataset:
             return Streamed(self.streams[part], change, few)
         return InMemory((self.epoch(), *few[1:]) if part == "train" else few)
 
-    def changed(self, x: Tensor, *beside: Tensor, labelled: bool = True) -> tuple[Tensor, ...]:
+    def changed(self, x: Tensor, *extra: Tensor, labelled: bool = True) -> tuple[Tensor, ...]:
         """What a pair is called with for a batch of a stream.
 
         Args:
             x: rows as they come.
-            *beside: their labels or covariates, if they come.
+            *extra: their labels or covariates, if they come.
             labelled: as in `arguments`.
         """
         rows = self.transform.apply(x).to(self.train.dtype)
-        labels, covariates = told(beside)
+        labels, covariates = labels_and_covariates(extra)
         if covariates is not None:
             covariates = covariates.reshape(len(x), -1).to(rows)
-        elif self.beside == "covariates" and labels is not None:
+        elif self.extra == "covariates" and labels is not None:
             covariates = torch.nn.functional.one_hot(labels.long(), self.width).to(rows)
         known = labels.long() if labelled and labels is not None else None
         return self._handed(rows, known, covariates)
@@ -276,9 +276,9 @@ class Dataset:
     def _handed(
         self, rows: Tensor, labels: Tensor | None, covariates: Tensor | None
     ) -> tuple[Tensor, ...]:
-        if self.beside == "covariates":
+        if self.extra == "covariates":
             return rows, *([] if covariates is None else [covariates])
-        if self.beside == "labels":
+        if self.extra == "labels":
             unknown = torch.full((len(rows),), -1, device=rows.device)
             return rows, unknown if labels is None else labels
         return (rows,)

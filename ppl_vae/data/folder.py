@@ -1,4 +1,4 @@
-"""Images of one's own, in a folder."""
+"""Images of the user's, in a folder."""
 
 import os
 from collections.abc import Sequence
@@ -233,10 +233,10 @@ def _image_folder(root: Path) -> Any:
     def is_image(file: str) -> bool:
         return _is_seen(Path(file)) and file.lower().endswith(IMG_EXTENSIONS)
 
-    beside = [str(file) for file in sorted(root.iterdir()) if is_image(str(file))]
-    if folders and beside:
+    extra = [str(file) for file in sorted(root.iterdir()) if is_image(str(file))]
+    if folders and extra:
         raise ValueError(
-            f"{beside[0]!r} lies beside the folder {folders[0].name!r}: put all images into "
+            f"{extra[0]!r} lies next to the folder {folders[0].name!r}: put all images into "
             "sub-folders, one for each class, or none"
         )
     names = [each.name for each in folders] or [""]

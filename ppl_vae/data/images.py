@@ -56,8 +56,8 @@ class MNIST(Dataset):
         FileNotFoundError: if the files are not in `root` and `download` is off.
 
     References:
-        LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition,
-        1998.
+        LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document
+        recognition.
     """
 
     _classes: tuple[str, ...] = tuple(str(k) for k in range(10))
@@ -119,7 +119,7 @@ class FashionMNIST(MNIST):
         FileNotFoundError: if the files are not in `root` and `download` is off.
 
     References:
-        Xiao, Rasul, Vollgraf, Fashion-MNIST, 2017, arXiv:1708.07747.
+        Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, arXiv:1708.07747.
     """
 
     _classes = (

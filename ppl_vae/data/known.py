@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.data.checks import first_marked
 from ppl_vae.data.columns import is_table
-from ppl_vae.data.dataset import Beside, Dataset
+from ppl_vae.data.dataset import Dataset, Extra
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Transform
@@ -37,7 +37,7 @@ class Known:
         mean: the mean.
         name: the data set's name.
         classes: the names of its classes.
-        beside: what the pair is called with beside x.
+        extra: what the pair is called with besides x.
         width: how many covariates or classes that is.
         covariates: those of up to 1000 training rows.
         transform: what was done to the values of x, as `Transform.plain`.
@@ -53,7 +53,7 @@ class Known:
     mean: Sequence[float]
     name: str = "data"
     classes: Sequence[str] = ()
-    beside: Beside = ""
+    extra: Extra = ""
     width: int = 0
     covariates: Sequence[Sequence[float]] | None = None
     transform: Mapping[str, Any] | None = None
@@ -99,10 +99,10 @@ class Known:
             plain = None if transform is None else transform.plain
             return cls(shapes, types, low, high, mean, transform=plain, missing=missing)
         covariates = None
-        if data.beside == "covariates":
+        if data.extra == "covariates":
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
             covariates = args[1][order[:_COVARIATES].to(args[1].device)].tolist()
-        named = (data.name, [*data.classes], data.beside, data.width, covariates)
+        named = (data.name, [*data.classes], data.extra, data.width, covariates)
         missing = missing or data.missing == "mask"
         table = None if data.layout is None else data.layout.plain
         told = (data.transform.plain, missing, table, getattr(data, "crop", None))
@@ -164,14 +164,14 @@ class Known:
         layout.check(x)
         if rest:
             return arguments_of((x, *rest), name)
-        return x, *layout.given(first, self.beside, self.missing)
+        return x, *layout.given(first, self.extra, self.missing)
 
     def given(self, given: Any) -> tuple[Tensor, ...]:
         """What a model is conditioned on, in any form; a table's columns of it."""
         layout = self.layout
-        if layout is None or not is_table(given) or not self.beside:
+        if layout is None or not is_table(given) or not self.extra:
             return arguments_of(given)
-        return layout.given(given, self.beside, self.missing)
+        return layout.given(given, self.extra, self.missing)
 
     def scaled(self, args: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Arguments whose x has had done to it what was done to the training's."""
@@ -188,7 +188,7 @@ class Known:
     def example(self, n: int = 1) -> tuple[Tensor, ...]:
         """Rows that stand for the data's where only their number, shape and covariates count."""
         zeros = [self.blank(n), *(torch.zeros(n, *size) for size in self.sizes[1:])]
-        if self.beside == "labels":
+        if self.extra == "labels":
             zeros[1] = torch.full((n,), -1)
         if self.covariates is not None:
             zeros[1] = torch.tensor(self.covariates)[torch.arange(n) % len(self.covariates)]
@@ -223,7 +223,7 @@ class Known:
             what = {"covariates": ", x and its covariates", "labels": ", x and its labels"}
             raise ValueError(
                 f"{len(args)} arguments are given where the training had {len(self.sizes)}"
-                f"{what.get(self.beside, '')}: give them as a tuple"
+                f"{what.get(self.extra, '')}: give them as a tuple"
             )
         for part, size in zip(args, self.sizes, strict=True):
             if list(part.shape[1:]) != list(size):

@@ -39,7 +39,7 @@ class Layout:
         if not is_table(table) or not all(isinstance(name, str) for name in table.columns):
             return None
         names = [*table.columns]
-        if len({*names}) < len(names):
+        if not names or len({*names}) < len(names):
             return None
         return cls([Column(name) for name in names], library=library_of(table))
 
@@ -56,6 +56,8 @@ class Layout:
         found = record(cls, kept, where)
         if found.library not in ("pandas", "polars"):
             raise ValueError(f"{where} is damaged: {found.library!r} is no library of tables")
+        if not found.x:
+            raise ValueError(f"{where} is damaged: it has no columns")
         x, covariates = (
             [record(Column, column, f"a column in {where}") for column in columns]
             for columns in (found.x, found.covariates)
@@ -103,24 +105,24 @@ class Layout:
         for column, part in zip(self.x, parts, strict=True):
             column.check(part.numpy())
 
-    def given(self, table: Any, beside: str, missing: bool = False) -> tuple[Tensor, ...]:
+    def given(self, table: Any, extra: str, missing: bool = False) -> tuple[Tensor, ...]:
         """What rows are conditioned on, from their table.
 
         Args:
             table: with the columns of the covariates or labels.
-            beside: "covariates", "labels" or "", of which there is nothing. Classes stand in for
+            extra: "covariates", "labels" or "", of which there is nothing. Classes stand in for
                 covariates where there are none. Labels may be left out.
             missing: take levels that are unknown for missing values.
 
         Raises:
             ValueError: if a column is not there, or a covariate is missing.
         """
-        if beside == "covariates":
+        if extra == "covariates":
             columns = self.covariates or ([self.labels] if self.labels else [])
             found = _numbers(columns, lambda column: column.numbers(table))
             self.check_covariates(found)
             return (self.scaling.apply(found) if self.covariates else found,)
-        if beside == "labels":
+        if extra == "labels":
             return (self.labelled(table, missing),)
         return ()
 

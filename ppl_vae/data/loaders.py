@@ -11,7 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "InMemory", "batches", "splits"]
+from ppl_vae.world import here
+
+__all__ = ["Batches", "InMemory", "batches", "least", "splits"]
 
 Parts = tuple[Tensor, ...]
 
@@ -44,6 +46,8 @@ class Batches(ABC):
     def batches(self, batch_size: int, skip: int = 0) -> Iterator[Parts]:
         """All rows once through, in a new order, drawn when the first batch is asked for.
 
+        Each of several processes gets its share of each batch.
+
         Args:
             batch_size: rows to a batch.
             skip: batches to leave out at the start, where the rows are `seekable`.
@@ -71,11 +75,16 @@ class InMemory(Batches):
         return tuple(part[:size] for part in self.few)
 
     def batches(self, batch_size: int, skip: int = 0) -> Iterator[Parts]:
-        return batches(self.few, batch_size, skip=skip)
+        return batches(self.few, batch_size, skip=skip, shared=True)
 
 
 def batches(
-    data: Sequence[Tensor], batch_size: int, *, shuffle: bool = True, skip: int = 0
+    data: Sequence[Tensor],
+    batch_size: int,
+    *,
+    shuffle: bool = True,
+    skip: int = 0,
+    shared: bool = False,
 ) -> Iterator[tuple[Tensor, ...]]:
     r"""The rows of `data` in batches, once through.
 
@@ -88,6 +97,7 @@ def batches(
         batch_size: rows to a batch.
         shuffle: take the rows in a random order.
         skip: batches to leave out at the start.
+        shared: give each of several processes its share of a batch.
 
     Example:
         >>> [len(x) for x, in batches([torch.arange(9)], 4)]
@@ -101,14 +111,20 @@ def batches(
         if order is None:
             yield tuple(part[rows] for part in data)
         else:
-            yield tuple(part.index_select(0, order[rows]) for part in data)
+            (mine,) = here().shard(order[rows]) if shared else (order[rows],)
+            yield tuple(part.index_select(0, mine) for part in data)
+
+
+def least() -> int:
+    """The rows that a batch must have: two, or one for each process."""
+    return max(2, here().among)
 
 
 def splits(n: int, batch_size: int) -> list[slice]:
-    """How n rows are split into batches."""
+    """How n rows are split into batches; a last one too small to share joins the one before."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 row, got {batch_size}")
     starts = list(range(0, n, batch_size))
-    if len(starts) > 1 and batch_size > 1 and n - starts[-1] == 1:
+    if len(starts) > 1 and n - starts[-1] < least() <= batch_size:
         starts.pop()
     return [slice(a, b) for a, b in pairwise([*starts, n])]

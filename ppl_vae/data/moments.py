@@ -23,7 +23,7 @@ class Moments:
         size: the shape of a row.
 
     References:
-        Chan, Golub, LeVeque, Algorithms for computing the sample variance, 1983.
+        Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance.
 
     Example:
         >>> moments = Moments(torch.Size([2]))
@@ -110,7 +110,7 @@ class Few:
     hold.
 
     References:
-        Vitter, Random sampling with a reservoir, 1985 (algorithm R).
+        Vitter (1985), Random sampling with a reservoir (algorithm R).
     """
 
     def __init__(self) -> None:

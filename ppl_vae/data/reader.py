@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae.data.checks import Channels, channels_first
-from ppl_vae.data.loaders import splits
+from ppl_vae.data.loaders import least, splits
 from ppl_vae.data.tensors import as_tensor
+from ppl_vae.world import here
 
 __all__ = ["Parts", "Reader", "Source", "is_stream"]
 
@@ -29,7 +30,7 @@ def is_stream(data: object) -> TypeGuard[Source]:
 
 
 class Reader:
-    """Reads a torch `Dataset` or `DataLoader` in batches, x and what is beside it.
+    """Reads a torch `Dataset` or `DataLoader` in batches, x and what comes with it.
 
     Args:
         source: a `DataLoader`, which is taken as it is; or a map-style or an iterable `Dataset`,
@@ -57,22 +58,26 @@ class Reader:
         Args:
             batch_size: rows to a batch, where a loader does not say so itself.
             shuffle: go through a data set in a new order: all of a map-style one is shuffled, of
-                an iterable one eight batches at a time.
+                an iterable one eight batches at a time. Of several processes each gets its share.
             skip: batches of a map-style data set to leave out at the start.
         """
-        before: Parts | None = None
         loader = self._told(self._loader(batch_size, shuffle, skip))
         read: Iterator[Parts] = (self._parts(batch) for batch in loader)
         if shuffle and isinstance(self.source, IterableDataset):
             read = _shuffled(read, batch_size)
+        if not isinstance(self.source, DataLoader | IterableDataset):
+            yield from read  # which are a process's own, and of two rows or more
+            return
+        shared = here().shard if shuffle else _whole
+        before: Parts | None = None
         for parts in read:
-            if before is not None and len(parts[0]) == 1 < len(before[0]):
+            if before is not None and len(parts[0]) < least() <= len(before[0]):
                 parts, before = _joined([before, parts]), None
             if before is not None:
-                yield before
+                yield shared(*before)
             before = parts
         if before is not None:
-            yield before
+            yield shared(*before)
 
     def _loader(self, batch_size: int, shuffle: bool, skip: int) -> Iterable[Any]:
         if isinstance(self.source, DataLoader):
@@ -86,7 +91,10 @@ class Reader:
             return DataLoader(self.source, batch_size, **settings)
         n = len(self.source)  # type: ignore[arg-type]
         order = torch.randperm(n) if shuffle else torch.arange(n)
-        chosen = [order[rows].tolist() for rows in splits(n, batch_size)[skip:]] if n else []
+        parts = splits(n, batch_size)[skip:] if n else []
+        # each of several processes reads no rows but its own
+        shared = here().shard if shuffle else _whole
+        chosen = [shared(order[rows])[0].tolist() for rows in parts]
         return DataLoader(self.source, batch_sampler=chosen, **settings)
 
     def _told(self, loader: Iterable[Any]) -> Iterator[Any]:
@@ -127,6 +135,10 @@ class Reader:
                 "row): give a batch_size, a single number per row being (n, 1)"
             )
         return channels_first(x, self._channels, self.name), *rest
+
+
+def _whole(*parts: Tensor) -> Parts:
+    return parts
 
 
 def _joined(several: list[Parts]) -> Parts:

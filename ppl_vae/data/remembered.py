@@ -5,7 +5,7 @@ from typing import Self
 
 import torch
 
-from ppl_vae.data.dataset import Beside, Dataset
+from ppl_vae.data.dataset import Dataset, Extra
 from ppl_vae.data.known import Known
 
 __all__ = ["Remembered"]
@@ -22,7 +22,7 @@ class Remembered(Dataset):
     def __init__(self, known: Known, make: Callable[[], Dataset]) -> None:
         # no super().__init__: there are no rows
         self.known, self._make = known, make
-        self.name, self.classes, self.beside = known.name, tuple(known.classes), known.beside
+        self.name, self.classes, self.extra = known.name, tuple(known.classes), known.extra
         self.missing = "mask" if known.missing else "refuse"
         self.layout = known.layout
 
@@ -34,7 +34,7 @@ class Remembered(Dataset):
     def width(self) -> int:
         return self.known.width
 
-    def handing(self, what: Beside) -> Self:
+    def passing(self, what: Extra) -> Self:
         return self
 
     def rows(self) -> Dataset:
@@ -44,7 +44,7 @@ class Remembered(Dataset):
             FileNotFoundError: if it is not where it was.
             ValueError: if it has become another.
         """
-        data = self._make().handing(self.beside)
+        data = self._make().passing(self.extra)
         if data.size != self.size:
             raise ValueError(
                 f"{data.name} has rows of shape {tuple(data.size)} where the training's had "

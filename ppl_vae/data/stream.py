@@ -12,7 +12,7 @@ from ppl_vae.data.loaders import Batches, splits
 from ppl_vae.data.moments import Few, Moments
 from ppl_vae.data.reader import Parts, Reader, Source
 
-__all__ = ["Stream", "Streamed", "told"]
+__all__ = ["Stream", "Streamed", "labels_and_covariates"]
 
 # Rows to a batch of the first pass; batches ahead of a GPU.
 _READ, _AHEAD = 128, 2
@@ -62,7 +62,7 @@ class Stream(Reader):
                 self._check(parts, first, f"{name}: batch {k}", missing)
                 self.moments.add(parts[0])
                 few.add(parts)
-                if (labels := told(parts[1:])[0]) is not None:
+                if (labels := labels_and_covariates(parts[1:])[0]) is not None:
                     self.classes = max(self.classes, int(labels.max()) + 1)
                     self.has_unknown |= bool((labels < 0).any())
                 sizes.append(len(parts[0]))
@@ -125,7 +125,7 @@ class Stream(Reader):
             )
         check_finite(parts[0], f"{where} at ", missing)
         for part in parts[1:]:
-            check_finite(part, f"{where}, beside x, at ")
+            check_finite(part, f"{where}, besides x, at ")
 
 
 class Streamed(Batches):
@@ -160,12 +160,12 @@ def _on_its_way(part: Tensor) -> bool:
     return part.device.type != "cpu" or part.is_pinned()
 
 
-def told(beside: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """The labels and the covariates, of which one may stand beside x: labels are integers."""
-    if not beside:
+def labels_and_covariates(extra: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """The labels and the covariates, of which one may come with x: labels are integers."""
+    if not extra:
         return None, None
-    is_label = beside[0].ndim == 1 and not beside[0].is_floating_point()
-    return (beside[0], None) if is_label else (None, beside[0])
+    is_label = extra[0].ndim == 1 and not extra[0].is_floating_point()
+    return (extra[0], None) if is_label else (None, extra[0])
 
 
 def _kind(parts: Parts) -> str:

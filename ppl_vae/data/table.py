@@ -101,12 +101,12 @@ class Table(Dataset):
         if held is not None:
             self.layout.check(x[1])
         transform = _real_only(Transform.of(normalise, x[0]), made)
-        beside: list[Tensor | None] = [None, None]
+        extra: list[Tensor | None] = [None, None]
         if given:
             raw = self.layout.given(table, "covariates")[0]
             scaling = _real_only(Transform.of(normalise, raw), given)
             self.layout = Layout(made, given, classes, scaling, self.layout.library)
-            beside = [self.layout.given(part, "covariates")[0] for part in parts]
+            extra = [self.layout.given(part, "covariates")[0] for part in parts]
         counts = None if weights is None else Column(weights)
         w = [None if counts is None else counts.numbers(part)[:, 0] for part in parts]
         y = [None if classes is None else self.layout.labelled(part, masks) for part in parts]
@@ -115,8 +115,8 @@ class Table(Dataset):
             None if held is None else transform.apply(x[1]),
             y[0],
             None if held is None else y[1],
-            train_covariates=beside[0],
-            test_covariates=None if held is None else beside[1],
+            train_covariates=extra[0],
+            test_covariates=None if held is None else extra[1],
             name=name,
             classes=() if classes is None else [str(level) for level in classes.levels],
             missing=missing,
@@ -155,7 +155,7 @@ def _check_names(name: str, table: Any, x: Sequence[str], others: Sequence[str])
 
 
 def _kinds(table: Any, columns: Sequence[str], told: Mapping[str, Kind]) -> dict[str, Kind]:
-    """What columns hold: as told, else as they look in all rows."""
+    """What columns hold: as said, else as they look in all rows."""
     words = ", ".join(get_args(Kind))
     for column, kind in told.items():
         if column not in columns:

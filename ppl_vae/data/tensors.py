@@ -70,7 +70,7 @@ def is_array(value: object) -> bool:
 def arguments_of(rows: Any, name: str = "rows") -> tuple[Tensor, ...]:
     """The arguments of a pair: rows in any form, or a tuple of rows and what belongs to them.
 
-    Tensors keep their type, all else is turned into floats, but for what stands beside rows.
+    Tensors keep their type, all else is turned into floats, but for what stands besides rows.
 
     Args:
         rows: see `as_tensor`; a tuple or list of tensors, arrays or tables is of arguments.

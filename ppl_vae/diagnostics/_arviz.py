@@ -44,7 +44,7 @@ def convergence(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         Three arrays of the shape of `...`.
 
     References:
-        Vehtari et al., "Rank-normalization, folding, and localization: an improved R-hat" (2021),
+        Vehtari et al. (2021), Rank-normalization, folding, and localization: an improved R-hat,
         arXiv:1903.08008.
     """
     az = arviz()

@@ -59,11 +59,11 @@ def to_arviz(
     * `posterior`: latents drawn from the guide, the model's deterministic sites and data missing
       under an `obs_mask`;
     * `posterior_predictive`: observed sites drawn from the model at those latents;
-    * `log_likelihood`: :math:`\log p(x_i \mid \theta)` of each draw and datum, nats, given the
-      latents :math:`\theta` outside the data plate. Where there are latents inside it they are
+    * `log_likelihood`: $\log p(x_i \mid \theta)$ of each draw and datum, nats, given the
+      latents $\theta$ outside the data plate. Where there are latents inside it they are
       integrated out, see below; where there are no others there is no such group;
-    * `sample_stats`: for each draw and datum, in nats, `log_p` is :math:`\log p(x_i, z_i)`,
-      `log_q` is :math:`\log q(z_i \mid x_i)`, `log_weight` their difference, given the latents
+    * `sample_stats`: for each draw and datum, in nats, `log_p` is $\log p(x_i, z_i)$,
+      `log_q` is $\log q(z_i \mid x_i)$, `log_weight` their difference, given the latents
       outside the plate, whose own terms are `log_p_global` and `log_q_global`; `lp` is the log
       joint density of everything. A guide without a density, or with a point mass, has no
       `log_q` and no `log_weight`; one with latents that the model lacks has a `log_q` of both
@@ -73,19 +73,18 @@ def to_arviz(
       the arguments, under their names in the model's signature.
 
     Leave-one-out cross-validation, `arviz.loo` and `arviz.compare`, asks what the other data say
-    of :math:`x_i`. A latent :math:`z_i` of its own was sampled at :math:`x_i`, so that
-    :math:`\log p(x_i \mid z_i)` is how well :math:`x_i` is fitted, and an auto-encoder without
+    of $x_i$. A latent $z_i$ of its own was sampled at $x_i$, so that
+    $\log p(x_i \mid z_i)$ is how well $x_i$ is fitted, and an auto-encoder without
     regularisation comes out first. Therefore `log_likelihood` integrates it, for each draw s by
 
-    .. math::
-        \log \hat p(x_i \mid \theta_s) = \log \frac1K \sum_{k=1}^K
-        \frac{p(x_i, z_{ik} \mid \theta_s)}{q(z_{ik} \mid x_i, \theta_s)},
-        \quad z_{ik} \sim q(z \mid x_i, \theta_s)
+    $$\log \hat p(x_i \mid \theta_s) = \log \frac1K \sum_{k=1}^K
+      \frac{p(x_i, z_{ik} \mid \theta_s)}{q(z_{ik} \mid x_i, \theta_s)},
+      \quad z_{ik} \sim q(z \mid x_i, \theta_s)$$
 
     over all observed sites jointly, with the same noise for every s. It comes out too low by
-    :math:`V[w] / (2 K \bar w^2)` nats to first order; the group's attributes `bias` and
-    `inner_draws` say its mean and K. Without :math:`\theta`, leaving :math:`x_i` out leaves
-    :math:`p(x_i)` for every draw: `ppl_vae.compare` ranks such models by it.
+    $V[w] / (2 K \bar w^2)$ nats to first order; the group's attributes `bias` and
+    `inner_draws` say its mean and K. Without $\theta$, leaving $x_i$ out leaves
+    $p(x_i)$ for every draw: `ppl_vae.compare` ranks such models by it.
 
     Densities obey masks and ignore scales, which weigh terms of a loss.
 
@@ -102,9 +101,9 @@ def to_arviz(
         groups: which groups to make; None makes all that the pair has. `posterior_predictive` is
             the large one: S n D numbers. `log_likelihood` of latents inside and outside the plate
             is the slow one: S runs of K draws.
-        log_likelihood: `conditional` puts :math:`\log p(x_i \mid z_i, \theta)` of each observed
+        log_likelihood: `conditional` puts $\log p(x_i \mid z_i, \theta)$ of each observed
             site there, which is not for `arviz.loo`; `pointwise` that of each element of it,
-            :math:`\log p(x_{ij} \mid z_i, \theta)`, as `arviz.loo_pit` wants it: S n D numbers.
+            $\log p(x_{ij} \mid z_i, \theta)$, as `arviz.loo_pit` wants it: S n D numbers.
         inner_draws: number K of draws of a datum's latents for each draw, at least 2.
         seed: makes the draws repeatable and leaves the global generator alone.
         plate: name of the data plate, where several plates could be it.
@@ -125,10 +124,10 @@ def to_arviz(
         UserWarning: if k-hat calls the guide no usable proposal for the marginal log-likelihood.
 
     References:
-        Kumar et al., "ArviZ: a unified library for exploratory analysis of Bayesian models in
-        Python" (2019), doi:10.21105/joss.01143.
-        Merkle, Furr and Rabe-Hesketh, "Bayesian comparison of latent variable models: conditional
-        versus marginal likelihoods" (2019), arXiv:1802.04452.
+        Kumar et al. (2019), ArviZ: a unified library for exploratory analysis of Bayesian models
+        in Python, doi:10.21105/joss.01143.
+        Merkle, Furr and Rabe-Hesketh (2019), Bayesian comparison of latent variable models:
+        conditional versus marginal likelihoods, arXiv:1802.04452.
     """
     draw_count(draws)
     draw_count(inner_draws, 2, "inner_draws")

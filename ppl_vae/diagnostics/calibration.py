@@ -141,13 +141,13 @@ def sbc(
 ) -> Calibration:
     r"""Simulation-based calibration of q(z given x).
 
-    Latents and data are drawn from the model, :math:`z^*, x^* \sim p(z) p(x \mid z)`, the guide
-    is run at :math:`x^*`, and the rank of :math:`z^*` among L of its draws is taken. If the guide
+    Latents and data are drawn from the model, $z^*, x^* \sim p(z) p(x \mid z)$, the guide
+    is run at $x^*$, and the rank of $z^*$ among L of its draws is taken. If the guide
     is the posterior everywhere the ranks are uniform. Ranks heaped at both ends mean a guide too
     narrow, in the middle too wide, on one side biased.
 
     A guide that ignores x and returns the prior has uniform ranks, too. Therefore the joint
-    density :math:`\log p(x^*, z)`, which depends on the data, is ranked as well.
+    density $\log p(x^*, z)$, which depends on the data, is ranked as well.
 
     Each datum of the plate is a simulation: the model runs on `x` with its observed sites
     drawn, as often as `simulations` asks. Covariates among the arguments stay. Latents outside
@@ -172,10 +172,10 @@ def sbc(
             which argument is observed, or if a number is too small (10 simulations, 9 draws).
 
     References:
-        Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration"
-        (2018), arXiv:1804.06788.
-        Modrák et al., "Simulation-based calibration checking for Bayesian computation: the choice
-        of test quantities shapes sensitivity" (2023), arXiv:2211.02383.
+        Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based
+        calibration, arXiv:1804.06788.
+        Modrák et al. (2023), Simulation-based calibration checking for Bayesian computation: the
+        choice of test quantities shapes sensitivity, arXiv:2211.02383.
     """
     from scipy.stats import kstest  # type: ignore[import-untyped]
 

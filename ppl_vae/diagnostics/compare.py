@@ -34,17 +34,17 @@ __all__ = ["Comparison", "compare_pairs"]
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    r"""Models ranked by :math:`\log \hat p(x_i)`; its repr is the table.
+    r"""Models ranked by $\log \hat p(x_i)$; its repr is the table.
 
     Arrays are in the order of `names`, nats per datum. The error of a difference comes from the n
-    differences of the two models at each datum, :math:`\mathrm{SD}(d_i) / \sqrt n`: what most
+    differences of the two models at each datum, $\mathrm{SD}(d_i) / \sqrt n$: what most
     data share is no error of it. It is the error for the population of data, and holds the Monte
-    Carlo error of the weights already, since each :math:`d_i` has its own.
+    Carlo error of the weights already, since each $d_i$ has its own.
 
     Attributes:
         names: the models, the best first.
-        log_evidence: :math:`\log \hat p(x_i)` of each model, (n,).
-        weights: :math:`\hat k` and effective size behind them, for each model.
+        log_evidence: $\log \hat p(x_i)$ of each model, (n,).
+        weights: $\hat k$ and effective size behind them, for each model.
         sources: what its draws come from: the guide, or a proposal fitted to each datum.
         mean: their mean over data, (models,), a lower bound in expectation.
         error: its standard error.
@@ -52,9 +52,9 @@ class Comparison:
         difference_error: standard error of the difference.
         monte_carlo: the part of it that more draws would remove: the error for these very data.
         bias: first-order bias of the mean, negative.
-        unseen: :math:`10^{(\hat k_i - 1) / (1 - t)}` averaged over data, (models,): about the
+        unseen: $10^{(\hat k_i - 1) / (1 - t)}$ averaged over data, (models,): about the
             share of a datum's weight that this many draws do not meet. It is a tenth where
-            :math:`\hat k_i` is at its threshold t.
+            $\hat k_i$ is at its threshold t.
     """
 
     names: tuple[str, ...]

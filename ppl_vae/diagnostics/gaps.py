@@ -28,10 +28,9 @@ _Builder = tuple[type, dict[str, Tensor], dict[str, Any], int]
 class Gaps(Record):
     r"""Nats that the guide loses on each datum; all arrays have shape (rows,).
 
-    .. math::
-        \log p(x) - \mathrm{ELBO}(q)
-        = \underbrace{\log p(x) - \mathrm{ELBO}(q^*)}_{\text{approximation gap}}
-        + \underbrace{\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)}_{\text{amortisation gap}}
+    $$\log p(x) - \mathrm{ELBO}(q)
+      = \underbrace{\log p(x) - \mathrm{ELBO}(q^*)}_{\text{approximation gap}}
+      + \underbrace{\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)}_{\text{amortisation gap}}$$
 
     where q* is the best member of the guide's family for the datum alone.
 

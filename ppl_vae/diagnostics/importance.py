@@ -41,10 +41,10 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class ParetoK(Record):
-    r"""Pareto :math:`\hat k` of each datum's importance weights.
+    r"""Pareto $\hat k$ of each datum's importance weights.
 
     Attributes:
-        k: :math:`\hat k`, (n,). 0 where the weights are constant or their upper tail is all ties;
+        k: $\hat k$, (n,). 0 where the weights are constant or their upper tail is all ties;
             inf where fewer than five draws carry the whole weight; nan for a masked datum.
         exact: whether the log-weights are constant to rounding: the guide is the posterior, (n,).
         ess: effective number of the `draws`, (sum w)^2 / sum w^2, (n,).
@@ -52,7 +52,7 @@ class ParetoK(Record):
             evidence given one draw of the latents outside the plate, if there are such, and less
             the log-density of what the guide observes.
         draws: number of draws S for each datum.
-        threshold: the largest :math:`\hat k` at which S draws give a usable estimate.
+        threshold: the largest $\hat k$ at which S draws give a usable estimate.
     """
 
     k: np.ndarray
@@ -117,22 +117,22 @@ def pareto_k(
     plate: str | None = None,
     block: int = 8192,
 ) -> ParetoK:
-    r"""Pareto :math:`\hat k` of :math:`\log p(x_i, z) - \log q(z \mid x_i)` for each datum.
+    r"""Pareto $\hat k$ of $\log p(x_i, z) - \log q(z \mid x_i)$ for each datum.
 
-    A generalised Pareto distribution is fitted to the largest :math:`\min(S / 5, 3 \sqrt S)`
+    A generalised Pareto distribution is fitted to the largest $\min(S / 5, 3 \sqrt S)$
     weights of a datum. Its shape k says how many moments the weights have: 1/k of them. Up to
-    :math:`\min(1 - 1 / \log_{10} S, 0.7)` importance sampling from the guide is reliable; above it
+    $\min(1 - 1 / \log_{10} S, 0.7)$ importance sampling from the guide is reliable; above it
     the guide misses part of the posterior and estimates made with it, importance-sampled
     likelihoods among them, are not to be trusted. A guide too wide costs draws, yet is usable.
 
     Constant weights have no tail to fit (ArviZ 0.23 returns inf for them and 1.x raises), though
     they come from the best guide there is: they are reported as `exact`, with k = 0. Constant
-    means to rounding: a range below :math:`64 \epsilon (1 + |\log p| + |\log q|)` with the float
+    means to rounding: a range below $64 \epsilon (1 + |\log p| + |\log q|)$ with the float
     eps of the model.
 
     Latents outside the data plate are sampled once from the guide and held, and observations
     outside it belong to no row. What the guide observes (`obs=`, `pyro.factor`) belongs to
-    :math:`\log q`. Where no latent is in a plate with an observation all data are one row, and k
+    $\log q$. Where no latent is in a plate with an observation all data are one row, and k
     that of their joint weights.
 
     Args:
@@ -149,8 +149,8 @@ def pareto_k(
             without a density for each datum.
 
     References:
-        Vehtari et al., "Pareto smoothed importance sampling" (2024), arXiv:1507.02646.
-        Yao et al., "Yes, but did it work?: Evaluating variational inference" (2018),
+        Vehtari et al. (2024), Pareto smoothed importance sampling, arXiv:1507.02646.
+        Yao et al. (2018), Yes, but did it work?: Evaluating variational inference,
         arXiv:1802.02538.
     """
     draw_count(draws, 25)
@@ -201,7 +201,7 @@ def unmatched(pair: Pair) -> list[str]:
 
 
 def terms(pair: Pair, made: Draws) -> tuple[Tensor, Tensor]:
-    r""":math:`\log p(x_i, z)` and :math:`\log q(z \mid x_i)` given the latents outside the plate,
+    r"""$\log p(x_i, z)$ and $\log q(z \mid x_i)$ given the latents outside the plate,
     each (draws, n), nats; their difference is the log-weight."""
     if not made.log_q:
         raise ValueError("the guide is implicit: its sites have no log-density")

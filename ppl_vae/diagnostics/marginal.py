@@ -19,7 +19,7 @@ _KHAT_DRAWS = 1000
 
 @dataclass(frozen=True)
 class Marginal:
-    r"""Estimates of :math:`\log p(x_i \mid \theta_s)`.
+    r"""Estimates of $\log p(x_i \mid \theta_s)$.
 
     Attributes:
         log_p: (draws, n), nats.
@@ -35,13 +35,12 @@ class Marginal:
 def marginal(pair: Pair, values: Mapping[str, Tensor], inner: int, block: int) -> Marginal:
     r"""Integrates the latents of each datum by importance sampling from the guide.
 
-    .. math::
-        \log \hat p(x_i \mid \theta_s) = \log \frac1K \sum_k
-        \frac{p(x_i, z_{ik} \mid \theta_s)}{q(z_{ik} \mid x_i, \theta_s)}
+    $$\log \hat p(x_i \mid \theta_s) = \log \frac1K \sum_k
+      \frac{p(x_i, z_{ik} \mid \theta_s)}{q(z_{ik} \mid x_i, \theta_s)}$$
 
-    Its expectation is too low by :math:`V[w] / (2 K \bar w^2)` to first order. Every
-    :math:`\theta_s` has the same noise behind its :math:`z_{ik}`: fresh noise would vary over s
-    as the density itself does, and leave-one-out weights, which go with :math:`1 / \hat p`, would
+    Its expectation is too low by $V[w] / (2 K \bar w^2)$ to first order. Every
+    $\theta_s$ has the same noise behind its $z_{ik}$: fresh noise would vary over s
+    as the density itself does, and leave-one-out weights, which go with $1 / \hat p$, would
     take it for information and double the bias.
 
     Args:

@@ -28,7 +28,7 @@ __all__ = ["METRICS", "NUTSComparison", "against_nuts", "nuts_of"]
 
 @dataclass(frozen=True, repr=False)
 class NUTSComparison(Record):
-    r"""The guide's draws beside NUTS draws of the same posteriors.
+    r"""The guide's draws next to NUTS draws of the same posteriors.
 
     Arrays by latent site have shape (rows, *event).
 
@@ -45,7 +45,7 @@ class NUTSComparison(Record):
         log_scale: log(guide's sd / true sd), -inf for a point mass.
         log_scale_error: standard error of `log_scale`.
         wasserstein: 1-Wasserstein distance of the marginals, in true standard deviations. Finite
-            draws keep it above 0: two exact samples of size m are about :math:`m^{-1/2}` apart.
+            draws keep it above 0: two exact samples of size m are about $m^{-1/2}$ apart.
         gaps: where the guide loses nats; None if not asked for or if it has no density.
     """
 
@@ -118,8 +118,8 @@ def against_nuts(
             discrete, the plate does not follow the arguments, or there is no data plate.
 
     References:
-        Hoffman and Gelman, "The No-U-Turn sampler" (2014), arXiv:1111.4246.
-        Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders" (2018),
+        Hoffman and Gelman (2014), The No-U-Turn sampler, arXiv:1111.4246.
+        Cremer, Li and Duvenaud (2018), Inference suboptimality in variational autoencoders,
         arXiv:1801.03558.
     """
     draw_count(draws, 10)

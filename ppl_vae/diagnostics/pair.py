@@ -12,8 +12,9 @@ from ppl_vae.diagnostics.draws import Draws, same_densities
 from ppl_vae.diagnostics.runs import Runs
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Data, Program, arguments_of
-from ppl_vae.program import Reading, read
 from ppl_vae.program.plates import PlateName, check_full, global_only
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import is_point
 
 __all__ = ["Draws", "Pair"]

@@ -45,7 +45,7 @@ class PredictiveCheck(Record):
         observed: T(x) for each statistic.
         replicated: T of each drawn data set, (draws,), for each statistic.
         p_values: share of draws with T above the data's plus half the share with T equal to it
-            (the mid-p-value), :math:`P(T > t) + P(T = t) / 2`.
+            (the mid-p-value), $P(T > t) + P(T = t) / 2$.
     """
 
     site: str
@@ -84,8 +84,8 @@ def predictive_check(
 ) -> PredictiveCheck:
     r"""Predictive check of statistics of the whole data set.
 
-    With `source="posterior"` each drawn data set is :math:`x'_i \sim p(x \mid z_i)`,
-    :math:`z_i \sim q(z \mid x_i)`: new noise for the same data. With `source="prior"` the latents
+    With `source="posterior"` each drawn data set is $x'_i \sim p(x \mid z_i)$,
+    $z_i \sim q(z \mid x_i)$: new noise for the same data. With `source="prior"` the latents
     come from the model, so that the check asks whether samples of the model look like the data;
     latents outside the data plate are drawn from their prior then. A p-value near 0 or 1 says
     that the model does not produce the statistic. Posterior p-values are not uniform under a true
@@ -114,8 +114,8 @@ def predictive_check(
             unknown, or a statistic does not return one number or returns NaN.
 
     References:
-        Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized
-        discrepancies" (1996), Statistica Sinica 6.
+        Gelman, Meng and Stern (1996), Posterior predictive assessment of model fitness via
+        realized discrepancies, Statistica Sinica 6.
     """
     draw_count(draws)
     if source not in ("posterior", "prior"):

@@ -12,9 +12,10 @@ from torch import Tensor
 from ppl_vae.diagnostics.draws import Draws, elementwise, same_densities, scored, valued
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Program, evaluating
-from ppl_vae.program import Reading, read
 from ppl_vae.program.handlers import SetValues, Unobserve, enumerated
 from ppl_vae.program.marginal import marginalise
+from ppl_vae.program.reading import Reading
+from ppl_vae.program.running import read
 from ppl_vae.program.sites import DRAWS, Site, read_sites
 
 __all__ = ["Runs"]

@@ -3,7 +3,7 @@
 from ppl_vae.distributions import kl as _kl  # noqa: F401  enters the registry
 from ppl_vae.distributions.columns import Columns
 from ppl_vae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
-from ppl_vae.distributions.flow import Flow, build_flow
+from ppl_vae.distributions.flow import Flow
 from ppl_vae.distributions.implicit import Implicit
 from ppl_vae.distributions.levels import Levels
 from ppl_vae.distributions.logistic import DiscretizedLogisticMixture
@@ -27,5 +27,4 @@ __all__ = [
     "Uniform",
     "VonMisesFisher",
     "ZeroInflatedNegativeBinomial",
-    "build_flow",
 ]

@@ -13,7 +13,7 @@ __all__ = ["NegativeBinomial", "ZeroInflatedNegativeBinomial"]
 class NegativeBinomial(dist.NegativeBinomial):
     r"""A negative binomial distribution whose density is computed in double precision.
 
-    In :math:`\log \Gamma(r + x) - \log \Gamma(r) - \log x!` each term is about r log r or x log x,
+    In $\log \Gamma(r + x) - \log \Gamma(r) - \log x!$ each term is about r log r or x log x,
     of which single precision leaves an error of a whole nat where r or x is a million.
     """
 
@@ -34,7 +34,7 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
 
     Args:
         total_count: the number r, 0 or more.
-        logits: the logits :math:`\log \mu - \log r`, with :math:`\mu` the mean.
+        logits: the logits $\log \mu - \log r$, with $\mu$ the mean.
         gate_logits: the logits of the weight of 0.
         validate_args: whether parameters and values are checked.
     """

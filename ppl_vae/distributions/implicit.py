@@ -12,7 +12,7 @@ __all__ = ["Implicit"]
 
 
 class Implicit(dist.TorchDistribution):
-    r"""The law of :math:`g(h, \varepsilon)` with :math:`\varepsilon \sim \mathcal N(0, I)`.
+    r"""The law of $g(h, \varepsilon)$ with $\varepsilon \sim \mathcal N(0, I)$.
 
     Args:
         generator: maps h of shape (*S, m) and noise of shape (*S, noise) to z of shape (*S, d).

@@ -32,7 +32,7 @@ def _kl_normal_diagonal(
 
 
 def _kl_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
-    r""":math:`\log p(\mu_p) - \log q(\mu_p)`, and the rest of both exponents at the mean."""
+    r"""$\log p(\mu_p) - \log q(\mu_p)$, and the rest of both exponents at the mean."""
     resultant = -p.mean_gap.unsqueeze(-1) * p.loc
     exponents = p.concentration.unsqueeze(-1) * p.loc - q.concentration.unsqueeze(-1) * q.loc
     return p.log_prob(p.loc) - q.log_prob(p.loc) + (exponents * resultant).sum(-1)

@@ -11,7 +11,7 @@ __all__ = ["Levels"]
 
 
 class Levels(dist.TorchDistribution):
-    r"""A categorical distribution over the levels :math:`0, \frac{1}{L-1}, \ldots, 1`.
+    r"""A categorical distribution over the levels $0, \frac{1}{L-1}, \ldots, 1$.
 
     Args:
         logits: tensor of shape (*batch, L): unnormalised log-probabilities of the levels.

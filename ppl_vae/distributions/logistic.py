@@ -18,11 +18,11 @@ __all__ = ["DiscretizedLogisticMixture", "linear_chain"]
 def linear_chain(base: Tensor, slopes: Tensor | None, x: Tensor, positions: int) -> Tensor:
     r"""Parameters of a pixel's channels that depend linearly on the channels before.
 
-    .. math:: m_c = b_c + \sum_{d < c} a_{cd} (x_d - 1/2)
+    $$m_c = b_c + \sum_{d < c} a_{cd} (x_d - 1/2)$$
 
     Args:
-        base: the :math:`b_c`, (..., C, *S).
-        slopes: the :math:`a_{cd}`, (..., C (C - 1) / 2, *S), pairs in the order (1, 0), (2, 0),
+        base: the $b_c$, (..., C, *S).
+        slopes: the $a_{cd}$, (..., C (C - 1) / 2, *S), pairs in the order (1, 0), (2, 0),
             (2, 1), ...; None leaves `base` as it is.
         x: values in [0, 1], (..., C, *S), or only the first few of the C channels: then that
             many and one more parameters are returned.
@@ -48,29 +48,28 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
     A pixel is one draw of a component k and, channel by channel, of a logistic variable rounded
     to the nearest level; what falls outside [0, 1] goes to the first or the last level:
 
-    .. math::
-        P(x) = \sum_k \pi_k \prod_c \Big[ \sigma\Big(\frac{x_c + \delta - m_{kc}}{s_{kc}}\Big)
-               - \sigma\Big(\frac{x_c - \delta - m_{kc}}{s_{kc}}\Big) \Big], \qquad
-        \delta = \frac{1}{2 (L - 1)}
+    $$P(x) = \sum_k \pi_k \prod_c \Big[ \sigma\Big(\frac{x_c + \delta - m_{kc}}{s_{kc}}\Big)
+      - \sigma\Big(\frac{x_c - \delta - m_{kc}}{s_{kc}}\Big) \Big], \qquad
+      \delta = \frac{1}{2 (L - 1)}$$
 
-    where the first :math:`\sigma` is 1 at :math:`x_c = 1` and the second 0 at :math:`x_c = 0`.
-    Channels follow each other linearly: :math:`m_{kc} = \mu_{kc} + \sum_{d < c} a_{kcd}
-    (x_d - 1/2)`.
+    where the first $\sigma$ is 1 at $x_c = 1$ and the second 0 at $x_c = 0$.
+    Channels follow each other linearly: $m_{kc} = \mu_{kc} + \sum_{d < c} a_{kcd}
+    (x_d - 1/2)$.
 
     With u and l the two arguments, the bracket's logarithm is computed as
-    :math:`\log \sigma(u) + \log \sigma(-l) + \log(1 - e^{l - u})`. It is exact far out in both
+    $\log \sigma(u) + \log \sigma(-l) + \log(1 - e^{l - u})$. It is exact far out in both
     tails and for levels much closer than the scale, where the difference itself cancels. Both
     are differences in levels times the width t of a level in scales, so that two neighbours share
     their edge to the last digit and probabilities sum to 1 at any scale, however much finer than
     the digits of the location. Widths and locations beyond the powers 5/8 and 1/4 of the largest
-    number (in single precision, scales below :math:`e^{-60}` and locations beyond
-    :math:`10^7`) count as those: products of the two stay finite.
+    number (in single precision, scales below $e^{-60}$ and locations beyond
+    $10^7$) count as those: products of the two stay finite.
 
     Args:
         logits: unnormalised log-weights of the components, (*batch, K, *S), S the positions.
-        loc: locations :math:`\mu` in units of x, (*batch, K, C, *S).
+        loc: locations $\mu$ in units of x, (*batch, K, C, *S).
         log_scale: log of the scales s in units of x, (*batch, K, C, *S).
-        slopes: the :math:`a_{kcd}`, (*batch, K, C (C - 1) / 2, *S), in the order of
+        slopes: the $a_{kcd}$, (*batch, K, C (C - 1) / 2, *S), in the order of
             `linear_chain`; None makes channels independent given the component.
         positions: how many dimensions S has.
         levels: number L of grey levels.
@@ -80,8 +79,8 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         ValueError: if shapes do not fit each other, or there are fewer than two levels.
 
     References:
-        Salimans, Karpathy, Chen, Kingma (2017): PixelCNN++: improving the PixelCNN with
-        discretized logistic mixture likelihood and other modifications. arXiv:1701.05517.
+        Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++: improving the PixelCNN with
+        discretized logistic mixture likelihood and other modifications, arXiv:1701.05517.
 
     Example:
         >>> logits, loc = torch.zeros(5, 10), torch.rand(5, 10, 3)
@@ -142,8 +141,8 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
     ) -> "DiscretizedLogisticMixture":
         r"""The distribution that unconstrained outputs of a network stand for.
 
-        Locations are :math:`(1 + y) / 2`, slopes :math:`\tanh y` and log-scales
-        :math:`-7 + \log(1 + e^{y + 7}) - \log 2`. This is PixelCNN++ seen from [0, 1] instead of
+        Locations are $(1 + y) / 2$, slopes $\tanh y$ and log-scales
+        $-7 + \log(1 + e^{y + 7}) - \log 2$. This is PixelCNN++ seen from [0, 1] instead of
         [-1, 1], with a floor on the scale that does not cut its gradient off.
 
         Args:
@@ -268,7 +267,7 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""The mean, exact: :math:`E x = (L - 1)^{-1} \sum_{l \ge 1} P(x \ge l / (L - 1))`.
+        r"""The mean, exact: $E x = (L - 1)^{-1} \sum_{l \ge 1} P(x \ge l / (L - 1))$.
 
         Raises:
             NotImplementedError: if channels depend on each other: a channel's mean is then a sum

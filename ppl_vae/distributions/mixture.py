@@ -12,7 +12,7 @@ __all__ = ["DiagonalNormalMixture", "Mixture"]
 
 
 class Mixture(dist.MixtureSameFamily):
-    r"""A mixture :math:`\sum_k \pi_k p_k(z)` whose draws follow the parameters of the components.
+    r"""A mixture $\sum_k \pi_k p_k(z)$ whose draws follow the parameters of the components.
 
     A draw is differentiated through the component it came from. That is unbiased for the
     components' parameters, and gives none to the weights; `DiagonalNormalMixture` does.
@@ -32,11 +32,11 @@ class DiagonalNormalMixture(Mixture):
     r"""A mixture of normals with diagonal covariances, reparameterised in all its parameters.
 
     The weights move a draw z by implicit differentiation. With the conditional distribution
-    functions :math:`S_j(z) = \sum_k w_{kj}(z_{<j}) \Phi\big((z_j - \mu_{kj}) / \sigma_{kj}\big)`,
+    functions $S_j(z) = \sum_k w_{kj}(z_{<j}) \Phi\big((z_j - \mu_{kj}) / \sigma_{kj}\big)$,
     which a change of the weights leaves uniform,
 
-    .. math:: \frac{dz}{d\pi} = - \Big(\frac{\partial S}{\partial z}\Big)^{-1}
-              \frac{\partial S}{\partial \pi},
+    $$\frac{dz}{d\pi} = - \Big(\frac{\partial S}{\partial z}\Big)^{-1}
+      \frac{\partial S}{\partial \pi},$$
 
     a triangular system of d equations. Costs n K d^2 for n draws, and only where the weights
     require a gradient.
@@ -46,7 +46,7 @@ class DiagonalNormalMixture(Mixture):
         component_distribution: `Normal(loc, scale).to_event(1)` of batch shape (*batch, K).
 
     References:
-        Figurnov, Mohamed, Mnih (2018): Implicit reparameterization gradients. arXiv:1805.08498.
+        Figurnov, Mohamed and Mnih (2018), Implicit reparameterization gradients, arXiv:1805.08498.
     """
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -27,14 +27,14 @@ class Bernoulli(dist.Bernoulli):
 class ContinuousBernoulli(dist.ContinuousBernoulli):
     r"""A continuous Bernoulli distribution, all of it computed from the logits.
 
-    .. math:: p(x) = C(\ell) \, \pi^x (1 - \pi)^{1 - x}
-              = \frac{\ell \, e^{\ell x}}{e^\ell - 1}, \qquad
-              C(\ell) = \frac{\ell}{\tanh(\ell / 2)}, \quad \pi = \frac{1}{1 + e^{-\ell}}
+    $$p(x) = C(\ell) \, \pi^x (1 - \pi)^{1 - x}
+      = \frac{\ell \, e^{\ell x}}{e^\ell - 1}, \qquad
+      C(\ell) = \frac{\ell}{\tanh(\ell / 2)}, \quad \pi = \frac{1}{1 + e^{-\ell}}$$
 
     PyTorch computes it from clamped probabilities, which in single precision stop growing at
     logits of 16: the density integrates to one half at 32, and the mean stands still. What
-    cancels around 0 is an integral over [0, 1] here for :math:`|\ell| \le 1`, taken by quadrature
-    that is exact to rounding, and a closed form in :math:`e^{-|\ell|}` beyond.
+    cancels around 0 is an integral over [0, 1] here for $|\ell| \le 1$, taken by quadrature
+    that is exact to rounding, and a closed form in $e^{-|\ell|}$ beyond.
     """
 
     def _cont_bern_log_norm(self) -> Tensor:

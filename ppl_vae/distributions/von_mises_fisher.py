@@ -22,30 +22,30 @@ until all rows are accepted would make the host wait for the device."""
 
 
 class VonMisesFisher(dist.TorchDistribution):
-    r"""The von Mises-Fisher distribution on the unit sphere of :math:`\mathbb R^d`.
+    r"""The von Mises-Fisher distribution on the unit sphere of $\mathbb R^d$.
 
-    .. math:: p(z) = \frac{e^{\kappa \mu^\top z}}{Z_d(\kappa)}, \qquad
-              Z_d(\kappa) = \frac{2 \pi^{(d-1)/2}}{\Gamma(\frac{d-1}{2})}
-              \int_0^\pi e^{\kappa \cos\theta} \sin^{d-2}\theta \, d\theta
+    $$p(z) = \frac{e^{\kappa \mu^\top z}}{Z_d(\kappa)}, \qquad
+      Z_d(\kappa) = \frac{2 \pi^{(d-1)/2}}{\Gamma(\frac{d-1}{2})}
+      \int_0^\pi e^{\kappa \cos\theta} \sin^{d-2}\theta \, d\theta$$
 
-    with respect to the surface measure; uniform at :math:`\kappa = 0`. Everything about it is
-    an integral over the angle :math:`\theta` to the mean direction. They are taken by quadrature
+    with respect to the surface measure; uniform at $\kappa = 0$. Everything about it is
+    an integral over the angle $\theta$ to the mean direction. They are taken by quadrature
     around the mode, which needs no Bessel function, holds for every d and
-    :math:`\kappa`, and has a derivative. Draws are exact, by rejection; their derivative by
-    :math:`\kappa` is the implicit one, by the same quadrature.
+    $\kappa$, and has a derivative. Draws are exact, by rejection; their derivative by
+    $\kappa$ is the implicit one, by the same quadrature.
 
     Args:
         loc: mean direction, tensor of shape (*batch, d) and norm 1, with d at least 2.
-        concentration: :math:`\kappa \ge 0`, tensor of shape `batch`.
+        concentration: $\kappa \ge 0$, tensor of shape `batch`.
 
     Shape:
         Batch shape `batch`, event shape (d,).
 
     References:
-        Wood (1994): Simulation of the von Mises Fisher distribution. Communications in
-        Statistics 23(1). Davidson et al. (2018): Hyperspherical variational auto-encoders.
-        arXiv:1804.00891. Figurnov, Mohamed, Mnih (2018): Implicit reparameterization gradients.
-        arXiv:1805.08498.
+        Wood (1994), Simulation of the von Mises Fisher distribution, Communications in Statistics
+        23(1).
+        Davidson et al. (2018), Hyperspherical variational auto-encoders, arXiv:1804.00891.
+        Figurnov, Mohamed and Mnih (2018), Implicit reparameterization gradients, arXiv:1805.08498.
     """
 
     arg_constraints = {  # noqa: RUF012
@@ -95,7 +95,7 @@ class VonMisesFisher(dist.TorchDistribution):
 
     @property
     def mean_gap(self) -> Tensor:
-        r""":math:`E(1 - \cos\theta)`, by which the mean falls short of the mean direction."""
+        r"""$E(1 - \cos\theta)$, by which the mean falls short of the mean direction."""
         return self._expectation(_gap)
 
     @property
@@ -175,7 +175,7 @@ class VonMisesFisher(dist.TorchDistribution):
 
     @torch.no_grad()
     def _angle_derivative(self, theta: Tensor) -> Tensor:
-        r""":math:`d\theta/d\kappa = -f(\theta)^{-1} \int_0^\theta f(t) (\cos t - E\cos) dt`.
+        r"""$d\theta/d\kappa = -f(\theta)^{-1} \int_0^\theta f(t) (\cos t - E\cos) dt$.
 
         The integral over all angles is 0, so the one from the far end serves as well: the end on
         theta's side of the mode is taken, where the integrand is at most f(theta).

@@ -346,7 +346,7 @@ def _all(subject: Subject) -> dict[str, Estimate]:
     if not isinstance(data, FactorData):
         raise Inapplicable("data of known factors are needed, as Sprites has")
     if len(data.levels) < 2:
-        raise Inapplicable("one factor alone cannot be told from others")
+        raise Inapplicable("one factor alone cannot be distinguished from others")
     effort, device = subject.effort, subject.x.device
     return disentanglement(*subject.pair, data, 10 * effort.rows, effort.seed, device=device)
 

@@ -149,7 +149,7 @@ def _metric(
     if min(len(real), len(generated)) < 2:
         raise ValueError("feature distances need two images or more on each side")
     try:
-        # By module: the package lists these two only beside its own Inception network.
+        # By module: the package lists these two only besides its own Inception network.
         metrics = import_module(f"torchmetrics.image.{name}")
     except ImportError:
         raise ImportError(

@@ -70,7 +70,7 @@ def mean_over_rows(
 
     Args:
         values: `(n, k)`. The Monte Carlo error is $\sqrt{\sum_i s_i^2 / k} / n$ with $s_i$ the
-            spread of row i; with k = 1 it cannot be told from the spread between rows, which is
+            spread of row i; with k = 1 it is one with the spread between rows, which is
             then given in its place and is too large.
         bound: passed on.
         note: passed on.

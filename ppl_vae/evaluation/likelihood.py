@@ -133,9 +133,9 @@ def nll(
             no proposal can be fitted to (discrete ones).
 
     References:
-        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
-        arXiv:1509.00519. Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis
-        of decoder-based generative models, arXiv:1611.04273.
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, arXiv:1509.00519.
+        Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis of decoder-based
+        generative models, arXiv:1611.04273.
     """
     check_positive(num_samples=num_samples, steps=steps, block=block)
     if num_samples < 2:
@@ -217,7 +217,7 @@ def fitted_weights(
 
 
 def _chosen(found: dict[str, tuple[Weights, Estimate]], notes: list[str]) -> Likelihood:
-    """The estimate of the larger effective size, and the other beside it."""
+    """The estimate of the larger effective size, and the other next to it."""
     best = max(found, key=lambda name: found[name][0].typical_size)
     weights, estimate = found[best]
     khats = {name: _median(w.khats) for name, (w, _) in found.items()}

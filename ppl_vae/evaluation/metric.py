@@ -104,7 +104,7 @@ class Subject:
     Args:
         model: the generative program.
         guide: the encoder program.
-        data: its held-out rows are looked at, or all where it has none; `handing` says what the
+        data: its held-out rows are looked at, or all where it has none; `passing` says what the
             pair is called with.
         effort: how much to compute.
     """

@@ -188,7 +188,7 @@ def reconstruction_error(
 def sharpness(images: Tensor, block: int = 1024) -> Estimate:
     """The variance of Laplace-filtered images, averaged over images.
 
-    Blurred images have little of it. It means something only beside the value of the data, and
+    Blurred images have little of it. It means something only next to the value of the data, and
     noise raises it. Channels are averaged first; the border of one pixel is left out.
 
     Args:
@@ -297,7 +297,7 @@ METRICS = (
         "sharpness",
         "Sharpness of samples",
         "squared units of x",
-        "beside that of the data",
+        "next to that of the data",
         "samples",
         _sharpness,
     ),

@@ -47,7 +47,7 @@ def elbo_terms(
         model: the generative program, called as `model(x)`.
         guide: the encoder program, with the same signature.
         x: rows of data, or the tuple of the programs' positional arguments.
-        num_samples: draws of z per datum. With one, the Monte Carlo error cannot be told from the
+        num_samples: draws of z per datum. With one, the Monte Carlo error is one with the
             spread between data, which is reported in its place.
         block: rows times draws held at once; None runs the programs on all data at once.
         plate: the data plate's name, where the pair leaves a choice.
@@ -76,7 +76,11 @@ def rate(
     block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
-    r"""Mean $\mathrm{KL}(q(z|x) \| p(z))$ in nats per datum; see `elbo_terms`."""
+    r"""Mean $\mathrm{KL}(q(z|x) \| p(z))$ in nats per datum, one of `elbo_terms`.
+
+    Args:
+        model, guide, x, num_samples, block, plate: as in `elbo_terms`.
+    """
     return _terms(model, guide, x, num_samples, block, plate, likelihood=False)["rate"]
 
 
@@ -88,7 +92,11 @@ def distortion(
     block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
-    r"""Mean $-E_{q(z|x)} \log p(x|z)$ in nats per datum; see `elbo_terms`."""
+    r"""Mean $-E_{q(z|x)} \log p(x|z)$ in nats per datum, one of `elbo_terms`.
+
+    Args:
+        model, guide, x, num_samples, block, plate: as in `elbo_terms`.
+    """
     return elbo_terms(model, guide, x, num_samples, block, plate)["distortion"]
 
 
@@ -100,7 +108,11 @@ def elbo(
     block: int | None = 1024,
     plate: str | None = None,
 ) -> Estimate:
-    r"""Mean ELBO in nats per datum, a lower bound of $\log p(x)$; see `elbo_terms`."""
+    r"""Mean ELBO in nats per datum, a lower bound of $\log p(x)$, one of `elbo_terms`.
+
+    Args:
+        model, guide, x, num_samples, block, plate: as in `elbo_terms`.
+    """
     return elbo_terms(model, guide, x, num_samples, block, plate)["elbo"]
 
 

@@ -36,7 +36,7 @@ def usage(
     the NLL of x under the codes of other rows less that under its own, with one draw of each
     code. It is 0 for a decoder that ignores z, whatever the encoder says: a code may hold log n
     nats about its datum, and the rate be high, while a strong decoder models x without it. It is
-    no bound of an information: a decoder that is sure of what it is told exceeds all of them.
+    no bound of an information: a decoder that is sure of what it is given exceeds all of them.
 
     Rows are taken in random order and each gets the code of the one before it in its block, in a
     cycle: no row gets its own. Neighbours of the cycle share a code, and the standard error
@@ -118,8 +118,9 @@ def model_information(
         ValueError: for a model whose likelihood is a factor, which cannot be sampled.
 
     References:
-        Barber and Agakov (2003), The IM algorithm, NeurIPS. Phuong, Welling, Kushman, Tomioka and
-        Nowozin (2018), The mutual autoencoder, OpenReview HkbmWqxCZ.
+        Barber and Agakov (2003), The IM algorithm, NeurIPS.
+        Phuong, Welling, Kushman, Tomioka and Nowozin (2018), The mutual autoencoder, OpenReview
+        HkbmWqxCZ.
     """
     check_positive(num_samples=num_samples, steps=steps, block=block)
     if num_samples < 8:

@@ -105,22 +105,22 @@ def tail_length(count: int) -> int:
 
 
 def threshold(count: int) -> float:
-    r"""The largest :math:`\hat k` at which K draws give a usable estimate."""
+    r"""The largest $\hat k$ at which K draws give a usable estimate."""
     return min(1 - 1 / math.log10(count), 0.7)
 
 
 def unseen(khats: Tensor, count: int) -> float:
     r"""About the share of the weight that K draws leave unmet, averaged over data but NaN ones.
 
-    A Pareto tail of shape k leaves :math:`K^{k - 1}` of its mean above the largest of K draws;
+    A Pareto tail of shape k leaves $K^{k - 1}$ of its mean above the largest of K draws;
     the threshold t of k-hat is where that is a tenth, so that it is
-    :math:`10^{(k - 1) / (1 - t)}`. In this unit a datum counts by what it may be off.
+    $10^{(k - 1) / (1 - t)}$. In this unit a datum counts by what it may be off.
     """
     return float((10 ** ((khats - 1) / (1 - threshold(count)))).nanmean())
 
 
 def khat(log_weights: Tensor, count: int | None = None) -> float:
-    r"""Pareto :math:`\hat k` of one vector of log-weights, in any unit of weight.
+    r"""Pareto $\hat k$ of one vector of log-weights, in any unit of weight.
 
     Equal to what `arviz.psislw(log_weights)` reports in ArviZ 0.23. (`psislw` of 1.x negates its
     argument, so that it wants `-log_weights`.)

@@ -21,9 +21,9 @@ __all__ = ["Autoregressive", "AutoregressiveLikelihood"]
 class AutoregressiveLikelihood(Likelihood):
     r"""A likelihood that factorises over pixels in raster order.
 
-    .. math:: \log p(x \mid z) = \sum_{i, j} \log p(x_{ij} \mid x_{<ij}, z)
+    $$\log p(x \mid z) = \sum_{i, j} \log p(x_{ij} \mid x_{<ij}, z)$$
 
-    where :math:`x_{<ij}` are the rows above i and, in row i, the columns left of j. A subclass is
+    where $x_{<ij}$ are the rows above i and, in row i, the columns left of j. A subclass is
     a network in two stacks: a vertical one, whose features at (i, j) know the rows above i, and a
     horizontal one, which reads them and the pixels left of j. Both are made of layers of
     `ppl_vae.likelihoods.shifted` and of element-wise operations, so that sampling evaluates the

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body, apply_body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.data.columns import Column
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.counts import NegativeBinomial
@@ -46,8 +47,8 @@ class Columns(Likelihood):
         ValueError: in `build`, for a name that is no column's, or a part that does not fit it.
 
     References:
-        Nazabal, Olmos, Ghahramani, Valera (2020): Handling incomplete heterogeneous data using
-        VAEs. arXiv:1807.03653.
+        Nazabal, Olmos, Ghahramani and Valera (2020), Handling incomplete heterogeneous data using
+        VAEs, arXiv:1807.03653.
 
     Example:
         >>> columns = [Column("age"), Column("stage", "class", ("I", "II", "III"))]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.bodies import Body
+from ppl_vae.bodies.body import Body
 from ppl_vae.likelihoods.shifted import Cursor, ShiftedConv2d
 
 __all__ = ["Condition", "Maps"]

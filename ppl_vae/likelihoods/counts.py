@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import above_zero, chosen
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
@@ -20,13 +21,13 @@ Dispersion = Literal["shared", "element", "network"]
 class Poisson(Likelihood):
     r"""Independent Poisson elements.
 
-    .. math:: \log p(x \mid z) = \sum_i x_i \log \mu_i(z) - \mu_i(z) - \log x_i!
+    $$\log p(x \mid z) = \sum_i x_i \log \mu_i(z) - \mu_i(z) - \log x_i!$$
 
     Args:
         dim: dimension d of z.
         size: event shape of x.
         body: factory of the network.
-        mean: the mean :math:`\mu` where the network's output is zero, so about the one before
+        mean: the mean $\mu$ where the network's output is zero, so about the one before
             training; best near the data's.
     """
 
@@ -43,24 +44,24 @@ class Poisson(Likelihood):
 class NegativeBinomial(Likelihood):
     r"""Independent negative binomial elements: counts more variable than a Poisson's.
 
-    .. math:: p(x_i \mid z) = \frac{\Gamma(x_i + r_i)}{x_i! \, \Gamma(r_i)}
-              \Big(\frac{r_i}{r_i + \mu_i}\Big)^{r_i}
-              \Big(\frac{\mu_i}{r_i + \mu_i}\Big)^{x_i}, \qquad
-              \operatorname{var} x_i = \mu_i + \frac{\mu_i^2}{r_i}
+    $$p(x_i \mid z) = \frac{\Gamma(x_i + r_i)}{x_i! \, \Gamma(r_i)}
+      \Big(\frac{r_i}{r_i + \mu_i}\Big)^{r_i}
+      \Big(\frac{\mu_i}{r_i + \mu_i}\Big)^{x_i}, \qquad
+      \operatorname{var} x_i = \mu_i + \frac{\mu_i^2}{r_i}$$
 
     Args:
         dim: dimension d of z.
         size: event shape of x.
         body: factory of the network.
-        mean: the mean :math:`\mu` where the network's output is zero, so about the one before
+        mean: the mean $\mu$ where the network's output is zero, so about the one before
             training; best near the data's.
         count: start value of r, the inverse of the dispersion; large is nearly Poisson.
         dispersion: what r is: `"shared"`, one learned number; `"element"`, one learned number
             for each element of x; `"network"`, a function of z and the element.
 
     References:
-        Lopez et al. (2018): Deep generative modeling for single-cell transcriptomics. Nature
-        Methods 15. doi:10.1038/s41592-018-0229-2.
+        Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature
+        Methods 15, doi:10.1038/s41592-018-0229-2.
     """
 
     heads = 1
@@ -96,10 +97,10 @@ class NegativeBinomial(Likelihood):
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
     r"""Independent negative binomial elements, some of them set to zero.
 
-    .. math:: p(x_i \mid z) = \rho_i(z) \, 1[x_i = 0]
-              + (1 - \rho_i(z)) \, \mathrm{NB}(x_i \mid \mu_i(z), r_i)
+    $$p(x_i \mid z) = \rho_i(z) \, 1[x_i = 0]
+      + (1 - \rho_i(z)) \, \mathrm{NB}(x_i \mid \mu_i(z), r_i)$$
 
-    The network's second output for each element is the logit of :math:`\rho`. The arguments are
+    The network's second output for each element is the logit of $\rho$. The arguments are
     those of `NegativeBinomial`.
     """
 

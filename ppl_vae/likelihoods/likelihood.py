@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import shape, whole
-from ppl_vae.bodies import Body, apply_body
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.program.modules import Portable
 
 __all__ = ["Likelihood", "Link", "linked"]
@@ -19,7 +19,7 @@ Link = Literal["identity", "sigmoid"]
 
 
 class Likelihood(Portable, ABC):
-    r"""A conditional distribution :math:`p(x \mid z)`: a module whose call returns it.
+    r"""A conditional distribution $p(x \mid z)$: a module whose call returns it.
 
     The `support` of the returned distribution says which data it admits.
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import chosen
-from ppl_vae.bodies import MLP, Body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, positive
 from ppl_vae.likelihoods.likelihood import Likelihood, Link, linked
 
 __all__ = ["Deterministic", "Laplace", "Normal"]
@@ -59,8 +60,8 @@ class _LocationScale(Likelihood):
 class Normal(_LocationScale):
     r"""Independent normal elements.
 
-    .. math:: \log p(x \mid z) = -\frac12 \sum_i \Big( \frac{(x_i - \mu_i(z))^2}{\sigma_i^2}
-              + \log 2 \pi \sigma_i^2 \Big)
+    $$\log p(x \mid z) = -\frac12 \sum_i \Big( \frac{(x_i - \mu_i(z))^2}{\sigma_i^2}
+      + \log 2 \pi \sigma_i^2 \Big)$$
 
     Args:
         dim: dimension d of z.
@@ -90,7 +91,7 @@ class Normal(_LocationScale):
 class Laplace(_LocationScale):
     r"""Independent Laplace elements: absolute in place of squared errors.
 
-    .. math:: \log p(x \mid z) = -\sum_i \Big( \frac{|x_i - \mu_i(z)|}{b_i} + \log 2 b_i \Big)
+    $$\log p(x \mid z) = -\sum_i \Big( \frac{|x_i - \mu_i(z)|}{b_i} + \log 2 b_i \Big)$$
 
     Args:
         dim: dimension d of z.
@@ -110,9 +111,9 @@ class Laplace(_LocationScale):
 
 
 class Deterministic(Likelihood):
-    r"""A decoder without noise: the point mass :math:`\delta(x - G(z))`.
+    r"""A decoder without noise: the point mass $\delta(x - G(z))$.
 
-    It has no density: only objectives that put a cost :math:`c(x, G(z))` in place of the
+    It has no density: only objectives that put a cost $c(x, G(z))$ in place of the
     log-likelihood can train it (WAE). They read G(z) as the distribution's `mean`.
 
     Args:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body, apply_body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body
 from ppl_vae.distributions.logistic import DiscretizedLogisticMixture
 from ppl_vae.likelihoods.likelihood import Likelihood
 
@@ -18,7 +19,7 @@ class LogisticMixture(Likelihood):
     r"""Pixels independent given z, each a discretised logistic mixture over grey levels.
 
     For data that are levels of brightness and not binary: x must lie on the grid
-    :math:`\{0, 1/(L-1), \ldots, 1\}`. See `DiscretizedLogisticMixture` for the formula.
+    $\{0, 1/(L-1), \ldots, 1\}$. See `DiscretizedLogisticMixture` for the formula.
 
     Args:
         dim: dimension d of z.

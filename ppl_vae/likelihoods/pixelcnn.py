@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.condition import Condition, Maps
 from ppl_vae.likelihoods.pixels import BinaryPixels, Pixels
@@ -25,9 +26,8 @@ class PixelCNN(AutoregressiveLikelihood):
     the pixels to the left and, through a 1x1 convolution, the vertical stack. Together they see
     every earlier pixel in reach, without the blind spot of masked square kernels:
 
-    .. math::
-        v' &= \tanh(a_1) \odot \sigma(a_2), & a &= W_v * v + V_v z \\
-        h' &= h + W_o * \big( \tanh(b_1) \odot \sigma(b_2) \big), & b &= W_h * h + U * a + V_h z
+    $$v' &= \tanh(a_1) \odot \sigma(a_2), & a &= W_v * v + V_v z \\
+      h' &= h + W_o * \big( \tanh(b_1) \odot \sigma(b_2) \big), & b &= W_h * h + U * a + V_h z$$
 
     Where the decoder is this flexible, training may do without z for long: what decides it is
     measured by `ppl-vae reproduce information_preference`.
@@ -52,8 +52,8 @@ class PixelCNN(AutoregressiveLikelihood):
             an image.
 
     References:
-        van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves, Kavukcuoglu (2016): Conditional
-        image generation with PixelCNN decoders. arXiv:1606.05328.
+        van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves and Kavukcuoglu (2016), Conditional
+        image generation with PixelCNN decoders, arXiv:1606.05328.
 
     Example:
         >>> p = PixelCNN(10, (1, 8, 8))(torch.zeros(5, 10))

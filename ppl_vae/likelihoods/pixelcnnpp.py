@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.likelihoods.autoregressive import AutoregressiveLikelihood
 from ppl_vae.likelihoods.condition import Condition, Maps
 from ppl_vae.likelihoods.pixels import LogisticPixels, Pixels
@@ -24,9 +25,8 @@ class PixelCNNpp(AutoregressiveLikelihood):
 
     Two stacks of blocks, the vertical one with kernels 2x3 and the horizontal one with 2x2:
 
-    .. math::
-        c = W_1 * f(x) + U f(a), \quad (b, g) = W_2 * f(c) + V z, \quad
-        x' = x + b \odot \sigma(g), \quad f(x) = \operatorname{elu}([x, -x])
+    $$c = W_1 * f(x) + U f(a), \quad (b, g) = W_2 * f(c) + V z, \quad
+      x' = x + b \odot \sigma(g), \quad f(x) = \operatorname{elu}([x, -x])$$
 
     where a is the vertical stack's feature (in the horizontal stack) and, on the way back, the
     feature from the way there. `scales` above 1 puts blocks at half the resolution, and so on, in
@@ -51,8 +51,8 @@ class PixelCNNpp(AutoregressiveLikelihood):
         ValueError: if the size is not that of an image, or cannot be halved so often.
 
     References:
-        Salimans, Karpathy, Chen, Kingma (2017): PixelCNN++: improving the PixelCNN with
-        discretized logistic mixture likelihood and other modifications. arXiv:1701.05517.
+        Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++: improving the PixelCNN with
+        discretized logistic mixture likelihood and other modifications, arXiv:1701.05517.
 
     Example:
         >>> p = PixelCNNpp(10, (3, 4, 4), width=8, depth=1, scales=2)(torch.zeros(5, 10))
@@ -209,7 +209,7 @@ class _Level(nn.Module):
 
 
 class _Pair(nn.Module):
-    """A vertical block, the horizontal one beside it, and what leads to them."""
+    """A vertical block, the horizontal one next to it, and what leads to them."""
 
     def __init__(self, width: int, dropout: float, back: bool) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ class Pixels(ABC):
     """A distribution over the channels of one pixel, as a value without parameters.
 
     The channels of a pixel follow each other (red, green, blue): a later one depends linearly on
-    those before, with slopes that the network returns beside the rest.
+    those before, with slopes that the network returns besides the rest.
     """
 
     @abstractmethod
@@ -65,7 +65,7 @@ def _pairs(channels: int) -> int:
 
 @dataclass(frozen=True)
 class BinaryPixels(Pixels):
-    r"""Zero or one: :math:`P(x_c = 1) = \sigma(b_c + \sum_{d < c} a_{cd} (x_d - 1/2))`."""
+    r"""Zero or one: $P(x_c = 1) = \sigma(b_c + \sum_{d < c} a_{cd} (x_d - 1/2))$."""
 
     def outputs(self, channels: int) -> int:
         return channels + _pairs(channels)
@@ -103,14 +103,13 @@ def _split(y: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
 class CategoricalPixels(Pixels):
     r"""A softmax over grey levels, with no notion of which are near each other.
 
-    .. math::
-        P(x_c = l / (L - 1)) \propto \exp\big( b_{lc} + \sum_{d < c} a_{lcd} (x_d - 1/2) \big)
+    $$P(x_c = l / (L - 1)) \propto \exp\big( b_{lc} + \sum_{d < c} a_{lcd} (x_d - 1/2) \big)$$
 
     Args:
         levels: number L of grey levels on [0, 1].
 
     References:
-        van den Oord, Kalchbrenner, Kavukcuoglu (2016): Pixel recurrent neural networks.
+        van den Oord, Kalchbrenner and Kavukcuoglu (2016), Pixel recurrent neural networks,
         arXiv:1601.06759.
     """
 

@@ -49,7 +49,7 @@ class Cursor:
 class ShiftedConv2d(nn.Module):
     r"""A convolution whose kernel lies above its output, or above and to the left.
 
-    .. math:: y_{ij} = b + \sum_{r=0}^{h-1} \sum_{c} W_{rc} \, x_{i - r, \, j + c}
+    $$y_{ij} = b + \sum_{r=0}^{h-1} \sum_{c} W_{rc} \, x_{i - r, \, j + c}$$
 
     where c runs from -(w - 1) / 2 to (w - 1) / 2, or from -(w - 1) to 0 with `right`. The output
     sees the input at its own position: strict shifts are made once, on the image, and not here.

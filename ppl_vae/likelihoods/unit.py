@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body
 from ppl_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli"]
@@ -16,7 +17,7 @@ __all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli"]
 class Bernoulli(Likelihood):
     r"""Independent binary elements.
 
-    .. math:: \log p(x \mid z) = \sum_i x_i \log \pi_i(z) + (1 - x_i) \log (1 - \pi_i(z))
+    $$\log p(x \mid z) = \sum_i x_i \log \pi_i(z) + (1 - x_i) \log (1 - \pi_i(z))$$
 
     Grey values between 0 and 1 are admitted: what is then computed is a cross-entropy, not the
     log of a density on [0, 1], and its numbers do not compare with a density's. Binarise the
@@ -45,17 +46,17 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     r"""Independent elements on [0, 1] with density proportional to the Bernoulli formula.
 
-    .. math:: p(x_i \mid z) = C(\ell_i) \, \pi_i^{x_i} (1 - \pi_i)^{1 - x_i}, \qquad
-              C(\ell) = \ell / \tanh(\ell / 2), \quad \pi = 1 / (1 + e^{-\ell})
+    $$p(x_i \mid z) = C(\ell_i) \, \pi_i^{x_i} (1 - \pi_i)^{1 - x_i}, \qquad
+      C(\ell) = \ell / \tanh(\ell / 2), \quad \pi = 1 / (1 + e^{-\ell})$$
 
     Args:
         dim: dimension d of z.
         size: event shape of x.
-        body: factory of the network, which returns the logits :math:`\ell`.
+        body: factory of the network, which returns the logits $\ell$.
 
     References:
-        Loaiza-Ganem, Cunningham (2019): The continuous Bernoulli: fixing a pervasive error in
-        variational autoencoders. arXiv:1907.06845.
+        Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in
+        variational autoencoders, arXiv:1907.06845.
     """
 
     def __init__(self, dim: int, size: Sequence[int], body: Body = MLP) -> None:
@@ -69,8 +70,8 @@ class ContinuousBernoulli(Likelihood):
 class Categorical(Likelihood):
     r"""Independent categorical elements over equally spaced grey levels.
 
-    .. math:: p\Big(x_i = \frac{k}{L - 1} \,\Big|\, z\Big) =
-              \operatorname{softmax}(\ell_i(z))_k, \qquad k = 0, \ldots, L - 1
+    $$p\Big(x_i = \frac{k}{L - 1} \,\Big|\, z\Big) =
+      \operatorname{softmax}(\ell_i(z))_k, \qquad k = 0, \ldots, L - 1$$
 
     An exact likelihood of 8-bit images scaled to [0, 1]. It knows no order among the levels, and
     the network returns L numbers for each element.
@@ -85,7 +86,7 @@ class Categorical(Likelihood):
         ValueError: if there are fewer than 2 levels.
 
     References:
-        van den Oord, Kalchbrenner, Kavukcuoglu (2016): Pixel recurrent neural networks.
+        van den Oord, Kalchbrenner and Kavukcuoglu (2016), Pixel recurrent neural networks,
         arXiv:1601.06759.
     """
 

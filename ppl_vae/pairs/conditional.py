@@ -9,19 +9,19 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from ppl_vae.data.dataset import Beside
+from ppl_vae.data.dataset import Extra
 from ppl_vae.guides.encoder import Encoder
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.pairs.pair import Pair, check_encoder, check_parts, part_name
 from ppl_vae.priors import ConditionalNormal, Prior
 from ppl_vae.program.registration import register
 
-__all__ = ["ConditionalVAE", "beside", "covariates_of", "joined"]
+__all__ = ["ConditionalVAE", "appended", "covariates_of", "joined"]
 
 
 class ConditionalVAE(Pair):
-    r"""A conditional variational auto-encoder: :math:`p(z \mid c)\, p(x \mid z, c)` and
-    :math:`q(z \mid x, c)`.
+    r"""A conditional variational auto-encoder: $p(z \mid c)\, p(x \mid z, c)$ and
+    $q(z \mid x, c)$.
 
     The covariate c, flattened to k numbers, joins z before the likelihood, which is therefore
     built over d + k dimensions; and it joins x before the encoder as k further entries of x's
@@ -46,8 +46,8 @@ class ConditionalVAE(Pair):
         ValueError: if the parts disagree about the shape of z, c or x.
 
     References:
-        Sohn, Lee, Yan (2015): Learning structured output representation using deep conditional
-        generative models. NeurIPS.
+        Sohn, Lee and Yan (2015), Learning structured output representation using deep conditional
+        generative models, NeurIPS.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ class ConditionalVAE(Pair):
         >>> loss = InfoVAE(MMD(), scale=10.0)(vae.model, vae.guide)(x, c)
     """
 
-    beside: ClassVar[Beside] = "covariates"
+    extra: ClassVar[Extra] = "covariates"
 
     def __init__(
         self, prior: Prior | ConditionalNormal, likelihood: Likelihood, encoder: Encoder
@@ -96,7 +96,7 @@ class ConditionalVAE(Pair):
         """Draws z, of shape (n, d), from the encoder at x and c."""
         register(self)
         with pyro.plate("data", len(x)):
-            return pyro.sample("z", self.encoder(beside(x, _flat(x, c), self.likelihood.size)))
+            return pyro.sample("z", self.encoder(appended(x, _flat(x, c), self.likelihood.size)))
 
     def _prior(self, c: Tensor) -> TorchDistribution:
         if isinstance(self.prior, Prior):
@@ -104,8 +104,8 @@ class ConditionalVAE(Pair):
         return self.prior(c.reshape(len(c), *self.prior.size))
 
 
-def beside(x: Tensor, c: Tensor, size: Sequence[int]) -> Tensor:
-    """Puts c beside x as further entries of x's first dimension.
+def appended(x: Tensor, c: Tensor, size: Sequence[int]) -> Tensor:
+    """Puts c next to x as further entries of x's first dimension.
 
     Args:
         x: tensor of shape (*batch, *size).
@@ -146,7 +146,7 @@ def covariates_of(prior: nn.Module, likelihood: Likelihood, encoder: Encoder) ->
     if tuple(encoder.size) != due or encoder.dim != dim:
         raise ValueError(
             f"{part_name(encoder)} reads {tuple(encoder.size)} and is over {encoder.dim} "
-            f"dimensions: beside {part_name(likelihood)} over {dim} + {covariates} dimensions it "
+            f"dimensions: besides {part_name(likelihood)} over {dim} + {covariates} dimensions it "
             f"must read {due}, x and the covariates, and be over {dim}"
         )
     return covariates

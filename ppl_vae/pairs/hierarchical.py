@@ -19,11 +19,11 @@ __all__ = ["HierarchicalVAE"]
 class HierarchicalVAE(Pair):
     r"""A variational auto-encoder with L layers of codes, and a ladder for its guide.
 
-    .. math:: p(z_L) \Big(\prod_{l=1}^{L-1} p(z_l \mid z_{l+1})\Big) p(x \mid z_1), \qquad
-              q(z_L \mid x) \prod_{l=1}^{L-1} q(z_l \mid x, z_{l+1})
+    $$p(z_L) \Big(\prod_{l=1}^{L-1} p(z_l \mid z_{l+1})\Big) p(x \mid z_1), \qquad
+      q(z_L \mid x) \prod_{l=1}^{L-1} q(z_l \mid x, z_{l+1})$$
 
     The guide draws from the top down, each layer from the product of what the data say,
-    :math:`\hat q_l(z_l \mid x)`, and of the prior given the layer above. Both halves being in the
+    $\hat q_l(z_l \mid x)$, and of the prior given the layer above. Both halves being in the
     model's order, every layer's KL is in closed form.
 
     The latent sites are `z1`, next to the data, to `zL`; the observed one is `x`, the plate
@@ -40,7 +40,7 @@ class HierarchicalVAE(Pair):
         ValueError: if the parts disagree about the layers or the shape of x.
 
     References:
-        Sønderby, Raiko, Maaløe, Sønderby, Winther (2016): Ladder variational autoencoders.
+        Sønderby, Raiko, Maaløe, Sønderby and Winther (2016), Ladder variational autoencoders,
         arXiv:1602.02282.
 
     Example:

@@ -8,7 +8,7 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from ppl_vae.data.dataset import Beside
+from ppl_vae.data.dataset import Extra
 from ppl_vae.guides import Encoder, Ladder
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.priors import ConditionalNormal, Prior
@@ -22,19 +22,19 @@ class Pair(Portable):
     """A model and a guide over the same data, made of parts: the base class of `VAE` and its kin.
 
     A subclass is built as `cls(prior, likelihood, encoder, ...)` and has two methods, `model` and
-    `guide`, of the same arguments: a batch of data and, beside it, what `beside` names. Its
+    `guide`, of the same arguments: a batch of data and, besides it, what `extra` names. Its
     observed site is `x` and its plate `data`. It serves `Experiment`, the command line and the
     reports; objectives and `fit` take any model and guide.
 
     Attributes:
-        beside: what of a data set both are called with beside the rows.
+        extra: what of a data set both are called with besides the rows.
         missing: whether NaN in x are left out of the likelihood; the encoder has to take them,
             as one with a body `Masked` does.
         model: the generative program.
         guide: the encoder program.
     """
 
-    beside: ClassVar[Beside] = ""
+    extra: ClassVar[Extra] = ""
     missing: bool = False
     model: Callable[..., Any]
     guide: Callable[..., Any]

@@ -10,10 +10,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import distributions
-from ppl_vae.data.dataset import Beside
+from ppl_vae.data.dataset import Extra
 from ppl_vae.guides import Encoder, OneHotCategorical, RelaxedCategorical
 from ppl_vae.likelihoods import Likelihood
-from ppl_vae.pairs.conditional import beside, covariates_of, joined
+from ppl_vae.pairs.conditional import appended, covariates_of, joined
 from ppl_vae.pairs.pair import Pair, check_parts, part_name
 from ppl_vae.priors import Prior
 from ppl_vae.program.registration import register
@@ -24,7 +24,7 @@ __all__ = ["SemiSupervisedVAE"]
 class SemiSupervisedVAE(Pair):
     r"""A variational auto-encoder with a class y of each datum, known for some data.
 
-    .. math:: p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y)
+    $$p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y)$$
 
     The class is latent where the label is missing, and the classifier says how:
 
@@ -41,7 +41,7 @@ class SemiSupervisedVAE(Pair):
     In training, and there alone, the model therefore observes them once more, at the site
     `label`, given x and with a weight:
 
-    .. math:: -w \sum_{i\ \text{labelled}} \log q(y_i \mid x_i).
+    $$-w \sum_{i\ \text{labelled}} \log q(y_i \mid x_i).$$
 
     Args:
         prior: p(z), over d dimensions.
@@ -57,8 +57,8 @@ class SemiSupervisedVAE(Pair):
         ValueError: if the parts disagree about the number of classes or the shape of z or x.
 
     References:
-        Kingma, Rezende, Mohamed, Welling (2014): Semi-supervised learning with deep generative
-        models. arXiv:1406.5298.
+        Kingma, Rezende, Mohamed and Welling (2014), Semi-supervised learning with deep generative
+        models, arXiv:1406.5298.
 
     Example:
         >>> import torch
@@ -76,7 +76,7 @@ class SemiSupervisedVAE(Pair):
         >>> loss = InfoVAE(MMD(), scale=10.0)(vae.model, vae.guide)(x, y)
     """
 
-    beside: ClassVar[Beside] = "labels"
+    extra: ClassVar[Extra] = "labels"
     probabilities: Tensor
 
     def __init__(
@@ -154,7 +154,7 @@ class SemiSupervisedVAE(Pair):
             with poutine.mask(mask=~known):
                 drawn = pyro.sample("y_unobserved", q, infer=infer)
             y = torch.where(known[:, None], label, drawn)
-            return pyro.sample("z", self.encoder(beside(x, y, self.likelihood.size)))
+            return pyro.sample("z", self.encoder(appended(x, y, self.likelihood.size)))
 
     def classify(self, x: Tensor) -> Tensor:
         """The class probabilities q(y | x), of shape (n, K)."""

@@ -13,8 +13,8 @@ __all__ = ["VAE"]
 
 
 class VAE(Pair):
-    r"""A variational auto-encoder: the model :math:`p(z) p(x \mid z)` and the guide
-    :math:`q(z \mid x)`.
+    r"""A variational auto-encoder: the model $p(z) p(x \mid z)$ and the guide
+    $q(z \mid x)$.
 
     The latent site is `z`, the observed one `x`, the plate around both `data`. Nothing else in
     the library needs this class: a model and a guide written by hand serve as well.

@@ -15,7 +15,7 @@ from ppl_vae.plots.diagnostics import (
 )
 from ppl_vae.plots.output import save
 from ppl_vae.plots.palette import STYLE
-from ppl_vae.plots.rows import is_image, paths, points, reconstructions, samples
+from ppl_vae.plots.rows import paths, points, reconstructions, samples
 from ppl_vae.plots.training import curves, noise_and_spread, rate_distortion
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "counts",
     "curves",
     "heat_map",
-    "is_image",
     "latent",
     "moved",
     "noise_and_spread",

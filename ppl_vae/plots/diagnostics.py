@@ -28,8 +28,11 @@ __all__ = ["plot_coverage", "plot_nuts", "plot_pareto_k", "plot_predictive", "pl
 
 @styled
 def plot_pareto_k(result: KHats) -> Figure:
-    """k-hat of the data in ascending order, so that the curve crosses the threshold at the share
-    of usable data."""
+    """k-hat of the data in ascending order: it crosses the threshold at the share of usable data.
+
+    Args:
+        result: of `pareto_k`.
+    """
     figure = Drawing(6.2, 3.8)
     ax = figure.subplots()
     order = np.argsort(result.k, kind="stable")[: int((~np.isnan(result.k)).sum())]
@@ -71,8 +74,12 @@ def plot_pareto_k(result: KHats) -> Figure:
 
 @styled
 def plot_sbc(result: Ranks, components: int = 6) -> Figure:
-    """Rank histograms of the worst components, and the difference of every rank ECDF from
-    uniform with a simultaneous 99% band."""
+    """Histograms of ranks, and how far their distributions are from uniform, with a 99% band.
+
+    Args:
+        result: of `sbc`.
+        components: how many histograms, of those furthest from uniform.
+    """
     series = _series(result.uniform)
     tests = dict(_series({k: np.asarray(p)[None] for k, p in result.p_values.items()}))
     series.sort(key=lambda item: float(tests[item[0]][0]))
@@ -121,8 +128,11 @@ def plot_sbc(result: Ranks, components: int = 6) -> Figure:
 
 @styled
 def plot_coverage(result: Intervals) -> Figure:
-    """Observed against nominal coverage; small marks are components, large ones a latent's
-    mean."""
+    """Observed against nominal coverage: small marks are components, large ones a latent's mean.
+
+    Args:
+        result: of `coverage`.
+    """
     figure = Drawing(4.6, 4.6)
     ax = figure.subplots()
     nominal = result.levels
@@ -151,7 +161,11 @@ def plot_coverage(result: Intervals) -> Figure:
 
 @styled
 def plot_predictive(result: Replicates) -> Figure:
-    """Each statistic over drawn data sets, with the data's."""
+    """Each statistic over drawn data sets, with the data's.
+
+    Args:
+        result: of `predictive_check`.
+    """
     names = list(result.observed)
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
@@ -173,8 +187,12 @@ def plot_predictive(result: Replicates) -> Figure:
 
 @styled
 def plot_nuts(result: Comparison, components: int = 12) -> Figure:
-    """90% intervals of guide and NUTS for the components furthest apart, and the gaps of each
-    datum."""
+    """90% intervals of guide and NUTS for the components furthest apart, and each datum's gaps.
+
+    Args:
+        result: of `against_nuts`.
+        components: how many are shown.
+    """
     entries = []
     for name, apart in result.wasserstein.items():
         for index in np.ndindex(apart.shape):

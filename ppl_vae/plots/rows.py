@@ -37,7 +37,7 @@ def samples(draws: Tensor, x: Tensor | None = None, columns: int = 8) -> Figure:
 
     Args:
         draws: `(n, *size)`.
-        x: data to show beside points.
+        x: data to show next to points.
         columns: images to a row.
     """
     if is_image(draws):
@@ -50,6 +50,9 @@ def points(groups: Mapping[str, Tensor]) -> Figure:
     """Sets of rows in the plane of their first two coordinates; densities of single numbers.
 
     Rows in which one of them is missing are left out.
+
+    Args:
+        groups: `(n, *size)` each, by the name that the legend says.
     """
     figure = Drawing(5.0, 4.4)
     axes: Any = figure.subplots()

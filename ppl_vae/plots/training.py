@@ -71,18 +71,26 @@ def _drawn(axes: Any, kind: str, history: Epochs, name: str, colour: str) -> lis
 
 @styled
 def noise_and_spread(history: Epochs) -> Figure | None:
-    """What the log holds of each code: its noise, its means' spread, and what it can carry at
-    most, (1/2) log(1 + (spread / noise)^2), which falls to 0 as a code collapses.
+    r"""Noise and spread of each code over the epochs, and what it can carry at most.
 
-    None where the log holds nothing of codes.
+    That is $\frac12 \log(1 + (\mathrm{spread} / \mathrm{noise})^2)$ nats, which falls to 0 as a
+    code collapses.
+
+    Args:
+        history: of `fit`.
+
+    Returns:
+        None where the log holds nothing of codes.
     """
+    logged = {*history.names}
     names = [name.removeprefix("sd/") for name in history.names if name.startswith("sd/")]
+    names = [name for name in names if f"spread/{name}" in logged]
     if not names:
         return None
     noise = {name: np.asarray(history[f"sd/{name}"]) for name in names}
     spread = {name: np.asarray(history[f"spread/{name}"]) for name in names}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        carried = {n: 0.5 * np.log1p((spread[n] / noise[n]) ** 2) for n in names}
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        carried = {n: np.log(np.hypot(1.0, spread[n] / noise[n])) for n in names}
     names.sort(key=lambda name: -np.nan_to_num(carried[name][-1]))
     panels = (
         ("noise: sd of q(z|x)", noise), ("spread: sd of the means", spread),

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import MLP, Body, apply_body, positive
+from ppl_vae.bodies import MLP
+from ppl_vae.bodies.body import Body, apply_body, positive
 
 __all__ = ["ConditionalNormal"]
 
@@ -15,7 +16,7 @@ __all__ = ["ConditionalNormal"]
 class ConditionalNormal(nn.Module):
     r"""Normal prior whose mean and standard deviations depend on a covariate.
 
-    .. math:: p(z \mid c) = \prod_{j=1}^d \mathcal N(z_j \mid \mu_j(c), \sigma_j(c)^2)
+    $$p(z \mid c) = \prod_{j=1}^d \mathcal N(z_j \mid \mu_j(c), \sigma_j(c)^2)$$
 
     Args:
         dim: dimension d of z.
@@ -26,8 +27,8 @@ class ConditionalNormal(nn.Module):
         c (*batch, *size) to a distribution of batch shape `batch` and event shape (d,).
 
     References:
-        Sohn, Lee, Yan (2015): Learning structured output representation using deep conditional
-        generative models. NeurIPS.
+        Sohn, Lee and Yan (2015), Learning structured output representation using deep conditional
+        generative models, NeurIPS.
 
     Example:
         >>> import torch

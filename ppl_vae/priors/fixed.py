@@ -13,7 +13,7 @@ __all__ = ["Laplace", "RelaxedOneHotCategorical", "StandardNormal", "StudentT", 
 
 
 class StandardNormal(Prior):
-    r"""Standard normal prior :math:`\mathcal N(0, I)`.
+    r"""Standard normal prior $\mathcal N(0, I)$.
 
     Args:
         dim: dimension d of z.
@@ -37,7 +37,7 @@ class StandardNormal(Prior):
 
 
 class Uniform(Prior):
-    r"""Uniform prior on the box :math:`[a, b]^d`.
+    r"""Uniform prior on the box $[a, b]^d$.
 
     An encoder that can leave the box has an infinite KL against it: pair it with
     `ppl_vae.guides.UniformBox`, or with an objective that evaluates no KL (`alpha=1`).
@@ -70,11 +70,11 @@ class Uniform(Prior):
 class Laplace(Prior):
     r"""Laplace prior, which favours codes with few large coordinates.
 
-    .. math:: p(z) = \prod_{j=1}^d \frac{1}{2 b} e^{-|z_j| / b}
+    $$p(z) = \prod_{j=1}^d \frac{1}{2 b} e^{-|z_j| / b}$$
 
     Args:
         dim: dimension d of z.
-        scale: the b; the standard deviation is :math:`\sqrt 2 b`.
+        scale: the b; the standard deviation is $\sqrt 2 b$.
     """
 
     loc: Tensor
@@ -93,12 +93,12 @@ class Laplace(Prior):
 class StudentT(Prior):
     r"""Student-t prior with independent coordinates, which forgives outlying codes.
 
-    .. math:: p(z) \propto \prod_{j=1}^d
-              \Big(1 + \frac{z_j^2}{\nu s^2}\Big)^{-(\nu + 1) / 2}
+    $$p(z) \propto \prod_{j=1}^d
+      \Big(1 + \frac{z_j^2}{\nu s^2}\Big)^{-(\nu + 1) / 2}$$
 
     Args:
         dim: dimension d of z.
-        df: degrees of freedom :math:`\nu`; the variance is finite above 2.
+        df: degrees of freedom $\nu$; the variance is finite above 2.
         scale: the s.
     """
 
@@ -120,22 +120,23 @@ class StudentT(Prior):
 class RelaxedOneHotCategorical(Prior):
     r"""Relaxed one-hot prior on the simplex: nearly one of d classes, all equally likely.
 
-    .. math:: z = \operatorname{softmax}(g / \tau), \qquad g_j \sim \operatorname{Gumbel}(0, 1)
+    $$z = \operatorname{softmax}(g / \tau), \qquad g_j \sim \operatorname{Gumbel}(0, 1)$$
 
     The density is with respect to the first d - 1 coordinates. Pair it with
     `ppl_vae.guides.RelaxedCategorical`.
 
     Args:
         dim: number of classes d, at least 2.
-        temperature: the :math:`\tau`; at 0 the draws would be one-hot. With
-            :math:`\tau \le 1 / (d - 1)` the density has no mode inside the simplex.
+        temperature: the $\tau$; at 0 the draws would be one-hot. With
+            $\tau \le 1 / (d - 1)$ the density has no mode inside the simplex.
 
     Raises:
         ValueError: if there are fewer than 2 classes.
 
     References:
-        Maddison, Mnih, Teh (2017): The concrete distribution. arXiv:1611.00712. Jang, Gu, Poole
-        (2017): Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
+        Maddison, Mnih and Teh (2017), The concrete distribution, arXiv:1611.00712.
+        Jang, Gu and Poole (2017), Categorical reparameterization with Gumbel-softmax,
+        arXiv:1611.01144.
     """
 
     logits: Tensor

@@ -13,17 +13,17 @@ __all__ = ["FlowPrior"]
 
 
 class FlowPrior(Prior):
-    r"""Autoregressive flow: the law of z where :math:`f(z) \sim \mathcal N(0, I)`, f learned.
+    r"""Autoregressive flow: the law of z where $f(z) \sim \mathcal N(0, I)$, f learned.
 
-    .. math:: \log p(z) = \log \mathcal N(f(z) \mid 0, I)
-              + \log \Big| \det \frac{\partial f}{\partial z} \Big|
+    $$\log p(z) = \log \mathcal N(f(z) \mid 0, I)
+      + \log \Big| \det \frac{\partial f}{\partial z} \Big|$$
 
     Scoring takes one pass through the flow, drawing takes d. Needs zuko (the extra `flows`).
 
     Args:
         dim: dimension d of z.
         flow: `"affine"` (masked autoregressive flow) or `"spline"` (neural spline flow, which
-            bends :math:`[-5, 5]^d` and leaves the rest as it is).
+            bends $[-5, 5]^d$ and leaves the rest as it is).
         transforms: number of transformations composed.
         hidden: widths of the hidden layers of each.
 
@@ -31,9 +31,10 @@ class FlowPrior(Prior):
         ImportError: if zuko is not installed.
 
     References:
-        Papamakarios, Pavlakou, Murray (2017): Masked autoregressive flow for density estimation.
-        arXiv:1705.07057. Durkan et al. (2019): Neural spline flows. arXiv:1906.04032. Chen et
-        al. (2017): Variational lossy autoencoder. arXiv:1611.02731.
+        Papamakarios, Pavlakou and Murray (2017), Masked autoregressive flow for density
+        estimation, arXiv:1705.07057.
+        Durkan et al. (2019), Neural spline flows, arXiv:1906.04032.
+        Chen et al. (2017), Variational lossy autoencoder, arXiv:1611.02731.
     """
 
     def __init__(

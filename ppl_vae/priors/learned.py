@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.arguments import above_zero, whole
-from ppl_vae.bodies import positive
-from ppl_vae.bodies.body import inverse_softplus
+from ppl_vae.bodies.body import inverse_softplus, positive
 from ppl_vae.distributions import DiagonalNormalMixture
 from ppl_vae.priors.prior import Prior
 
@@ -16,7 +15,7 @@ __all__ = ["DiagonalNormal", "GaussianMixture"]
 class DiagonalNormal(Prior):
     r"""Normal prior with a learned mean and learned standard deviations.
 
-    .. math:: p(z) = \prod_{j=1}^d \mathcal N(z_j \mid \mu_j, \sigma_j^2)
+    $$p(z) = \prod_{j=1}^d \mathcal N(z_j \mid \mu_j, \sigma_j^2)$$
 
     It starts as the standard normal.
 
@@ -36,10 +35,10 @@ class DiagonalNormal(Prior):
 class GaussianMixture(Prior):
     r"""Mixture of normals with diagonal covariances.
 
-    .. math:: p(z) = \sum_{k=1}^K \pi_k \prod_{j=1}^d \mathcal N(z_j \mid \mu_{kj}, \sigma_{kj}^2)
+    $$p(z) = \sum_{k=1}^K \pi_k \prod_{j=1}^d \mathcal N(z_j \mid \mu_{kj}, \sigma_{kj}^2)$$
 
     Before training the weights are equal, the scales all the same, and the means drawn from
-    :math:`\mathcal N(0, \mathrm{spread}^2 I)`.
+    $\mathcal N(0, \mathrm{spread}^2 I)$.
 
     Args:
         dim: dimension d of z.

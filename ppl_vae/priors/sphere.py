@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from ppl_vae import distributions
 from ppl_vae.arguments import whole
-from ppl_vae.bodies import positive
+from ppl_vae.bodies.body import positive
 from ppl_vae.priors.prior import Prior
 
 __all__ = ["VonMisesFisher"]
 
 
 class VonMisesFisher(Prior):
-    r"""Von Mises-Fisher prior on the unit sphere of :math:`\mathbb R^d`.
+    r"""Von Mises-Fisher prior on the unit sphere of $\mathbb R^d$.
 
-    .. math:: p(z) \propto e^{\kappa \mu^\top z}
+    $$p(z) \propto e^{\kappa \mu^\top z}$$
 
     with respect to the surface measure; by default uniform. The codes must lie on the sphere:
     pair it with `ppl_vae.guides.VonMisesFisher`, or with an objective that evaluates no KL
@@ -25,8 +25,8 @@ class VonMisesFisher(Prior):
 
     Args:
         dim: dimension d of the space around the sphere, at least 2.
-        concentration: the :math:`\kappa \ge 0`; where it is learned, its start value.
-        learnable: whether the mean direction :math:`\mu`, at the start the first axis, and the
+        concentration: the $\kappa \ge 0$; where it is learned, its start value.
+        learnable: whether the mean direction $\mu$, at the start the first axis, and the
             concentration are learned.
 
     Raises:
@@ -34,7 +34,7 @@ class VonMisesFisher(Prior):
             or not finite, or learned and 0.
 
     References:
-        Davidson et al. (2018): Hyperspherical variational auto-encoders. arXiv:1804.00891.
+        Davidson et al. (2018), Hyperspherical variational auto-encoders, arXiv:1804.00891.
     """
 
     direction: Tensor

@@ -18,7 +18,7 @@ __all__ = ["VampPrior"]
 class VampPrior(Prior):
     r"""Variational mixture of posteriors: the encoder at learned pseudo-inputs.
 
-    .. math:: p(z) = \frac1K \sum_{k=1}^K q(z \mid u_k)
+    $$p(z) = \frac1K \sum_{k=1}^K q(z \mid u_k)$$
 
     It is built after the encoder and shares its tensors, which stay the encoder's to save and to
     train: only the pseudo-inputs are the prior's own.
@@ -32,7 +32,7 @@ class VampPrior(Prior):
         ValueError: if there is no component, or the encoder is of several layers.
 
     References:
-        Tomczak, Welling (2018): VAE with a VampPrior. arXiv:1705.07120.
+        Tomczak and Welling (2018), VAE with a VampPrior, arXiv:1705.07120.
 
     Example:
         >>> from ppl_vae.guides import MeanFieldNormal

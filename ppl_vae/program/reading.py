@@ -205,6 +205,10 @@ class Reading:
     def _inside(self, names: Iterable[str], plates: Sequence[str]) -> list[str]:
         return [name for name in names if self.guide_sites[name].inside(plates)]
 
+    def forget_rows(self) -> None:
+        """Reads rows anew, as sites have changed."""
+        self._rows.clear()
+
     def rows(
         self, plate: PlateName | None = None, sites: Sequence[str] | None = None
     ) -> tuple[list[str], Rows]:

@@ -52,13 +52,14 @@ class Plate:
         name: its name.
         dim: its batch dimension, negative.
         size: how many entries the run has.
-        full_size: how many they stand for: more than `size` under subsampling.
+        full_size: how many they stand for: more than `size` under subsampling. Where several
+            processes have the rows of a subsample, those of this one's part, no whole number.
     """
 
     name: str
     dim: int
     size: int
-    full_size: int
+    full_size: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from ppl_vae.objectives import InfoVAE
 from ppl_vae.priors import StandardNormal
 from ppl_vae.records import p_value
 from ppl_vae.training.history import History
+from ppl_vae.training.spread import carried, codes
 
 __all__ = ["Facts", "Finding", "facts", "findings", "judge"]
 
@@ -149,16 +150,12 @@ def _usage(f: Facts) -> Finding | None:
 
 def _silent(f: Facts) -> Finding | None:
     """Which codes say nothing."""
-    codes = _codes(f)
-    silent = [
-        name
-        for name, (noise, spread) in codes.items()
-        if noise > 0 and math.log1p((spread / noise) ** 2) / 2 < SILENT
-    ]
-    if not codes or not silent:
+    found = _codes(f)
+    silent = [name for name, code in found.items() if carried(*code) < SILENT]
+    if not silent:
         return None
-    some = f"{len(silent)} of {len(codes)} codes say nothing of the data: {_listed(silent)}."
-    if len(silent) == len(codes):
+    some = f"{len(silent)} of {len(found)} codes say nothing of the data: {_listed(silent)}."
+    if len(silent) == len(found):
         return Finding("problem", "collapse", some, section="codes")
     advice = "Fewer dimensions would do, or a weaker penalty."
     return Finding("note", "inactive codes", some, advice, "traversals")
@@ -182,7 +179,7 @@ def _match(f: Facts) -> Finding | None:
     off = [
         f"{name} has sd {sd:.2g}"
         for name, (noise, spread) in _codes(f).items()
-        if f.standard and abs(math.log(sd := math.hypot(noise, spread))) > math.log(1.25)
+        if f.standard and ((sd := math.hypot(noise, spread)) > 1.25 or sd < 1 / 1.25)
     ]
     where = f"; {_listed(off)}" if off else ""
     text = f"{', '.join(said)}{where}: the decoder is asked at samples for what it has not seen."
@@ -282,9 +279,7 @@ RULES: tuple[Callable[[Facts], Finding | None], ...] = (
 
 def _codes(f: Facts) -> dict[str, tuple[float, float]]:
     """Noise and spread of each code after the last epoch."""
-    last = f.history.last if len(f.history) else {}
-    names = [name.removeprefix("sd/") for name in last if name.startswith("sd/")]
-    return {name: (last[f"sd/{name}"], last[f"spread/{name}"]) for name in names}
+    return codes(f.history.last) if len(f.history) else {}
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

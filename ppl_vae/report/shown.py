@@ -9,13 +9,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.evaluation import Codes, posterior_codes
-from ppl_vae.evaluation.codes import ACTIVE
+from ppl_vae.evaluation import posterior_codes
+from ppl_vae.evaluation.codes import ACTIVE, Codes
 from ppl_vae.evaluation.metric import Inapplicable
 from ppl_vae.evaluation.programs import seeded
 from ppl_vae.evaluation.samples import draw
 from ppl_vae.experiment import Experiment
-from ppl_vae.plots import is_image
+from ppl_vae.plots.rows import is_image
 from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
 from ppl_vae.using.decoding import decode, latents

@@ -2,8 +2,6 @@
 
 from ppl_vae.training.fit import fit
 from ppl_vae.training.guard import NotFinite
-from ppl_vae.training.history import History
-from ppl_vae.training.run import Run
 from ppl_vae.training.svi import SVI
 
-__all__ = ["SVI", "History", "NotFinite", "Run", "fit"]
+__all__ = ["SVI", "NotFinite", "fit"]

@@ -81,7 +81,7 @@ def as_pyro(optimizer: object, trained: Mapping[str, Tensor]) -> PyroOptim:
     if left:
         raise ValueError(
             f"the {made.__name__} was made without {left[0]!r} and {len(left) - 1} more: give the "
-            f"class, torch.optim.{made.__name__}, which is made for all, or name what shall stay "
+            f"class, torch.optim.{made.__name__}, which is made for all, or name what is to stay "
             "by requires_grad_(False)"
         )
     return given

@@ -25,7 +25,7 @@ _DRAWS = "use a divergence of draws, such as MMD()"
 def check_compatible(
     model: Program, guide: Program, objective: ELBO, batch: Sequence[Any]
 ) -> None:
-    """Refuses a combination that could not be trained, or would be trained to no purpose.
+    """Refuses a combination that could not be trained, or whose training would change nothing.
 
     The guide and the model are run once, and the objective is evaluated once, in evaluation mode;
     torch's generators are left where they were.

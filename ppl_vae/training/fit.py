@@ -9,9 +9,10 @@ from pyro.infer import ELBO
 
 from ppl_vae.data.checks import Channels, Missing
 from ppl_vae.data.transform import Normalise
-from ppl_vae.objectives import InfoVAE
+from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, release
+from ppl_vae.program.precision import Precision
 from ppl_vae.state import ready_optimizers
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
@@ -24,6 +25,8 @@ from ppl_vae.training.run import Run
 from ppl_vae.training.session import Session
 from ppl_vae.training.stopping import Callback, Keep
 from ppl_vae.training.tuning import freezing
+from ppl_vae.world import alone as by_itself
+from ppl_vae.world import here
 
 __all__ = ["fit"]
 
@@ -52,6 +55,7 @@ def fit(
     channels: Channels | None = None,
     missing: Missing = "refuse",
     weights: Any = None,
+    precision: Precision = "full",
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: Run | str | Path | None = None,
@@ -67,7 +71,7 @@ def fit(
     or the training loss where there is none). On the CPU the same seed gives the same run bit for
     bit. Pyro's parameters and handlers are the process's, so one thread trains at a time.
 
-    A module that a plain function reaches through a variable, and hands to `pyro.module`, is
+    A module that a plain function reaches through a variable, and passes to `pyro.module`, is
     trained and its parameters are saved; its buffers (those of batch normalisation) are not, as
     only a module, a module's method, or either under effect handlers, tells what belongs to it.
 
@@ -79,9 +83,9 @@ def fit(
     Args:
         model: the model, called as `model(x)`; any Pyro callable.
         guide: the guide, called the same way.
-        data: a data set, which hands its rows and what its `handing` has put beside them; or rows
+        data: a data set, its rows and what its `passing` has put besides them; or rows
             `(n, *size)` as a tensor, a list, or anything with `__array__` or `to_numpy` (NumPy,
-            pandas, polars); or a tuple of several of n rows each that are handed side by side;
+            pandas, polars); or a tuple of several of n rows each that are passed side by side;
             or a torch `Dataset` or `DataLoader`, whose rows are streamed, see `ppl_vae.Dataset`.
             Tensors keep their type, all else becomes floats, and floats get the type of the pair's
             parameters.
@@ -123,13 +127,15 @@ def fit(
             their place and, where it has an argument of that name, `mask` of where values are; one
             whose networks read NaN themselves (`bodies.Masked`) sees the rows as they are.
         weights: how much each row counts, `(n,)`; their mean is set to 1.
+        precision: "bf16" computes the networks' matrix products and convolutions in bfloat16, in
+            training and for the held-out loss; weights, densities and kernels stay float32.
         out: folder for the run: configuration, metrics and weights.
         overwrite: replace a run that is there.
         resume: a run, or its folder, to go on with in its own folder, from its last checkpoint to
             `epochs` in all; everything else is given as it was when the run was begun. On the CPU
             it becomes what it would have been without the interruption, bit for bit.
-        checkpoint_steps: steps between checkpoints, beside that after each epoch.
-        config: what `config.yaml` in the folder shall say; the arguments here by default.
+        checkpoint_steps: steps between checkpoints, besides that after each epoch.
+        config: what `config.yaml` in the folder says; the arguments here by default.
         tensorboard: log to the folder for TensorBoard too, where that is installed.
         progress: show the terms in nats per datum: by a bar on a terminal or in a notebook, and by
             a line an epoch elsewhere.
@@ -163,13 +169,16 @@ def fit(
     """
     if checkpoint_steps is not None and checkpoint_steps < 1:
         raise ValueError(f"checkpoint_steps must be at least 1, got {checkpoint_steps}")
-    run, kept = None, None
+    run, kept, is_first = None, None, here().rank == 0
+    if not isinstance(objective, Objective):
+        here().refuse(f"{type(objective).__name__}, a loss of Pyro's,", "use InfoVAE or its kin")
     if resume is not None:
         run = resume if isinstance(resume, Run) else Run(resume)
         if overwrite or (out is not None and Path(out) != run.path):
             raise ValueError("resume= goes on in the run's own folder: leave out= and overwrite=")
-        run.lock()
-    elif out is not None:
+        if is_first:
+            run.lock()
+    elif out is not None and is_first:
         Run.check(out, overwrite)
     try:
         if run is not None:
@@ -178,29 +187,33 @@ def fit(
         began = origin(objective, optimizer)
         ready_optimizers()
         with memory_said(batch_size):
-            ready = prepare(
-                model,
-                guide,
-                data,
-                objective,
-                optimizer,
-                epochs=epochs,
-                batch_size=batch_size,
-                seed=seed,
-                device=device,
-                validation=validation,
-                critic_steps=critic_steps,
-                patience=patience,
-                keep=keep,
-                monitor=monitor,
-                start=start,
-                freeze=freeze,
-                normalise=normalise,
-                channels=channels,
-                missing=missing,
-                weights=weights,
-                resuming=run is not None,
-            )
+            # what is checked is checked by each process for itself, on the rows of all
+            with by_itself():
+                ready = prepare(
+                    model,
+                    guide,
+                    data,
+                    objective,
+                    optimizer,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    seed=seed,
+                    device=device,
+                    validation=validation,
+                    critic_steps=critic_steps,
+                    patience=patience,
+                    keep=keep,
+                    monitor=monitor,
+                    start=start,
+                    freeze=freeze,
+                    normalise=normalise,
+                    channels=channels,
+                    missing=missing,
+                    weights=weights,
+                    precision=precision,
+                    resuming=run is not None,
+                )
+            here().over(None, lambda world: world.part_streams())
             session = Session(ready, checkpoint_steps)
             if run is not None and kept is not None:
                 go_on(session, run, kept, began)
@@ -209,11 +222,19 @@ def fit(
                 run = begin(session, out, _written_out(config, objective), overwrite, began)
             with (
                 freezing(ready.frozen),
-                showing(epochs * ready.steps, session.training.step, epochs, progress) as shown,
-                board(run, tensorboard and not session.is_over, session.training.step) as writer,
+                showing(
+                    epochs * ready.steps, session.training.step, epochs, progress and is_first
+                ) as shown,
+                board(
+                    run if is_first else None,
+                    tensorboard and not session.is_over,
+                    session.training.step,
+                ) as writer,
             ):
                 if batch_size != ready.batch_size:
                     shown.say(f"steps of {ready.batch_size} rows, as the DataLoader gives them")
+                if here().size > 1 and not session.is_over:
+                    shown.say(f"{here().size} processes: steps are eager, and not recorded")
                 if session.is_over:
                     ended = "patience ended it" if len(session.history) < epochs else "it is over"
                     shown.say(f"{len(session.history)} epochs are trained, and {ended}")

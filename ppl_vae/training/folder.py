@@ -12,7 +12,7 @@ from ppl_vae.training.lock import Lock
 
 __all__ = ["check", "make"]
 
-# So old, in seconds, is what a process that was killed has left beside a run.
+# So old, in seconds, is what a process that was killed has left next to a run.
 _LEFT = 60.0
 
 
@@ -52,7 +52,7 @@ def make(
 ) -> Lock:
     """Makes a run's folder, and holds it.
 
-    All is written beside it and renamed, so that a folder is never half a run. Where the folder
+    All is written next to it and renamed, so that a folder is never half a run. Where the folder
     is there, what a run has in it is removed before the new files come, each whole.
 
     Args:

@@ -11,7 +11,7 @@ from ppl_vae.training import checkpoint
 from ppl_vae.training.checkpoint import NotKept
 from ppl_vae.training.run import CHECKPOINT, Run
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "Kept"]
 
 
 class Keeper:
@@ -65,6 +65,10 @@ class Keeper:
             self.run.save_weights(weights)
         self.run.log(row)
 
+    def weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Writes the weights that a training ends with early."""
+        self.run.save_weights(weights)
+
     def how_to_resume(self, epoch: int, is_exact: bool) -> str:
         """What to type to go on, in an epoch; empty where nothing does."""
         if not self._is_able:
@@ -79,3 +83,20 @@ class Keeper:
             f"{line} goes on from the start of epoch {epoch}, as a loader or an iterable cannot "
             "begin in the middle"
         )
+
+
+class Kept(Keeper):
+    """Of a training that goes over several processes, in those that another one writes for."""
+
+    def __init__(self) -> None: ...
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None: ...
+
+    def epoch(
+        self, state: Mapping[str, Any], weights: Mapping[str, Tensor] | None, row: dict[str, float]
+    ) -> None: ...
+
+    def weights(self, weights: Mapping[str, Tensor]) -> None: ...
+
+    def how_to_resume(self, epoch: int, is_exact: bool) -> str:
+        return ""

@@ -21,6 +21,7 @@ from ppl_vae.training.progress import brief
 from ppl_vae.training.svi import SVI
 from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
+from ppl_vae.world import alone, here
 
 __all__ = ["Mean", "Training", "Weights"]
 
@@ -156,7 +157,7 @@ class Training:
             loss = self._run(self.main.step, batch)
             if isinstance(self.optimizer, Scheduled):
                 self.optimizer.advance()
-            mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+            mean.add(loss, getattr(self.objective, "terms", {}), here().number(len(batch[0])))
             self.watch.after(self.step, batch)
             self.done += 1
             if bar.update():  # it was drawn: read the terms for the next time
@@ -171,7 +172,7 @@ class Training:
         self.done, self.mean = 0, Mean()
 
     def state(self) -> dict[str, Any]:
-        """What the steps have moved beside weights and objective, for a checkpoint."""
+        """What the steps have moved besides weights and objective, for a checkpoint."""
         params = self.weights.trained()
         return {
             "step": self.step,
@@ -218,10 +219,12 @@ class Training:
         """
         if lacks_memory(error):
             return error
-        with torch.random.fork_rng(noise.devices):
+        with torch.random.fork_rng(noise.devices), alone():
             noise.restore()
             site = first_bad_site(self.model, self.guide, batch)
         numeric = isinstance(error, FloatingPointError)
+        if numeric:  # which is of numbers that all processes have
+            site = here().first(site)
         if site is None and not numeric:
             return error
         self.weights.good.restore()
@@ -247,13 +250,12 @@ class Training:
             between: called after each batch.
         """
         mean = Mean()
-        with torch.random.fork_rng(), evaluating(*self.modules):
-            torch.manual_seed(seed)
+        with here().seeded(seed), evaluating(*self.modules):
             # in a random order, the same each time: neighbouring rows may resemble each other,
             # and a batch of such is far from the prior however well all rows match it
-            for batch in rows.batches(batch_size):
+            for batch in here().drawn(rows.batches(batch_size)):
                 loss = self._run(self._evaluate, batch)
-                mean.add(loss, getattr(self.objective, "terms", {}), len(batch[0]))
+                mean.add(loss, getattr(self.objective, "terms", {}), here().number(len(batch[0])))
                 between()
         return {f"validation/{name}": value for name, value in mean.read().items()}
 

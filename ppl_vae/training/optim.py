@@ -84,7 +84,7 @@ class Adam(Scheduled):
         schedule: a factor on the learning rate as a function of the step, such as Cosine.
 
     References:
-        Kingma, Ba (2015): Adam: a method for stochastic optimization. arXiv:1412.6980.
+        Kingma and Ba (2015), Adam: a method for stochastic optimization, arXiv:1412.6980.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyro
 import torch
@@ -18,6 +18,7 @@ from ppl_vae.data.transform import Normalise
 from ppl_vae.objectives import InfoVAE, Objective
 from ppl_vae.objectives.schedules import Schedule
 from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.program.precision import Halved, Precision
 from ppl_vae.training import optimizer_state
 from ppl_vae.training.adapters import AnyOptimizer, as_pyro
 from ppl_vae.training.compatibility import check_compatible, check_held_out
@@ -28,6 +29,7 @@ from ppl_vae.training.run import Run
 from ppl_vae.training.stopping import Keep, Watch
 from ppl_vae.training.tuning import Frozen, check_rows, go_on_from
 from ppl_vae.training.weights import stored
+from ppl_vae.world import here
 
 __all__ = ["Prepared", "pick_device", "prepare", "set_seed"]
 
@@ -99,6 +101,7 @@ def prepare(
     channels: Channels | None = None,
     missing: Missing = "refuse",
     weights: Any = None,
+    precision: Precision = "full",
     resuming: bool = False,
 ) -> Prepared:
     """Refuses what cannot be trained, and puts pair, objective and rows where they are trained.
@@ -118,13 +121,18 @@ def prepare(
             f"critic_steps={critic_steps} asked for, but {type(objective).__name__} has no "
             "parameters of its own to train"
         )
+    if batch_size < here().among:
+        raise ValueError(
+            f"batch_size is {batch_size}, of all {here().among} processes together: each needs a "
+            "row or more"
+        )
     rows = TrainingRows(data, validation, normalise, channels, missing, weights)
     batch_size = rows.batch_size(batch_size)
     rows.typed(model, guide)
-    here = rows.train[0].device
+    lies = rows.train[0].device
     # what plain functions create cannot be moved: they stay where the data lies
     stay = device == "auto" and not modules_of(model, guide)
-    rows.to(here if stay else pick_device(device, here))
+    rows.to(lies if stay else pick_device(device, lies))
     for module in modules_of(model, guide, objective).values():
         module.to(rows.train[0].device)
     if seed is not None:
@@ -134,7 +142,7 @@ def prepare(
         check_rows(start, rows.train)
     observing = model
     model, guide = reading = rows.leaving_out(model, guide)
-    model, guide = rows.weighing(*reading)
+    model, guide = _halved(*rows.weighing(*reading), precision, rows.train[0].device)
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn.few)
     params = stored((model, guide), *first)
@@ -170,6 +178,7 @@ def prepare(
         "start": None if start is None else str(start.path if isinstance(start, Run) else start),
         "freeze": [freeze] if isinstance(freeze, str) else [*freeze],
         "missing": rows.missing,
+        "precision": precision,
         "data": rows.described,
         **_settings("objective", objective),
         **_named("optimizer", optimizer_state.settings(optim)),
@@ -196,6 +205,28 @@ def prepare(
     )
 
 
+def _halved(
+    model: Program, guide: Program, precision: Precision, device: torch.device
+) -> tuple[Program, Program]:
+    """The pair as its networks are computed.
+
+    Raises:
+        ValueError: for another precision than there is, or a pair that is not float32.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}: give 'full' or 'bf16'")
+    if precision == "full":
+        return model, guide
+    for name, module in modules_of(model, guide).items():
+        kinds = {p.dtype for p in module.parameters() if p.is_floating_point()}
+        if kinds - {torch.float32}:
+            raise ValueError(
+                f"precision='bf16' computes float32 networks, and the {name} is "
+                f"{str(next(iter(kinds - {torch.float32}))).removeprefix('torch.')}: call .float()"
+            )
+    return Halved(device)(model), Halved(device)(guide)
+
+
 def set_seed(seed: int) -> None:
     """Sets the seed of every generator.
 
@@ -219,7 +250,7 @@ def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu
         device = torch.device(wanted)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(wanted)!r} is not to be had: use cpu or auto") from error
+        raise ValueError(f"device {str(wanted)!r} is not available: use cpu or auto") from error
     return device
 
 

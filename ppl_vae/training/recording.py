@@ -1,7 +1,7 @@
 """A training step as a recorded graph of tensor operations."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -95,6 +95,18 @@ class Recording:
         names = dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr")
         self.kept = [getattr(self._graph, name) for name in names]
         simplify(self._graph)
+        self._run: Callable[..., list[Tensor]] = self._graph
+
+    def compile(self) -> None:
+        """Has the next replay compiled by inductor, with the noise that torch draws otherwise.
+
+        Nothing is compiled before that replay, which raises whatever the compiler does.
+        """
+        self._run = torch.compile(self._graph, dynamic=False, options={"fallback_random": True})
+
+    def interpret(self) -> None:
+        """Replays operation by operation again."""
+        self._run = self._graph
 
     @property
     def fits(self) -> bool:
@@ -107,8 +119,7 @@ class Recording:
     def replay(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """`outputs` of other tensors of the same shapes, under noise drawn anew."""
         with torch.no_grad():
-            outputs: list[Tensor] = self._graph(*tensors_of(args, kwargs))
-        return outputs
+            return self._run(*tensors_of(args, kwargs))
 
     def publish(self, outputs: Sequence[Tensor]) -> float:
         """Leaves terms and gradients where an eager step does, and returns the loss.
@@ -126,20 +137,29 @@ class Recording:
             param.grad = grad if param.grad is None else param.grad + grad
         return value
 
-    def difference(self, outputs: Sequence[Tensor], loss: float) -> str | None:
-        """What an eager step that has just been taken left otherwise, the first in words."""
+    def difference(
+        self, outputs: Sequence[Tensor], loss: float, same: Callable[[Tensor, Tensor], bool]
+    ) -> str | None:
+        """What an eager step that has just been taken left otherwise, the first in words.
+
+        Args:
+            outputs: of a replay.
+            loss: the eager step's.
+            same: whether two tensors are the same.
+        """
         rest = iter(outputs)
-        if float(next(rest)) != loss:
+        found = next(rest)
+        if not same(found, found.new_tensor(loss)):
             return "its loss"
         for name in self._terms:
-            if not torch.equal(next(rest), self.objective.terms[name]):
+            if not same(next(rest), self.objective.terms[name]):
                 return f"its term {name!r}"
         for divergence, site in self._flags:
-            if not torch.equal(next(rest), divergence.out_of_reach[site]):
+            if not same(next(rest), divergence.out_of_reach[site]):
                 return f"the reach of {site!r}"
         names = pyro.get_param_store().param_name
         for param, grad in zip(self._trained, rest, strict=True):
-            if param.grad is None or not torch.equal(grad, param.grad):
+            if param.grad is None or not same(grad, param.grad):
                 return f"its gradient of {names(param).replace('$$$', '.')!r}"
         return None
 

@@ -11,10 +11,11 @@ from ppl_vae.documents import conforms
 from ppl_vae.objectives import Objective
 from ppl_vae.training import checkpoint
 from ppl_vae.training.adapters import AnyOptimizer
-from ppl_vae.training.keeping import Keeper
+from ppl_vae.training.keeping import Keeper, Kept
 from ppl_vae.training.optim import Scheduled
 from ppl_vae.training.run import CHECKPOINT, Run
 from ppl_vae.training.session import Session
+from ppl_vae.world import here
 
 __all__ = ["begin", "go_on", "origin", "reopened", "rewind"]
 
@@ -62,15 +63,21 @@ def begin(
     config: Mapping[str, Any],
     overwrite: bool,
     began: Mapping[str, int],
-) -> Run:
-    """Makes the folder of a training that has not begun, complete at once."""
-    settings = _settings(session)
+) -> Run | None:
+    """Makes the folder of a training that has not begun, complete at once.
+
+    The first of several processes does, and the others have none.
+    """
+    settings, state = _settings(session), session.state()
+    if here().rank:
+        session.keeper = Kept()
+        return None
 
     def fill(run: Run) -> None:
         run.save_data(session.ready.rows.known.plain)
         run.save_weights(session.weights.state())
         session.keeper = Keeper(run, settings, began)
-        session.keeper.checkpoint(session.state())
+        session.keeper.checkpoint(state)
 
     run = Run.create(out, config, overwrite, fill)
     assert session.keeper is not None
@@ -84,13 +91,17 @@ def go_on(session: Session, run: Run, kept: Mapping[str, Any], began: Mapping[st
     Raises:
         ValueError: if it was begun in another way, or its checkpoint belongs to another pair.
     """
-    files.sweep(run.path)
     settings, history = _settings(session), run.history
     try:
         _check_same(run, kept["settings"], settings)
         session.load_state(kept["state"], history)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise _foreign(run) from error
+    here().most(0)  # all have read what is written now
+    if here().rank:
+        session.keeper = Kept()
+        return
+    files.sweep(run.path)
     epochs, watch = len(session.history), session.ready.watch
     is_last = session.best is None or watch.epoch == epochs
     if epochs > len(history) and is_last:

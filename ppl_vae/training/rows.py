@@ -114,17 +114,17 @@ class TrainingRows:
     def _changed(self, x: Tensor, *rest: Tensor) -> Values:
         return (x if self.transform.kind == "none" else self.transform.apply(x)), *rest
 
-    def _of_stream(self, x: Tensor, *beside: Tensor) -> Values:
+    def _of_stream(self, x: Tensor, *extra: Tensor) -> Values:
         """The arguments of a batch of streamed held-out rows."""
         if self.data is not None:
-            return self.data.changed(x, *beside, labelled=False)
-        if len(self.train) != 1 + len(beside[: len(self.train) - 1]):
+            return self.data.changed(x, *extra, labelled=False)
+        if len(self.train) != 1 + len(extra[: len(self.train) - 1]):
             raise ValueError(
                 f"validation gives x alone, and the pair is called with {len(self.train)} "
                 "arguments: let its items be x and the other"
             )
         rows = self.transform.apply(x).to(self.train[0].dtype)
-        more = zip(beside, self.train[1:], strict=False)
+        more = zip(extra, self.train[1:], strict=False)
         return rows, *(part.to(like.dtype) for part, like in more)
 
     @property
@@ -179,13 +179,17 @@ class TrainingRows:
             self.data = self.data.to(kinds[0])
         wants_floats = any(isinstance(module, Pair) for module in modules)
 
-        def typed(parts: Values) -> Values:
+        def typed(parts: Values, name: str) -> Values:
+            for i, x in enumerate(parts):
+                if x.dtype == torch.double != kinds[0]:
+                    check_finite(x, name, self.missing if i == 0 else "refuse", kinds[0])
             return tuple(
                 x.to(kinds[0]) if x.is_floating_point() or (wants_floats and i == 0) else x
                 for i, x in enumerate(parts)
             )
 
-        self.train, self.held_out = typed(self.train), typed(self.held_out)
+        self.train = typed(self.train, "data")
+        self.held_out = typed(self.held_out, "validation")
 
     def to(self, device: torch.device) -> None:
         """Moves all."""

@@ -78,11 +78,11 @@ class Run:
     ) -> Self:
         """Makes the folder of a new run with its `config.yaml`.
 
-        All is written beside it and renamed, so that a folder is never half a run.
+        All is written next to it and renamed, so that a folder is never half a run.
 
         Args:
             path: the folder, which must not exist, be empty, or hold a run to overwrite.
-            config: what `config.yaml` shall hold.
+            config: what `config.yaml` holds.
             overwrite: replace a run in that place; files that no run writes are left alone.
             fill: writes more into it; the run is then locked, see `lock`.
 

@@ -5,6 +5,7 @@ from itertools import chain, islice
 from typing import Any
 
 import pyro
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -22,6 +23,7 @@ from ppl_vae.training.signals import Asked, Interrupted, Terminated
 from ppl_vae.training.spread import spreads, warn_of_collapse
 from ppl_vae.training.stopping import Callback, asks_to_stop
 from ppl_vae.training.weights import fill
+from ppl_vae.world import Processes, alone, here
 
 __all__ = ["Session"]
 
@@ -38,7 +40,7 @@ class Session:
 
     Args:
         ready: the training.
-        checkpoint_steps: steps between checkpoints, beside that after each epoch.
+        checkpoint_steps: steps between checkpoints, besides that after each epoch.
 
     Attributes:
         history: a row for each epoch that is over.
@@ -64,7 +66,7 @@ class Session:
         # without held-out rows, a batch shows whether the last step left sound weights
         self._checked = ready.held_out or InMemory(ready.first)
         self._looked_at = (ready.held_out or ready.drawn).few
-        self._start = streams()
+        self._start = self._own = streams()
         """The random streams at the start of the epoch, by which its order is drawn."""
         self._now: dict[str, Any] | None = None
         """The random streams after the last step, where something has moved them since."""
@@ -78,6 +80,8 @@ class Session:
     def state(self) -> dict[str, Any]:
         """All that its steps have moved."""
         store = pyro.get_param_store()
+        here().adopt(self.weights.all().values())
+        now = self._now or streams()
         return {
             "epochs": len(self.history),
             "row": self.history.last if self.history.rows else None,
@@ -87,7 +91,7 @@ class Session:
             "objective": {name: part.state() for name, part in self._gathering()},
             "baselines": {name: store[name] for name in store if name.startswith(_BASELINE)},
             "watch": self.ready.watch.state(),
-            "streams": {"start": self._start, "now": self._now or streams()},
+            "streams": {"start": self._start, "now": now, **self._of_all(now)},
         }
 
     def load_state(self, state: Mapping[str, Any], history: History) -> None:
@@ -124,6 +128,29 @@ class Session:
         self._start, self._now = state["streams"]["start"], state["streams"]["now"]
         for states in (self._start, self._now):  # what is not one is refused here
             put_back(states)
+        here().over(None, lambda world: self._take_up(world, state["streams"]))
+
+    def _of_all(self, now: Mapping[str, Any]) -> dict[str, Any]:
+        """The streams of several processes: each one's own, and what all draw alike."""
+        nothing: dict[str, Any] = {}
+        return here().over(
+            nothing, lambda world: {"common": world.common, "each": world.each(now)}
+        )
+
+    def _take_up(self, world: Processes, kept: Mapping[str, Any]) -> None:
+        """Goes on with streams that as many processes had, or begins new ones.
+
+        The order of rows goes on in either case.
+        """
+        world.common = kept.get("common", kept["start"]["torch"])
+        each = kept.get("each", [])
+        if len(each) == world.size:
+            self._now = each[world.rank]
+        else:
+            with world.alike():
+                seed = int(torch.randint(2**31, ()))
+            world.seed(seed)
+            self._now = streams()
 
     def _gathering(self) -> Iterator[tuple[str, Divergence | Objective]]:
         if isinstance(self.ready.objective, nn.Module):
@@ -168,13 +195,14 @@ class Session:
         row = {"epoch": len(self.history) + 1, "step": training.step, **row}
         if ready.held_out is not None:
             row |= validated
-        row |= spreads(ready.model, ready.guide, self._looked_at, ready.batch_size)
+        with here().alike(), alone():
+            row |= spreads(ready.model, ready.guide, self._looked_at, ready.batch_size)
         self.history.rows.append(row)
         end_epoch(ready.optimizer, row.get("validation/loss", row["loss"]))
         if (is_best := ready.watch.is_best(row)) and self.best is not None:
             self.best.take()
         training.end_epoch()
-        self._start, self._now = streams(), None
+        self._begin_order()
         if self.keeper is not None:
             is_kept = self.best is None or is_best
             self.keeper.epoch(self.state(), self.weights.state() if is_kept else None, row)
@@ -184,15 +212,27 @@ class Session:
         """The batches of the epoch that have not been trained on, in its order."""
         now, done = streams(), self.training.done
         if done:
-            put_back(self._start)
+            put_back(here().over(self._start, lambda world: self._again(world, now)))
         else:
-            self._start = now
-        batches = self.ready.rows.epoch().batches(self.ready.batch_size, done)
+            self._begin_order()
+        with here().alike():  # rows that are drawn anew each epoch
+            rows = self.ready.rows.epoch()
+        batches = here().drawn(rows.batches(self.ready.batch_size, done))
         if not done:
             return batches
         first = [*islice(batches, 1)]  # the order is drawn with it
         put_back(now)
         return chain(first, batches)
+
+    def _begin_order(self) -> None:
+        """Notes the streams as they are, from which the order of an epoch is drawn."""
+        self._own, self._now = streams(), None
+        self._start = here().over(self._own, lambda world: {**self._own, "torch": world.common})
+
+    def _again(self, world: Processes, now: dict[str, Any]) -> dict[str, Any]:
+        """Has all processes draw the order of the epoch under way again."""
+        world.common = self._start["torch"]
+        return now
 
     def _between(self) -> None:
         """What there is to do between two steps."""
@@ -208,7 +248,8 @@ class Session:
                 writer.add_scalar(name, value, self.training.step)
         self._shown.epoch(row)
         asks = asks_to_stop(callbacks, row)
-        put_back(self._start)  # whatever callbacks draw, the training is the same
+        put_back(self._own)  # whatever callbacks draw, the training is the same
+        asks = here().most(int(asks)) > 0
         warn_of_collapse(self.history, asks or self.is_over)
         self._asked.check()
         return asks
@@ -229,4 +270,4 @@ class Session:
         if self.best is not None and self.history.rows:
             self.best.restore()
         if self.keeper is not None:
-            self.keeper.run.save_weights(self.weights.state())
+            self.keeper.weights(self.weights.state())

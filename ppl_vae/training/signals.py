@@ -4,6 +4,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from ppl_vae.world import here
+
 __all__ = ["Asked", "Interrupted", "Terminated"]
 
 
@@ -12,7 +14,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(SystemExit):
-    """A training was told to end (SIGTERM) and has done so between two steps; the code is 143."""
+    """A training was asked to end (SIGTERM) and has done so between two steps; the code is 143."""
 
     def __init__(self, said: str = "") -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -59,11 +61,12 @@ class Asked:
         self._before = {}
 
     def check(self) -> None:
-        """Ends the training if that has been asked for.
+        """Ends the training if that has been asked of this process, or of one that trains along.
 
         Raises:
             Interrupted: after a SIGINT.
             Terminated: after a SIGTERM.
         """
-        if self.signal is not None:
-            raise Interrupted if self.signal == signal.SIGINT else Terminated
+        asked = here().most(self.signal or 0)
+        if asked:
+            raise Interrupted if asked == signal.SIGINT else Terminated

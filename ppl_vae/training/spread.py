@@ -15,7 +15,7 @@ from ppl_vae.program.running import read
 from ppl_vae.program.sites import has_moments
 from ppl_vae.training.history import History
 
-__all__ = ["ROWS", "spreads", "warn_of_collapse"]
+__all__ = ["ROWS", "carried", "codes", "spreads", "warn_of_collapse"]
 
 ROWS = 1000
 """Rows that are looked at: a spread of so many is within 5 % (two standard errors)."""
@@ -109,9 +109,24 @@ def warn_of_collapse(history: History, is_last: bool = False) -> None:
     )
 
 
+def codes(row: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Noise and spread of each code of which a row of the log holds both."""
+    names = [name.removeprefix("sd/") for name in row if name.startswith("sd/")]
+    both = [name for name in names if f"spread/{name}" in row]
+    return {name: (row[f"sd/{name}"], row[f"spread/{name}"]) for name in both}
+
+
+def carried(noise: float, spread: float) -> float:
+    r"""The most that a code can carry, $\log(1 + (s / \sigma)^2) / 2$ nats.
+
+    Args:
+        noise: $\sigma$, the standard deviation of q(z | x).
+        spread: $s$, that of its means.
+    """
+    return math.log(math.hypot(1.0, spread / noise)) if noise > 0 else math.inf
+
+
 def _said(row: Mapping[str, float]) -> float:
     """The most that codes of these spreads can carry, in nats."""
-    codes = [name.removeprefix("sd/") for name in row if name.startswith("sd/")]
-    if not codes or not all(row[f"sd/{code}"] > 0 for code in codes):
-        return math.inf
-    return sum(math.log1p((row[f"spread/{c}"] / row[f"sd/{c}"]) ** 2) / 2 for c in codes)
+    found = codes(row)
+    return sum(carried(*code) for code in found.values()) if found else math.inf

@@ -11,14 +11,18 @@ from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from ppl_vae.objectives import Memory, Objective
+from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.state import same_environment
 from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
-from ppl_vae.training.noise import Noise
-from ppl_vae.training.recording import Recording, tensors_of
+from ppl_vae.training.noise import put_back, streams
+from ppl_vae.training.recording import Recording
+from ppl_vae.training.sameness import State, up_to_rounding
+from ppl_vae.world import here
 
 __all__ = ["SVI"]
 
@@ -37,13 +41,19 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     until there is one. Noise is drawn anew at each step.
 
     Before a graph is used, a step is taken both ways from one random state. Unless loss, terms,
-    gradients, what has moved beside them, and the random state after are equal bit for bit, steps
+    gradients, what has moved besides them, and the random state after are equal bit for bit, steps
     stay eager, with one warning that says why: as where a program branches on data, or draws from
     Python's or NumPy's generators. What a program reads besides arguments, torch's generators and
     modules, such as a global number, must stay as it is; else say `record=False`.
 
-    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, or under effect handlers, are
-    eager.
+    `compile=True` gives the graph to torch's compiler, which takes a C++ compiler and half a
+    minute for each shape, once; a step of a small network then takes about half as long. What it
+    makes is held against the same step, and used if loss, terms, gradients and what has moved
+    agree to rounding; else, and where there is no compiler, a warning says why and the recorded
+    graph is used.
+
+    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, under effect handlers, or over
+    several processes are eager.
 
     Args:
         model: the model.
@@ -51,6 +61,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         optim: of `pyro.optim`.
         loss: an `Objective`, or any loss of Pyro's.
         record: "auto", or False for eager steps.
+        compile: whether recorded steps are compiled.
         **svi: as in `pyro.infer.SVI`.
 
     Example:
@@ -67,14 +78,18 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         optim: PyroOptim,
         loss: ELBO | Callable[..., Any],
         record: Literal["auto", False] = "auto",
+        compile: bool = False,
         **svi: Any,
     ) -> None:
         if record not in ("auto", False):
             raise ValueError(f"record={record!r}: use 'auto' or False")
+        if compile and not record:
+            raise ValueError("compile=True compiles recorded steps, and record=False takes none")
         super().__init__(model, guide, optim, loss, **svi)
         self._objective: Objective | None = None
         if record and isinstance(loss, Objective) and getattr(loss, "elbo", None) is None:
             self._objective = loss
+        self._compile = compile
         self._modules = list(modules_of(model, guide, loss).values())
         self._held = Held(self._modules)
         self._optimizer = Grouped(optim)
@@ -99,7 +114,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
-        if self._objective is None or is_handled():
+        if self._objective is None or is_handled() or here().size > 1:
             return self._eager(args, kwargs)
         key = self._key(args, kwargs)
         found = self._steps.pop(key, 0)
@@ -135,19 +150,24 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> float:
         buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
-        noise = _noise(args, kwargs)
+        gathered: dict[Divergence | Objective, Any] = {
+            part: tree_map(_cloned, part.state())
+            for part in objective.modules()
+            if isinstance(part, Divergence | Objective)
+        }
+        noise = streams()
         try:
-            made = Recording(objective, self.model, self.guide, args, kwargs)
+            with same_environment():
+                made = Recording(objective, self.model, self.guide, args, kwargs)
         except (
             Exception
         ) as error:  # of whatever kind: the eager step says whether it is the user's
-            noise.restore()
+            put_back(noise)
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            for part in objective.modules():
-                if isinstance(part, Memory):
-                    part.forget_step()
+            for part, state in gathered.items():
+                part.load_state(state)
             loss = self._eager(args, kwargs)
             self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
             return loss
@@ -156,24 +176,49 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def _compare(self, made: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """An eager step, after the recorded one from the same state."""
-        noise, before = _noise(args, kwargs), [t.clone() for t in made.kept]
+        before = State(made, args, kwargs)
         outputs = made.replay(args, kwargs)
-        end, after = _noise(args, kwargs), [t.clone() for t in made.kept]
-        noise.restore()
-        with torch.no_grad():
-            for tensor, value in zip(made.kept, before, strict=True):
-                tensor.copy_(value)
+        recorded = State(made, args, kwargs)
+        before.restore()
         loss, params = self._gradients(args, kwargs)
-        other = made.difference(outputs, loss)
-        if other is None and not all(map(torch.equal, made.kept, after)):
-            other = "a buffer or queue"
-        if other is None and not end.same(_noise(args, kwargs)):
-            other = "the noise it draws"
+        eager = State(made, args, kwargs)
+        other = made.difference(outputs, loss, torch.equal) or recorded.difference(eager)
         if other is None:
             self._equal.add(made)
         else:
             self._stay_eager(f"{other} differs from the eager step's, from one random state")
+        if other is None and self._compile:
+            before.restore()
+            self._try_compiled(made, loss, eager, args, kwargs)
+            eager.restore()
         return self._act(params, loss)
+
+    def _try_compiled(
+        self,
+        made: Recording,
+        loss: float,
+        eager: State,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Compiles a graph, and takes it if its step is the eager one up to rounding."""
+        try:
+            with same_environment():
+                made.compile()
+                outputs = made.replay(args, kwargs)
+        except Exception as error:  # of whatever kind: the compiler is not ours
+            other: str | None = str(error).strip().splitlines()[0] or type(error).__name__
+        else:
+            near = up_to_rounding(outputs)
+            other = made.difference(outputs, loss, near)
+            other = other or State(made, args, kwargs).difference(eager, near)
+            other = other and f"{other} differs from the eager step's by more than rounding"
+        if other is not None:
+            made.interpret()
+            self._compile = False
+            warnings.warn(
+                f"the recorded step is not compiled, as right and slower: {other}", stacklevel=5
+            )
 
     def _act(self, params: Collection[Tensor], loss: float) -> float:
         if self._optimizer.optim is not self.optim:
@@ -206,11 +251,10 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
 
 
+def _cloned(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
 def _plain(argument: Any) -> Hashable:
     """An argument that is no tensor; what cannot be compared is of this very call."""
     return argument if isinstance(argument, Hashable) else object()
-
-
-def _noise(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Noise:
-    tensors = tensors_of(args, kwargs)
-    return Noise(tensors[0].device if tensors else torch.device("cpu"))

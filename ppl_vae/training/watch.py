@@ -9,7 +9,8 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ppl_vae.objectives import InfoVAE, PenaltyNoise, penalty_noise
+from ppl_vae.objectives import InfoVAE, penalty_noise
+from ppl_vae.objectives.noise import PenaltyNoise
 from ppl_vae.program.modules import Program
 
 __all__ = ["NoiseWatch"]

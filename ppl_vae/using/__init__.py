@@ -3,7 +3,6 @@
 Everything takes any model and guide that have rows by the one rule for plates.
 """
 
-from ppl_vae.using.codes import Draws
 from ppl_vae.using.trained import Trained
 
-__all__ = ["Draws", "Trained"]
+__all__ = ["Trained"]

@@ -17,7 +17,7 @@ from ppl_vae.data.known import Known, check_present
 from ppl_vae.data.layout import Layout
 from ppl_vae.data.reader import Reader, is_stream
 from ppl_vae.data.remembered import Remembered
-from ppl_vae.data.stream import told
+from ppl_vae.data.stream import labels_and_covariates
 from ppl_vae.data.tensors import arguments_of, as_tensor
 from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.samples import has_mean
@@ -73,7 +73,7 @@ class Intake:
         if known is None:
             check_present(args, missing)
         else:
-            if known.beside == "labels" and len(args) == 1:
+            if known.extra == "labels" and len(args) == 1:
                 args = (*args, torch.full((len(args[0]),), -1))
             args = known.scaled(args)
             if said := known.check(args, missing):
@@ -110,7 +110,10 @@ class Intake:
         parts = Reader(rows, "rows").whole()
         if known is None:
             return parts
-        if known.beside == "covariates" and (labels := told(parts[1:])[0]) is not None:
+        if (
+            known.extra == "covariates"
+            and (labels := labels_and_covariates(parts[1:])[0]) is not None
+        ):
             parts = parts[0], one_hot(labels.long(), known.width).to(parts[0])
         return parts[: len(known.sizes)]
 
@@ -197,7 +200,9 @@ class Intake:
         found = as_tensor(codes, "codes")
         if not (found.ndim and len(found)):
             raise ValueError("codes has no rows: give a tensor, an array or a table of codes")
-        check_finite(found, "codes at ")
+        modules = modules_of(*self._programs).values()
+        kinds = (p.dtype for module in modules for p in module.parameters())
+        check_finite(found, "codes at ", dtype=next(kinds, None))
         return self._placed([found])[0]
 
     def _decoded(self, z: Tensor, args: tuple[Tensor, ...], mean: bool) -> Tensor:

@@ -163,7 +163,7 @@ class Trained(Intake):
 
         Args:
             codes: `(m, d)`, or `(m, k, d)` as draws are.
-            given: what the model is conditioned on beside them: covariates or labels, a row for
+            given: what the model is conditioned on besides them: covariates or labels, a row for
                 each code; by default those of the data in turn.
             mean: the mean and not a draw.
             seed: makes draws repeatable and leaves the global generator alone.
@@ -240,7 +240,7 @@ class Trained(Intake):
                     start,
                     steps,
                     plate=self._plate,
-                    arguments={site: 0} if known is not None and known.beside else None,
+                    arguments={site: 0} if known is not None and known.extra else None,
                     every=steps,
                 )
                 found = chain[site][-1]

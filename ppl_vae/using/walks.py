@@ -28,7 +28,7 @@ def between(
         `(n, steps, d)`.
 
     References:
-        Shoemake (1985), Animating rotation with quaternion curves. SIGGRAPH.
+        Shoemake (1985), Animating rotation with quaternion curves, SIGGRAPH.
     """
     if steps < 2:
         raise ValueError(f"steps={steps}: a way has 2 points or more")

@@ -229,7 +229,7 @@ def test_lengths_shapes_types_and_ranges(case: Case, dtype: torch.dtype, tmp_pat
             assert int(labels.min()) >= (-1 if isinstance(made, data.PartlyLabelled) else 0)
     assert len(made.classes) in (0, case.classes)
     if case.classes:
-        assert made.handing("labels").width == case.classes
+        assert made.passing("labels").width == case.classes
 
 
 @every

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_vae import likelihoods
 from ppl_vae.bodies import DCGAN, MLP, ResNet
-from ppl_vae.data import Column
+from ppl_vae.data.columns import Column
 from ppl_vae.likelihoods import Normal
 from ppl_vae.training.guard import check_support
 

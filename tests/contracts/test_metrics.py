@@ -18,7 +18,7 @@ from ppca import PPCA
 from torch import Tensor, nn
 
 from ppl_vae import diagnostics, evaluation
-from ppl_vae.data import Column
+from ppl_vae.data.columns import Column
 from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation import Estimate
 

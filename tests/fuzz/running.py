@@ -281,7 +281,7 @@ def _array(spec: Json) -> Any:
             return torch.from_numpy(np.atleast_1d(array)).bfloat16()
         array = values.astype(spec["type"])
     if form in ("tensor", "grad"):
-        made = torch.from_numpy(values.astype(np.float32))
+        made = torch.as_tensor(values.astype(np.float32))
         return made.requires_grad_() if form == "grad" else made
     if form == "list":
         return array.tolist()

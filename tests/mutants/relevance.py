@@ -34,19 +34,19 @@ class Relevance:
 
     def __init__(self, modules: Sequence[Module], tests: Path) -> None:
         here = [_read(m.name, m.text) for m in modules]
-        beside = [_read(p.stem, p.read_text()) for p in sorted(tests.glob("*.py"))]
+        extra = [_read(p.stem, p.read_text()) for p in sorted(tests.glob("*.py"))]
         self._tests = {
             f"{tests.name}/{file.module}.py": file
-            for file in beside
+            for file in extra
             if file.module.startswith("test_")
             and not any(m.split(".")[0] == "mutants" for m, _ in file.imported.values())
         }
         self._users: dict[Definition, set[Definition]] = {}
         homes: dict[str, list[Definition]] = {}
-        for file in (*here, *beside):
+        for file in (*here, *extra):
             for name in file.uses:
                 homes.setdefault(name, []).append((file.module, name))
-        for file in (*here, *beside):
+        for file in (*here, *extra):
             for name, words in file.uses.items():
                 for home in _resolved(file, words, homes):
                     self._users.setdefault(home, set()).add((file.module, name))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae import evaluation as ev
 from ppl_vae.data import Digits
+from ppl_vae.evaluation.classifier import Classifier
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Objective
 from ppl_vae.reproductions.information_preference.cells import Cell, build
@@ -72,7 +73,7 @@ def digits_at_half(seed: int, folder: Path) -> dict[str, float]:
     }
 
 
-def _digits(data: Digits, net: ev.Classifier, objective: Objective, seed: int) -> dict[str, Any]:
+def _digits(data: Digits, net: Classifier, objective: Objective, seed: int) -> dict[str, Any]:
     experiment = Experiment(data, objective, dim=10, epochs=60, seed=seed)
     experiment.fit(progress=False)
     pair = experiment.pair.model, experiment.pair.guide

@@ -1,0 +1,54 @@
+"""Whether recorded steps are the eager ones: both are taken for each objective and compared.
+
+    PYTHONPATH=tests python benchmarks/recorded.py [--steps 1000] [--write docs/performance.md]
+
+The pair, of two dimensions, has batch normalisation and dropout; rows come anew at each step, six
+at a time; the optimiser is Adam. "Equal" is of all losses, and of weights, buffers, queues,
+critics, multipliers and terms after the last step, bit for bit. The objectives are those of the
+contracts in `tests/`, and every divergence in `InfoVAE`.
+"""
+
+import argparse
+import copy
+import warnings
+from pathlib import Path
+
+import torch
+from steps import write
+from test_recording import OBJECTIVES, batches, trained
+
+
+def compare(name: str, steps: int) -> tuple[int, str]:
+    """How many steps are recorded ones, and in words whether they are the eager ones."""
+    torch.manual_seed(0)
+    recorded = OBJECTIVES[name]()
+    eager, data = copy.deepcopy(recorded), batches(steps)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        losses, state, svi = trained(recorded, "auto", data)
+        expected, end, _ = trained(eager, False, data)
+    reasons = [str(w.message) for w in said if "stays eager" in str(w.message)]
+    if reasons:
+        return 0, f"eager: {reasons[0].split(': ', 1)[1].split('. SVI')[0]}"
+    same = losses == expected and all(map(torch.equal, state, end))
+    return svi.recorded, "equal" if same else "DIFFERENT"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    lines = [f"PyTorch {torch.__version__}; {options.steps} steps each way.", ""]
+    lines += ["| objective | graphs | recorded and eager steps |", "|---|---|---|"]
+    for name in OBJECTIVES:
+        graphs, words = compare(name, options.steps)
+        lines.append(f"| {name} | {graphs} | {words} |")
+        print(lines[-1], flush=True)
+    if options.write is not None:
+        write(options.write, "recorded", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

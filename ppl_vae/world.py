@@ -1,0 +1,407 @@
+r"""The processes that share a training, and what one of them does for all.
+
+Each process has rows of its own and the same weights. A loss is $A + G$: A a sum over data, and G
+a function of all data at once (a divergence of the aggregate posterior, a critic's loss, a
+constraint). Process r computes
+
+$$L_r = A_r + G_r / R, \qquad \sum_r \nabla L_r = \nabla (A + G),$$
+
+with $G_r$ on the rows of all, gathered. The backward pass of what is gathered is a sum over
+processes, and so is the reduction of gradients, so that each row and each parameter gets the
+gradient of the whole, once. This holds too where processes draw other shifts, projections or
+prior draws: $\sum_r G_r / R$ is then the mean of R estimates.
+
+One process is a `World` whose methods are identities; several are `Processes`.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+__all__ = ["Processes", "World", "alone", "here", "inside"]
+
+T = TypeVar("T")
+Parts = tuple[Tensor, ...]
+
+
+class World:
+    """One process, which has all rows.
+
+    Attributes:
+        rank: its number among the processes.
+        size: how many there are.
+    """
+
+    rank = 0
+    size = 1
+    among = 1
+    """How many processes there are, of which it may do something by itself; see `alone`."""
+
+    # Tensors
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum over processes of a tensor of one shape, which passes gradients to all."""
+        return part
+
+    def totals(self, *parts: Tensor) -> Sequence[Tensor]:
+        """The sums over processes of numbers, 0-dim and detached."""
+        return parts
+
+    def portion(self, value: Tensor, weight: Tensor | float | None = None) -> Tensor:
+        """What this process adds to the mean over processes of their values.
+
+        Args:
+            value: of this process.
+            weight: of this process; equal ones where None.
+        """
+        return value
+
+    def gather(self, part: Tensor, dim: int = 0) -> Tensor:
+        """The rows of all processes, in their order, which pass gradients."""
+        return part
+
+    def number(self, count: int) -> int:
+        """The sum of a count over processes."""
+        return count
+
+    def most(self, count: int) -> int:
+        """The largest of a count over processes."""
+        return count
+
+    def first(self, said: T | None) -> T | None:
+        """What the first process that has anything to say says."""
+        return said
+
+    def over(self, value: T, how: "Callable[[Processes], T]") -> T:
+        """The value as it is, or what several processes make of it."""
+        return value
+
+    # A loss
+
+    def backward(self, loss: Tensor, params: Iterable[tuple[str, Tensor]]) -> None:
+        """Adds the gradients of the whole loss to the parameters."""
+        if loss.requires_grad:
+            loss.backward()
+
+    def refuse(self, what: str, instead: str) -> None:
+        """Refuses what several processes cannot do."""
+
+    # Rows and noise
+
+    def shard(self, *parts: Tensor) -> Parts:
+        """This process's part of rows that all have."""
+        return parts
+
+    def alike(self) -> AbstractContextManager[Any]:
+        """Context in which all processes draw the same."""
+        return nullcontext()
+
+    def drawn(self, batches: Iterator[T]) -> Iterator[T]:
+        """Batches in an order that all processes draw alike."""
+        return batches
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Context with torch's generators set anew, after which they are as they were."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        """Sets tensors to what the first process has, in place."""
+
+
+class Processes(World):
+    """Several processes of one `torch.distributed` group.
+
+    Args:
+        timeout: seconds to wait for the others, for messages.
+    """
+
+    def __init__(self, timeout: float = 300.0) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.among = self.size
+        self.timeout = timeout
+        self.met: dict[Any, Any] = {}
+        """The plate that is split, by the pairs that have been met."""
+        self._leaving: list[Callable[[], None]] = []
+        self._common: list[Tensor] | None = None
+        """The stream that all share."""
+
+    def total(self, part: Tensor) -> Tensor:
+        found: Tensor = _Total.apply(part)
+        return found
+
+    def totals(self, *parts: Tensor) -> Sequence[Tensor]:
+        if not parts:
+            return parts
+        flat = torch.stack([part.detach().double() for part in parts])
+        dist.all_reduce(flat)
+        return [number.to(part.dtype) for number, part in zip(flat, parts, strict=True)]
+
+    def portion(self, value: Tensor, weight: Tensor | float | None = None) -> Tensor:
+        if weight is None:
+            return value / self.size
+        own = torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+        (every,) = self.totals(own)
+        return value * (own / torch.where(every > 0, every, 1)).to(value)
+
+    def gather(self, part: Tensor, dim: int = 0) -> Tensor:
+        counts = self.counts(part.shape[dim])
+        before, after = sum(counts[: self.rank]), sum(counts[self.rank + 1 :])
+        # Nothing but zeros is added to a row, so its bits are those it had.
+        shape = [*part.shape]
+        around = [part.new_zeros([*shape[:dim], n, *shape[dim + 1 :]]) for n in (before, after)]
+        return self.total(torch.cat([around[0], part, around[1]], dim))
+
+    def counts(self, count: int) -> list[int]:
+        """A count of each process."""
+        found = torch.zeros(self.size, dtype=torch.long, device=self._device("cpu"))
+        found[self.rank] = count
+        dist.all_reduce(found)
+        counts: list[int] = found.tolist()
+        return counts
+
+    def number(self, count: int) -> int:
+        return sum(self.counts(count))
+
+    def most(self, count: int) -> int:
+        return max(self.counts(count))
+
+    def first(self, said: T | None) -> T | None:
+        return next((one for one in self.each(said) if one is not None), None)
+
+    def each(self, value: T) -> list[T]:
+        """A value of each process."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def over(self, value: T, how: "Callable[[Processes], T]") -> T:
+        return how(self)
+
+    def backward(self, loss: Tensor, params: Iterable[tuple[str, Tensor]]) -> None:
+        named = dict(params)
+        self._agree(sorted(named))
+        before = {name: param.grad for name, param in named.items()}
+        for param in named.values():
+            param.grad = None
+        if loss.requires_grad:
+            loss.backward()
+        self.reduce(named)
+        for name, param in named.items():
+            grad = before[name]
+            if grad is not None:
+                param.grad = grad if param.grad is None else grad + param.grad
+
+    @torch.no_grad()
+    def reduce(self, params: Mapping[str, Tensor]) -> None:
+        """Sums gradients over processes; a parameter without one in any has none after.
+
+        Args:
+            params: by name, the same names in all processes.
+        """
+        names = sorted(params)
+        if not names:
+            return
+        device = params[names[0]].device
+        has = torch.tensor([float(params[n].grad is not None) for n in names], device=device)
+        dist.all_reduce(has)
+        asked = [params[n] for n, count in zip(names, has.tolist(), strict=True) if count]
+        for kind in dict.fromkeys((p.dtype, p.device) for p in asked):
+            like = [p for p in asked if (p.dtype, p.device) == kind]
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in like]
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            dist.all_reduce(flat)
+            for p, grad in zip(like, flat.split([p.numel() for p in like]), strict=True):
+                p.grad = grad.view_as(p).clone()
+
+    def _agree(self, names: list[str]) -> None:
+        """Refuses parameters that are not the same in all processes.
+
+        Raises:
+            RuntimeError: naming the first that some process lacks.
+        """
+        mark = float(zlib.crc32("\n".join(names).encode()) & 0xFFFFF)
+        one = torch.tensor([mark, mark**2], dtype=torch.float64, device=self._device("cpu"))
+        dist.all_reduce(one)
+        total, squares = one.tolist()
+        if total**2 == self.size * squares:
+            return
+        every = self.each(names)
+        shared = set(every[0]).intersection(*every)
+        name = min({n for each in every for n in each} - shared)
+        having = [rank for rank, each in enumerate(every) if name in each]
+        raise RuntimeError(
+            f"parameter {name!r} is in processes {having} of {self.size} alone: let all ask for "
+            "the same parameters at each step"
+        )
+
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        with torch.no_grad():
+            for tensor in tensors:
+                held = tensor.detach().to(self._device(tensor.device)).contiguous()
+                dist.broadcast(held, 0)
+                tensor.copy_(held)
+
+    def on_leaving(self, undo: Callable[[], None]) -> None:
+        """Has something undone when this process leaves."""
+        self._leaving.append(undo)
+
+    def leave(self) -> None:
+        """Undoes what was done to share."""
+        while self._leaving:
+            self._leaving.pop()()
+
+    def refuse(self, what: str, instead: str) -> None:
+        raise ValueError(f"{what} does not go over {self.size} processes: {instead}")
+
+    def shard(self, *parts: Tensor) -> Parts:
+        if parts and len(parts[0]) < self.size:
+            raise ValueError(
+                f"{len(parts[0])} rows for {self.size} processes: each needs one or more"
+            )
+        return tuple(part.tensor_split(self.size)[self.rank] for part in parts)
+
+    # Noise: a stream that all share, and one of each process
+
+    def part_streams(self) -> None:
+        """From here on each process draws its own, and `alike` what the first would have drawn."""
+        state = _states()
+        for tensor in state:
+            moved = tensor.to(self._device("cpu"))
+            dist.broadcast(moved, 0)
+            tensor.copy_(moved)
+        self._common = state
+        with self.alike(moving=False):
+            seed = int(torch.randint(2**31, ()))
+        self.seed(seed)
+
+    def apart(self) -> None:
+        """Parts the streams unless each process draws its own already."""
+        marks = self.counts(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
+        if self._common is None or len({*marks}) < self.size:
+            self.part_streams()
+
+    def seed(self, seed: int) -> None:
+        """Sets the seed of what each process draws by itself."""
+        torch.manual_seed((seed + 7919 * (self.rank + 1)) % 2**63)
+
+    @contextmanager
+    def alike(self, moving: bool = True) -> Iterator[None]:
+        if self._common is None:
+            self.part_streams()
+        assert self._common is not None
+        own = _states()
+        _set_states(self._common)
+        try:
+            yield
+            if moving:
+                self._common = _states()
+        finally:
+            _set_states(own)
+
+    @property
+    def common(self) -> Tensor:
+        """The state of what all draw alike."""
+        if self._common is None:
+            self.part_streams()
+        assert self._common is not None
+        return self._common[0]
+
+    @common.setter
+    def common(self, state: Tensor) -> None:
+        with self.alike(moving=False):
+            torch.set_rng_state(state.cpu())
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                torch.cuda.manual_seed(int(torch.randint(2**31, ())))
+                torch.set_rng_state(state.cpu())
+            found = _states()
+        self._common = found
+
+    def drawn(self, batches: Iterator[T]) -> Iterator[T]:
+        batches = iter(batches)
+        while True:
+            with self.alike():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        kept = self._common
+        with super().seeded(seed):
+            self._common = _states()
+            self.seed(seed)
+            try:
+                yield
+            finally:
+                self._common = kept
+
+    def _device(self, device: torch.device | str) -> torch.device:
+        """Where what lies on a device is exchanged: on the GPU, if there is NCCL alone."""
+        if dist.get_backend() == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device(device)
+
+
+class _Total(torch.autograd.Function):
+    """A sum over processes whose backward pass is a sum over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        found = part.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        found = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(found)
+        return found
+
+
+def _states() -> list[Tensor]:
+    """The states of torch's generators, of the CPU and of the GPU in use."""
+    found = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found.append(torch.cuda.get_rng_state())
+    return found
+
+
+def _set_states(states: Sequence[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
+_current: World = World()
+
+
+def here() -> World:
+    """The processes that this one is among."""
+    return _current
+
+
+@contextmanager
+def inside(world: World) -> Iterator[World]:
+    """Context in which this process is among others."""
+    global _current
+    before, _current = _current, world
+    try:
+        yield world
+    finally:
+        _current = before
+
+
+def alone() -> AbstractContextManager[World]:
+    """Context in which this process does for itself what all do alike."""
+    world = World()
+    world.among = _current.among
+    return inside(world)

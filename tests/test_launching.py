@@ -1,0 +1,60 @@
+"""Processes of this machine, started together, and what is said when one of them fails."""
+
+import signal
+import time
+from pathlib import Path
+
+import failing
+import pytest
+import ranks
+import torch
+
+from ppl_vae.launching import Stopped, launch
+from ppl_vae.together import Lost, started
+
+SAID = {
+    "killed": "process 1 of 2 was killed by SIGKILL",
+    "raising": "process 1: ValueError: x has 3 negative counts in row 7",
+    "leaving": "process 1 has left while process 0 goes on: let all take as many steps",
+    "asleep": "process 1 has not been heard from for 2 s (timeout=), so it is slow, asleep or "
+    "gone",
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_a_failure_ends_all_in_one_line_that_names_its_cause(how: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(Lost) as found:
+        launch(failing.work, (how, 2.0, torch.zeros(2)), 2)
+    assert str(found.value) == SAID[how]
+    assert time.monotonic() - began < 40, "a start of ten seconds, the time-out, and ten of grace"
+
+
+def test_all_well_and_an_interruption() -> None:
+    seen = torch.zeros(2)
+    launch(failing.work, ("well", 20.0, seen), 2)
+    assert seen.tolist() == [1, 1], "the memory of tensors is shared"
+    with pytest.raises(Stopped) as found:
+        launch(failing.work, ("interrupted", 20.0, seen), 2)
+    assert (found.value.code, found.value.said) == (
+        128 + signal.SIGINT,
+        "stopped after step 5, says 0",
+    )
+
+
+@pytest.mark.usefixtures("double")
+def test_a_run_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
+    """From its last checkpoint, in one process where there were two."""
+    with pytest.raises(Lost, match="process 1 of 2 was killed by SIGKILL"):
+        launch(ranks.killed, (str(tmp_path / "run"),), 2)
+    found = ranks.fitted(ranks.DRAWING, epochs=4, resume=tmp_path / "run")
+    assert [name for name in found if name.startswith("row")] == [f"row {k}" for k in range(4)]
+
+
+def test_a_launcher_s_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert started() == 1
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert started() == 4
+    monkeypatch.setenv("WORLD_SIZE", "four")
+    with pytest.raises(ValueError, match="'four' in the environment is no number"):
+        started()
