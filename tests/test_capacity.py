@@ -1,7 +1,6 @@
 """The rate follows its capacity; a bound on the reconstruction is met at the least rate."""
 
 import math
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -90,22 +89,22 @@ def test_the_rate_follows_its_capacity(hold: str, steps: int, lr: float) -> None
     assert max(abs(rate - target) for _, rate, target in curve[steps // 10 :]) < 0.3
 
 
-def test_the_table_of_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows, from a curve and encoders that are known; the two tests above train them."""
+def test_the_measures_of_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a curve and encoders that are known; the two tests above train them."""
 
-    def curve(*_: object) -> list[tuple[int, float, float]]:
+    def curve(*_: object, **__: object) -> list[tuple[int, float, float]]:
         return [(t, t + (9 if t < 10 else 1 / 4 if t < 99 else 1 / 8), t) for t in range(100)]
 
     monkeypatch.setattr(capacity, "follow", curve)
-    monkeypatch.setattr(capacity, "meet", lambda *_: 0.5)  # the encoder stays at the posterior
-    result = capacity.run(tmp_path)
-    assert [row[2:] for row in result["rows"][:4]] == [[1 / 4, 0], [1 / 8, 0]] * 2
-    found = (*LinearWorld().best(1.0), 0.5)
-    for k, multiplier in enumerate(MULTIPLIERS):
-        rows = result["rows"][4 + 3 * k : 7 + 3 * k]
-        assert [row[2] for row in rows] == pytest.approx(found)
-        assert [row[3] for row in rows] == [*LinearWorld().best(multiplier), multiplier]
-    assert all(path.stat().st_size > 0 for path in result["pictures"])
+    monkeypatch.setattr(capacity, "meet", lambda *_, **__: 0.5)  # the encoder stays where it was
+    found = capacity.held(seed=0, hold="penalty", steps=100, lr=1e-3)
+    assert (found["largest distance"], found["last distance"]) == (1 / 4, 1 / 8)
+    for multiplier in MULTIPLIERS:
+        bound = capacity.bound(seed=0, multiplier=multiplier, steps=1)
+        numbers = bound["reconstruction"], bound["rate"], bound["multiplier"]
+        assert numbers == pytest.approx((*LinearWorld().best(1.0), 0.5))
+        truth = bound["bound"], bound["least"], bound["truth"]
+        assert truth == (*LinearWorld().best(multiplier), multiplier)
 
 
 def test_the_rate_of_sites_masked_unlike() -> None:

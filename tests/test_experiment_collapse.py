@@ -2,18 +2,26 @@
 
 import pytest
 
-from ppl_vae.reproductions.collapse import run
+from ppl_vae.reproductions.collapse import EXPERIMENT, MIDDLE, measure, name_of
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:posterior collapse")
 def test_sampled_noise_collapses_and_integrated_does_not() -> None:
-    table = run(seeds=1, estimators=("sampled U", "auto"))
-    (_, sampled_rate, *_, noise, warned), (_, rate, probe, log_det, *quiet) = table["rows"]
-    assert rate > 10
-    assert probe >= 0.85
-    assert abs(log_det) < 0.2
-    assert sampled_rate < rate / 2
-    assert noise > 1
-    assert warned
-    assert quiet == [0, 0]
+    cells = {cell.name: cell for cell in EXPERIMENT.cells_at("small")}
+    sampled, integrated = (
+        measure(seed=0, **cells[name_of(name, *MIDDLE)].settings)
+        for name in ("sampled U", "integrated")
+    )
+    assert integrated["rate"] > 10
+    assert integrated["probe"] >= 0.85
+    assert abs(integrated["log-det/d"]) < 0.2
+    assert sampled["rate"] < integrated["rate"] / 2
+    assert sampled["noise / pull"] > 1 > integrated["noise / pull"]
+
+
+def test_the_grid_around_its_middle() -> None:
+    line, whole = (EXPERIMENT.cells_at(scale) for scale in ("small", "medium"))
+    assert len(line) == 2 * (1 + 2 + 2 + 1 + 1) + 2
+    assert len(whole) == 2 * 3 * 3 * 2 * 2 + 2
+    assert {cell.name for cell in line} <= {cell.name for cell in whole}

@@ -1,17 +1,17 @@
 """The cells, their resumed trainings, and the words that rules come to."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from ppl_vae.reproductions import reproduce
-from ppl_vae.reproductions.information_preference import cells
+from ppl_vae.reproductions.common.verdicts import Claim, Condition
+from ppl_vae.reproductions.information_preference import EXPERIMENT, cells
 from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell, build
 from ppl_vae.reproductions.information_preference.claims import claims
 from ppl_vae.reproductions.information_preference.training import train
-from ppl_vae.reproductions.information_preference.verdicts import Claim, Condition
 
 
 def claim(*runs: list[Condition]) -> Claim:
@@ -93,6 +93,20 @@ def test_a_training_goes_on_where_it_stopped(objective: str, tmp_path: Path) -> 
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_options_that_an_experiment_does_not_take(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two_points takes no --minutes"):
-        reproduce("two_points", str(tmp_path), minutes=1.0)
+def test_what_is_kept_is_read_without_a_run(tmp_path: Path) -> None:
+    """The table and verdicts come from the files of the cells, of whichever seeds are there."""
+    cell = next(c for c in cells(1) if c.objective == "ELBO" and c.side == 14)
+    numbers = dict.fromkeys(
+        ("rate", "I at least", "usage", "NLL", "NLL error", "size", "own NLL", "own size", "SVM",
+         "log-det/d", "MMD^2", "classes", "FID", "CPU seconds"), 2.0,
+    )  # fmt: skip
+    folder = tmp_path / cell.name
+    folder.mkdir()
+    (folder / f"{cell.stops[0]}.json").write_text(json.dumps(numbers | {"size": None}))
+    found = EXPERIMENT.results(tmp_path, "medium")
+    assert [row[:3] for row in found.rows] == [[cell.name, str(cell.stops[0]), "2"]]
+    assert found.rows[0][7] == "-"
+    assert (found.seeds, found.seconds) == (1, 2.0)
+    assert {claim.verdict for claim in found.claims} == {"undecided"}
+    with pytest.raises(ValueError, match="scale is 'small': this experiment has medium"):
+        EXPERIMENT.results(tmp_path, "small")  # type: ignore[arg-type]

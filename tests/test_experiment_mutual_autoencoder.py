@@ -8,8 +8,10 @@ import matplotlib.image
 import pytest
 import torch
 
-from ppl_vae.reproductions import mutual_autoencoder as experiment
-from ppl_vae.reproductions.mutual_autoencoder import CATEGORICAL, NORMAL, truth
+from ppl_vae.reproductions.mutual_autoencoder import measure
+from ppl_vae.reproductions.mutual_autoencoder import training as experiment
+from ppl_vae.reproductions.mutual_autoencoder.pictures import draw_categorical, draw_normal
+from ppl_vae.reproductions.mutual_autoencoder.training import CATEGORICAL, NORMAL, truth
 
 # Nets this small gain nothing from a second core.
 
@@ -28,34 +30,32 @@ def test_categorical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # the finest intervals of z take longest to part
     for target, steps in zip(CATEGORICAL, (1200, 1200, 2000), strict=True):
         monkeypatch.setattr(experiment, "STEPS", {"categorical": steps})
-        models[f"M = {target}"] = experiment.train_categorical(target)
+        models[f"M = {target}"] = measure(0, "categorical", target, normal_r=False)
     monkeypatch.setattr(experiment, "STEPS", {"VAE": 300})
     vae = truth(experiment.train_categorical(None))
     assert vae["information"] < 0.05
     assert vae["log_p"] == pytest.approx(best, abs=0.01)
-    for target, model in zip(CATEGORICAL, models.values(), strict=True):
-        found = truth(model)
+    for target, found in zip(CATEGORICAL, models.values(), strict=True):
         assert found["information"] == pytest.approx(target, abs=0.05)
         assert found["log_p"] == pytest.approx(best, abs=0.01)
         assert found["log_p"] <= best + 1e-6
-    is_picture(experiment._draw_categorical(models, tmp_path / "5.png"))
+    is_picture(draw_categorical(models, tmp_path / "5.png"))
 
 
 @pytest.mark.slow
 def test_normal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "STEPS", {"normal": 600, "VAE": 300})
-    models = experiment.normal()
+    models = {target: measure(0, "normal", target, normal_r=False) for target in (None, *NORMAL)}
     best = -0.5 * math.log(2 * math.pi * math.e)
-    vae = truth(models.pop("VAE"))
+    vae = models.pop(None)
     assert vae["information"] < 0.05
     assert vae["scale"] == pytest.approx(1.0, abs=0.03)
-    for target, model in zip(NORMAL, models.values(), strict=True):
-        found = truth(model)
+    for target, found in models.items():
         assert found["information"] == pytest.approx(target, abs=0.1)
         assert found["scale"] == pytest.approx(math.exp(-target), rel=0.1)
         assert found["log_p"] == pytest.approx(best, abs=0.02)
         assert found["log_p"] <= best + 1e-6
-    is_picture(experiment._draw_normal(models, tmp_path / "6.png"))
+    is_picture(draw_normal({f"M = {m}": found for m, found in models.items()}, tmp_path / "6.png"))
 
 
 def is_picture(path: Path) -> None:

@@ -19,15 +19,13 @@ Burgess et al. (2018), arXiv:1804.03599; Rezende and Viola (2018), arXiv:1810.00
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import kl_divergence
 
 from ppl_vae import plots
@@ -35,15 +33,18 @@ from ppl_vae.bodies import MLP
 from ppl_vae.data import Digits
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
-from ppl_vae.objectives import GECO, CapacityVAE, Constraint, Dual, HighThenLow, Linear
-from ppl_vae.objectives.costs import Cost
+from ppl_vae.objectives import CapacityVAE, Constraint, Dual, Linear
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.plots.palette import BLACK, CYCLE, RED, Drawing, styled
 from ppl_vae.priors import StandardNormal
+from ppl_vae.reproductions.common.kept import Cell, Measures
+from ppl_vae.reproductions.common.linear_world import LinearWorld, meet
+from ppl_vae.reproductions.common.reproduction import Found, Reproduction, by_seed, value
+from ppl_vae.reproductions.common.verdicts import Claim, Condition
 from ppl_vae.training import SVI
 from ppl_vae.training.optim import Adam
 
-__all__ = ["HOLDS", "MULTIPLIERS", "LinearWorld", "follow", "meet", "run"]
+__all__ = ["EXPERIMENT", "HOLDS", "MULTIPLIERS", "LinearWorld", "follow", "meet"]
 
 HOLDS: dict[str, Callable[[], float | Constraint]] = {
     "penalty": lambda: 1000.0,
@@ -87,145 +88,130 @@ def follow(
     return curve
 
 
-class LinearWorld(nn.Module):
-    r"""Data of probabilistic PCA, its decoder, and an encoder that starts at the posterior.
-
-    W has orthogonal columns of squared lengths 4, 1 and 1/4, in six dimensions, and s = 1/2.
-
-    Args:
-        n: the number of data.
-        seed: of the data.
-    """
-
-    noise = 0.5
-    x: Tensor
-    weight: Tensor
-
-    def __init__(self, n: int = 200, seed: int = 0):
-        super().__init__()
-        g = torch.Generator().manual_seed(seed)
-        like: dict[str, Any] = {"generator": g, "dtype": torch.float64}
-        basis, _ = torch.linalg.qr(torch.randn(6, 3, **like))
-        self.register_buffer("weight", basis * torch.tensor([2.0, 1.0, 0.5]))
-        z, e = torch.randn(n, 3, **like), torch.randn(n, 6, **like)
-        self.register_buffer("x", z @ self.weight.T + self.noise * e)
-        signal = self.weight / self.noise**2
-        variance = 1 / (1 + (signal * self.weight).sum(0))
-        self.gain = nn.Parameter((signal * variance).T.clone())
-        self.shift = nn.Parameter(torch.zeros_like(variance))
-        self.deviation = nn.Parameter(0.5 * variance.log())
-
-    def model(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(self.shift), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z @ self.weight.T, self.noise).to_event(1), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        pyro.module("world", self)
-        mean = x @ self.gain.T + self.shift
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(mean, self.deviation.exp()).to_event(1))
-
-    def figures(self, mean: Tensor, variance: Tensor) -> tuple[float, float]:
-        """Reconstruction and rate of codes N(mean, variance), in nats per datum."""
-        squares = (self.x - mean @ self.weight.T).square().sum(1).mean()
-        squares = squares + (self.weight.square().sum(0) * variance).sum()
-        constant = 0.5 * self.x.shape[1] * math.log(2 * math.pi * self.noise**2)
-        rate = 0.5 * (variance - 1 - variance.log() + mean.square().mean(0)).sum()
-        return float(0.5 * squares / self.noise**2) + constant, float(rate)
-
-    def found(self) -> tuple[float, float]:
-        """Reconstruction and rate of the encoder as it is."""
-        with torch.no_grad():
-            mean = self.x @ self.gain.T + self.shift
-            return self.figures(mean, (2 * self.deviation).exp())
-
-    def best(self, multiplier: float) -> tuple[float, float]:
-        """Reconstruction and rate of the encoder that is best at a multiplier."""
-        signal = multiplier * self.weight / self.noise**2
-        variance = 1 / (1 + (signal * self.weight).sum(0))
-        return self.figures(self.x @ signal * variance, variance)
-
-    def least_rate(self, reconstruction: float) -> float:
-        """The least rate there is at a reconstruction."""
-        low, high = 1e-6, 1e6
-        for _ in range(100):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if self.best(middle)[0] > reconstruction else (low, middle)
-        return self.best(math.sqrt(low * high))[1]
+def held(seed: int, hold: str, steps: int, lr: float) -> Measures:
+    """How far the rate is from its capacity, past the first tenth."""
+    curve = follow(HOLDS[hold](), seed, steps=steps, lr=lr)
+    past = curve[len(curve) // 10 :]
+    gaps = [abs(rate - target) for _, rate, target in past]
+    return {"largest distance": max(gaps), "last distance": gaps[-1], "curve": curve[::10]}
 
 
-def meet(
-    world: LinearWorld,
-    tolerance: float,
-    *,
-    cost: Cost | None = None,
-    steps: int = 1500,
-    lr: float = 0.01,
-) -> float:
-    """Trains the encoder of a world by `GECO`, and returns the multiplier."""
-    objective = GECO(tolerance, Dual(speed=1.0, damping=0.0, average=0.9), cost=cost)
-    # At its full rate for half of the steps, then down to 0.
-    optimizer = Adam(lr, schedule=HighThenLow(1.0, 0.0, 0.5, 0.5))
-    optimizer.plan(steps)
-    svi = SVI(world.model, world.guide, optimizer, objective)
-    for _ in range(steps):
-        svi.step(world.x)
-        optimizer.advance()
-    dual = objective.constraint
-    assert isinstance(dual, Dual)
-    return float(dual.multiplier(at_most=True).detach())
-
-
-def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
-    """Follows the capacity with either hold and meets each bound; a row each."""
-    rows: list[list[Any]] = []
-    curves = {}
-    for name, hold in HOLDS.items():
-        curves[name] = follow(hold(), seed)
-        past = curves[name][len(curves[name]) // 10 :]
-        gaps = [abs(rate - target) for _, rate, target in past]
-        rows.append([f"capacity, {name}", "largest distance, nats", max(gaps), 0.0])
-        rows.append([f"capacity, {name}", "last distance, nats", gaps[-1], 0.0])
-    points, curve = [], []
-    for multiplier in MULTIPLIERS:
-        pyro.set_rng_seed(seed)
-        world = LinearWorld(seed=seed)
-        tolerance, least = world.best(multiplier)
-        found = meet(world, tolerance)
-        reconstruction, rate = world.found()
-        points.append((reconstruction, rate))
-        curve = [world.best(math.exp(k / 20)) for k in range(-60, 61)]
-        name = f"bound {tolerance:.3f}"
-        rows.append([name, "reconstruction, nats", reconstruction, tolerance])
-        rows.append([name, "rate, nats", rate, least])
-        rows.append([name, "multiplier", found, multiplier])
+def bound(seed: int, multiplier: float, steps: int) -> Measures:
+    """Reconstruction, rate and multiplier of a bound, with the true ones."""
+    pyro.set_rng_seed(seed)
+    world = LinearWorld(seed=seed)
+    tolerance, least = world.best(multiplier)
+    found = meet(world, tolerance, steps=steps)
+    reconstruction, rate = world.found()
     return {
-        "columns": ["what", "figure", "found", "truth"],
-        "rows": rows,
-        "pictures": [] if out is None else [_draw(curves, points, curve, Path(out))],
+        "reconstruction": reconstruction,
+        "bound": tolerance,
+        "rate": rate,
+        "least": least,
+        "multiplier": found,
+        "truth": multiplier,
+        "curve": [world.best(math.exp(k / 20)) for k in range(-60, 61)],
     }
 
 
+def cells(holds: Mapping[str, Mapping[str, float]], steps: int) -> Sequence[Cell]:
+    """One for each hold, and one for each bound."""
+    return [
+        *(Cell(name, held, {"hold": name, **options}) for name, options in holds.items()),
+        *(Cell(_bound(m), bound, {"multiplier": m, "steps": steps}) for m in MULTIPLIERS),
+    ]
+
+
+def _bound(multiplier: float) -> str:
+    return f"bound at lambda = {multiplier:g}"
+
+
+def claims(found: Found) -> Sequence[Claim]:
+    """That the capacity is tracked, and the bounds met."""
+
+    def tracked(run: Mapping[str, Measures]) -> list[Condition]:
+        return [
+            Condition(f"largest distance, {n}", value(run, n, "largest distance"), at_most=0.3)
+            for n in HOLDS
+        ]
+
+    def met(run: Mapping[str, Measures]) -> list[Condition]:
+        conditions = []
+        for multiplier in MULTIPLIERS:
+            name = _bound(multiplier)
+            numbers = {
+                key: value(run, name, key)
+                for key in ("reconstruction", "bound", "rate", "least", "multiplier")
+            }
+            off = abs(numbers["reconstruction"] - numbers["bound"])
+            conditions += [
+                Condition(f"off the bound, {name}", off, at_most=0.05),
+                Condition(f"above the least rate, {name}",
+                          abs(numbers["rate"] - numbers["least"]),
+                          at_most=0.05 * multiplier + 0.01),
+                Condition(f"multiplier off by, {name}",
+                          abs(numbers["multiplier"] / multiplier - 1), at_most=0.1),
+            ]  # fmt: skip
+        return conditions
+
+    return [
+        Claim(
+            "a",
+            "The KL tracks its capacity.",
+            "within .3 nats past the first tenth of the run, by penalty and by dual variable",
+            by_seed(found, tracked),
+            "capacity-annealed beta-VAE",
+            "no figure (Burgess et al., 2018, gamma 1000, C from 0 to 25)",
+        ),
+        Claim(
+            "b",
+            "A bound on the reconstruction is met at the least rate.",
+            "the bound within .05 nats, the rate within .05 lambda + .01 of the least, the "
+            "multiplier within 10 %",
+            by_seed(found, met),
+        ),
+    ]
+
+
 @styled
-def _draw(
-    curves: dict[str, list[tuple[int, float, float]]],
-    points: Sequence[tuple[float, float]],
-    curve: Sequence[tuple[float, float]],
-    out: Path,
-) -> Path:
+def draw(found: Found, folder: Path) -> Sequence[Path]:
+    """The rates under a capacity, and the bounds met."""
+    run = next(iter(found.values()))
     figure = Drawing(9, 3.6)
     left, right = figure.subplots(1, 2)
-    for (name, values), colour in zip(curves.items(), CYCLE, strict=False):
-        steps, rates, targets = zip(*values, strict=True)
-        left.plot(steps, rates, color=colour, label=name)
-    left.plot(steps, targets, color=BLACK, linewidth=0.9, linestyle="--", label="C(t)")
-    left.set(xlabel="step", ylabel="rate, nats", title="The rate under a capacity (digits)")
+    for name, colour in zip(HOLDS, CYCLE, strict=False):
+        if name in run:
+            steps, rates, targets = zip(*run[name]["curve"], strict=True)
+            left.plot(steps, rates, color=colour, label=name)
+            left.plot(steps, targets, color=BLACK, linewidth=0.9, linestyle="--")
+    left.set(xlabel="step", ylabel="rate, nats", title="The rate under a capacity C(t) (digits)")
     left.legend()
-    right.plot(*zip(*curve, strict=True), color=BLACK, linewidth=0.9, label="least rate")
-    right.plot(*zip(*points, strict=True), "o", color=RED, label="GECO")
-    right.set(xlabel="reconstruction, nats", ylabel="rate, nats", title="A bound met (linear)")
-    right.legend()
-    path = out / "capacity.png"
+    for multiplier in MULTIPLIERS:
+        one = run.get(_bound(multiplier))
+        if one is not None:
+            right.plot(*zip(*one["curve"], strict=True), color=BLACK, linewidth=0.9)
+            right.plot([one["reconstruction"]], [one["rate"]], "o", color=RED)
+    right.set(xlabel="reconstruction, nats", ylabel="rate, nats", title="Bounds met (linear)")
+    path = folder / "capacity.png"
     plots.save(figure, path)
-    return path
+    return [path]
+
+
+EXPERIMENT = Reproduction(
+    scales={
+        "small": {
+            "holds": {
+                "penalty": {"steps": 1500, "lr": 1.5e-4},
+                "dual variable": {"steps": 640, "lr": 3e-4},
+            },
+            "steps": 1500,
+        }
+    },
+    cells=cells,
+    columns=(
+        "largest distance", "last distance", "reconstruction", "bound", "rate", "least",
+        "multiplier",
+    ),
+    claims=claims,
+    draw=draw,
+)  # fmt: skip

@@ -7,8 +7,8 @@ with a Bernoulli draw at each step; batches of 50, Adam at 2e-3. The PixelCNN ha
 four images that enter the first; *standardised* encoders take their means through a batch norm,
 times .9, and have a fixed sd of .436. Objectives: the ELBO, MMD-VAE (lambda the number of pixels,
 which is the paper's weight) at alpha = 1 and .5, sliced Wasserstein, Stein and adversarial (four
-critic steps) at 10/64 of that lambda, the ELBO at the effective beta of the paper's code
-(pixels / d), and the auto-encoder.
+critic steps) at 10/64 of that lambda, the ELBO at the effective beta of the paper's code (pixels /
+d), and the auto-encoder.
 
 Each cell is trained once and measured at several steps on held-out digits: the rate, a lower bound
 of the mutual information of x and z (1,000 rows, so it cannot be above log 1,000 = 6.9), *usage*
@@ -29,13 +29,16 @@ Wu (2020), A batch normalized inference network keeps the KL vanishing away, arX
 
 import json
 import math
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ppl_vae import files
+from ppl_vae.reproductions.common.kept import write
+from ppl_vae.reproductions.common.reproduction import Results, Scale
 from ppl_vae.reproductions.information_preference.apart import digits_at_half, one_gradient
 from ppl_vae.reproductions.information_preference.cells import Cell, build, cells
 from ppl_vae.reproductions.information_preference.claims import claims
@@ -43,50 +46,84 @@ from ppl_vae.reproductions.information_preference.measures import classifier, dr
 from ppl_vae.reproductions.information_preference.pictures import over_steps
 from ppl_vae.reproductions.information_preference.training import digits, train
 
-__all__ = ["cells", "run"]
+__all__ = ["EXPERIMENT", "cells"]
 
-# What the table shows, and the measure of each column.
 _COLUMNS = (
     "rate", "I at least", "usage", "NLL", "NLL error", "size", "own NLL", "own size", "SVM",
     "log-det/d", "MMD^2", "classes", "FID", "CPU seconds",
 )  # fmt: skip
 
 
-def run(out: Path, seed: int, seeds: int = 3, minutes: float | None = None) -> dict[str, Any]:
-    """Trains and measures what is not there yet, and returns the table with the verdicts.
+class _Experiment:
+    """Cells of several steps, each with a folder of its own: a file for each step inside."""
 
-    Args:
-        out: folder; each cell has one of its own inside, with a JSON file for each step.
-        seed: the first seed.
-        seeds: how many.
-        minutes: start no training and no measuring after so many; all is done by default.
-    """
-    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    every, data = cells(seeds, seed), dict[int, Any]()
-    for cell, step in _work(every):
-        if time.monotonic() < end and not (out / cell.name / f"{step}.json").exists():
-            if cell.side not in data:
-                data[cell.side] = digits(cell.side)
-            _finish(cell, step, data[cell.side], out)
-    extra = _apart(out, range(seed, seed + seeds), end)
-    results = {cell.name: _measures(out / cell.name, cell.stops) for cell in every}
-    rows = [
-        [cell.name, step, *(found[name] for name in _COLUMNS)]
-        for cell in every
-        for step, found in results[cell.name].items()
-    ]
-    decided = claims(results, range(seed, seed + seeds), extra)
-    picture = out / "steps.png"
-    drawn = [c for c in every if c.side == 14 and c.seed == seed and c.decoder == "small"]
-    shown = [c for c in drawn if (out / c.name / "curves.json").exists()]
-    curves = {c.name: json.loads((out / c.name / "curves.json").read_text()) for c in shown}
-    over_steps(shown, curves, results, picture)
-    return {
-        "columns": ["cell", "steps", *_COLUMNS],
-        "rows": rows,
-        "text": "\n".join(line for claim in decided for line in ["", *claim.lines()]),
-        "pictures": [picture, *sorted(out.glob("*/samples.png"))],
-    }
+    scales: dict[Scale, dict[str, Any]] = {"medium": {}}  # noqa: RUF012
+
+    def run(
+        self, folder: Path, scale: Scale, seeds: Sequence[int], end: float = math.inf
+    ) -> Results:
+        """Trains and measures what is not there yet; see `Reproduction.run`."""
+        self._check(scale)
+        data = dict[int, Any]()
+        for cell, step in _work(_cells(seeds)):
+            if time.monotonic() < end and not (folder / cell.name / f"{step}.json").exists():
+                if cell.side not in data:
+                    data[cell.side] = digits(cell.side)
+                _finish(cell, step, data[cell.side], folder)
+        _apart(folder, seeds, end)
+        return self.results(folder, scale, draw=True)
+
+    def results(self, folder: Path, scale: Scale, draw: bool = False) -> Results:
+        """What is kept; see `Reproduction.results`."""
+        self._check(scale)
+        names = (re.search(r"-seed-(\d+)$", path.name) for path in folder.glob("*-seed-*"))
+        seeds = sorted({int(name[1]) for name in names if name})
+        every = _cells(seeds)
+        found = {cell.name: _measures(folder / cell.name, cell.stops) for cell in every}
+        rows = [
+            [cell.name, f"{step}", *(_word(measured[name]) for name in _COLUMNS)]
+            for cell in every
+            for step, measured in found[cell.name].items()
+        ]
+        path = folder / "apart.json"
+        apart = json.loads(path.read_text()) if path.exists() else {}
+        last = [max(steps.items())[1]["CPU seconds"] for steps in found.values() if steps]
+        return Results(
+            ["cell", "steps", *_COLUMNS],
+            rows,
+            claims(found, seeds or [0], apart),
+            _draw(every, found, folder) if draw and rows else (),
+            sum(last) / max(1, len(seeds)),
+            len(seeds),
+        )
+
+    def _check(self, scale: str) -> None:
+        if scale not in self.scales:
+            raise ValueError(f"scale is {scale!r}: this experiment has {', '.join(self.scales)}")
+
+
+EXPERIMENT = _Experiment()
+
+
+def _cells(seeds: Sequence[int]) -> list[Cell]:
+    return cells(len(seeds), seeds[0]) if seeds else []
+
+
+def _word(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4g}"
+
+
+def _draw(every: Sequence[Cell], found: Any, folder: Path) -> list[Path]:
+    """What becomes of the codes over the steps, where the curves are there, and the samples."""
+    drawn = [c for c in every if c.side == 14 and c.seed == every[0].seed and c.decoder == "small"]
+    paths = {c.name: folder / c.name / "curves.json" for c in drawn}
+    curves = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    pictures = sorted(folder.glob("*/samples.png"))
+    if curves:
+        shown = [c for c in drawn if c.name in curves]
+        over_steps(shown, curves, found, folder / "steps.png")
+        pictures.insert(0, folder / "steps.png")
+    return pictures
 
 
 def _work(every: list[Cell]) -> list[tuple[Cell, int]]:
@@ -108,28 +145,24 @@ def _finish(cell: Cell, step: int, data: dict[str, Any], out: Path) -> None:
         draw(vae, data, folder / "samples.png", f"{cell.name}, {step} steps: prior, then chain")
     state = folder / "state.pt"
     if state.exists():
-        _write(torch.load(state, weights_only=True)["curves"], folder / "curves.json")
-    _write(found | {"CPU seconds": round(saved["seconds"])}, folder / f"{step}.json")
+        write(torch.load(state, weights_only=True)["curves"], folder / "curves.json")
+    write(found | {"CPU seconds": round(saved["seconds"])}, folder / f"{step}.json")
 
 
-def _apart(out: Path, seeds: range, end: float) -> dict[str, Any]:
+def _apart(out: Path, seeds: Sequence[int], end: float) -> dict[str, Any]:
     """What is measured without a cell, made where it is not there and time is left."""
     path = out / "apart.json"
     found = json.loads(path.read_text()) if path.exists() else {"digits": {}}
     if "gradients" not in found and time.monotonic() < end:
         found["gradients"] = one_gradient(digits(14)["train"])
-        _write(found, path)
+        write(found, path)
     for seed in seeds:
         if str(seed) not in found["digits"] and time.monotonic() < end:
             found["digits"][str(seed)] = digits_at_half(seed, out / "digits-classifier")
-            _write(found, path)
+            write(found, path)
     return found
 
 
 def _measures(folder: Path, stops: tuple[int, ...]) -> dict[int, dict[str, Any]]:
     paths = {step: folder / f"{step}.json" for step in stops}
     return {step: json.loads(path.read_text()) for step, path in paths.items() if path.exists()}
-
-
-def _write(value: Any, path: Path) -> None:
-    files.write_text(path, json.dumps(value, indent=1) + "\n")

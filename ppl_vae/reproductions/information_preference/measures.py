@@ -1,6 +1,5 @@
 """What is measured of a trained cell, on held-out rows."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ppl_vae import evaluation as ev
 from ppl_vae.evaluation.classifier import Classifier
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.plots import samples, save
+from ppl_vae.reproductions.common.measures import classes, fitted
 from ppl_vae.reproductions.information_preference.cells import DIM
 
 __all__ = ["classifier", "draw", "measure"]
@@ -38,7 +38,7 @@ def measure(vae: VAE, data: dict[str, Tensor], net: Classifier) -> dict[str, Any
     found["I at least"], found["I at most"] = information.lower.value, information.upper.value
     usage = ev.usage(*pair, test[:1000])
     found["usage"], found["usage error"] = usage.value, usage.data_error
-    found |= _likelihood(vae, test[: ROWS[test.shape[-1]]])
+    found |= fitted(vae, test[: ROWS[test.shape[-1]]], DRAWS, STEPS)
     codes = ev.posterior_codes(*pair, test)
     train = ev.posterior_codes(*pair, torch.bernoulli(data["train"][:1000])).mean
     svm = ev.svm_probe(train, data["train_labels"][:1000], codes.mean, labels)
@@ -50,35 +50,8 @@ def measure(vae: VAE, data: dict[str, Tensor], net: Classifier) -> dict[str, Any
     with torch.no_grad():
         images = vae.likelihood(torch.randn(IMAGES, DIM)).sample()
     found["FID"] = ev.fid(test, images, net).value
-    found["classes"] = _classes(net, images, labels)
+    found["classes"] = classes(net, images, labels)
     return found
-
-
-def _likelihood(vae: VAE, x: Tensor) -> dict[str, Any]:
-    """The NLL by the better proposal, by row too, and what the encoder's own draws say."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # sizes and k-hat are in the table
-        found = ev.nll(vae.model, vae.guide, x, DRAWS, steps=STEPS)
-    assert found.own is not None
-    return {
-        "NLL": found.value,
-        "NLL error": found.data_error,
-        "NLL by row": [round(value, 4) for value in found.rows.tolist()],
-        "size": found.size,
-        "k-hat": found.k,
-        "own NLL": found.own.value,
-        "own size": found.sizes["own"],
-        "own k-hat": found.khats["own"],
-    }
-
-
-def _classes(net: Classifier, images: Tensor, labels: Tensor) -> float:
-    """KL of the classifier's histogram over samples and the classes' frequencies, in nats."""
-    share, known = (
-        torch.bincount(y, minlength=10).double() for y in (net.predict(images), labels)
-    )
-    share, known = share / share.sum(), known / known.sum()
-    return float(torch.special.xlogy(share, share / known).sum())
 
 
 @torch.no_grad()

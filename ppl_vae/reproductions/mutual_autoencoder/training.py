@@ -1,27 +1,8 @@
-r"""The mutual auto-encoder learns a code of chosen information where the VAE learns none.
-
-Both data sets of the poster can be modelled without a code, and the VAE does just that.
-Categorical: x uniform on ten values, p(x|z) a network with a softmax. Splitting the normal:
-x ~ N(0, 1), p(x|z) normal with mean and scale from a network. z ~ N(0, 1); p, q and r are
-two-layer networks. For each target M the table holds the true I(x, z) of the trained model and the
-mean log-likelihood under the data's law, both by quadrature; and for the normal the decoder's
-standard deviation, whose value in an exact split is e^-M. The pictures are the poster's figures 5
-and 6.
-
-q(z|x) is normal, as in the poster. For ten values so is r(z|x) there, but it need not be: ten
-values cut the line into intervals, inside which z is far from normal, so that with a normal r no
-model's bound exceeds 2.1045 (the maximum over all cuts). M = 2.2 is then out of reach, and what
-comes out depends on when training stops. r is a mixture of four normals here; the last row of the
-categorical data has the normal.
-
-Bui, Kushman, Nowozin, Tomioka and Welling (2017), The mutual autoencoder: controlling information
-in latent code representations.
-"""
+"""The two data sets' models, their training, and what they come to by quadrature."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -29,7 +10,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import plots
 from ppl_vae.bodies import MLP
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Likelihood, Normal
@@ -37,12 +17,11 @@ from ppl_vae.objectives import BetaVAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.pairs.vae import VAE
-from ppl_vae.plots.palette import CLASSES, SCALE, Drawing, styled
 from ppl_vae.priors import StandardNormal
 from ppl_vae.training import SVI
 from ppl_vae.training.optim import Adam
 
-__all__ = ["categorical", "normal", "run", "train_categorical", "train_normal", "truth"]
+__all__ = ["CATEGORICAL", "NORMAL", "VALUES", "train_categorical", "train_normal", "truth"]
 
 VALUES = 10
 STEPS = {"categorical": 2000, "normal": 1500, "VAE": 600}
@@ -157,87 +136,3 @@ def truth(vae: VAE) -> dict[str, float]:
         "log_p": float((data * log_marginal).sum()) * step,
         "scale": float((weight * scale).sum()),
     }
-
-
-def categorical(seed: int = 0) -> dict[str, VAE]:
-    """The models of the first data set, by label."""
-    models = {"VAE": train_categorical(None, seed)}
-    models |= {f"M = {m}": train_categorical(m, seed) for m in CATEGORICAL}
-    return models
-
-
-def normal(seed: int = 0) -> dict[str, VAE]:
-    """The models of the second data set, by label."""
-    models = {"VAE": train_normal(None, seed)}
-    models |= {f"M = {m}": train_normal(m, seed) for m in NORMAL}
-    return models
-
-
-def run(out: Path | None = None, seed: int = 0) -> dict[str, Any]:
-    """Trains both data sets at each M, and the VAE; a row for each model."""
-    ten, line = categorical(seed), normal(seed)
-    worse = {f"M = {CATEGORICAL[-1]}, normal r": train_categorical(CATEGORICAL[-1], seed, True)}
-    rows = []
-    for name, models, best in (
-        ("categorical", ten | worse, -math.log(VALUES)),
-        ("normal", line, -0.5 * math.log(2 * math.pi * math.e)),
-    ):
-        for label, vae in models.items():
-            found = truth(vae)
-            rows.append([name, label, found["information"], found["log_p"], best])
-            rows[-1].append(found.get("scale", ""))
-    pictures = []
-    if out is not None:
-        pictures = [
-            _draw_categorical(ten, out / "categorical.png"),
-            _draw_normal(line, out / "normal.png"),
-        ]
-    return {
-        "columns": ["data", "model", "true I(x, z)", "E log p(x)", "best", "decoder sd"],
-        "rows": rows,
-        "pictures": pictures,
-    }
-
-
-@styled
-def _draw_categorical(models: dict[str, VAE], path: Path) -> Path:
-    """The poster's figure 5: p(x|z) as a function of z, a row for each model."""
-    z = torch.linspace(-3, 3, 601)
-    figure = Drawing(7, 1.5 * len(models))
-    axes = figure.subplots(len(models), sharex=True)
-    for axis, (label, vae) in zip(axes, models.items(), strict=True):
-        with torch.no_grad():
-            probs = vae.likelihood(z[:, None]).probs.numpy()
-        axis.stackplot(z.numpy(), probs.T, colors=CLASSES, labels=range(VALUES))
-        axis.set(ylim=(0, 1), xlim=(-3, 3), ylabel="p(x | z)")
-        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats")
-    axes[-1].set_xlabel("z")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="x")
-    plots.save(figure, path)
-    return path
-
-
-@styled
-def _draw_normal(models: dict[str, VAE], path: Path) -> Path:
-    """The poster's figure 6: p(x|z) p(z) for a grid of z, a row for each model."""
-    import matplotlib
-
-    x, codes = torch.linspace(-4, 4, 801), torch.linspace(-2.5, 2.5, 21)
-    figure = Drawing(7, 1.5 * len(models))
-    axes = figure.subplots(len(models), sharex=True)
-    colours = matplotlib.colormaps[SCALE](codes.sub(-2.5).div(5).numpy())
-    for axis, (label, vae) in zip(axes, models.items(), strict=True):
-        with torch.no_grad():
-            fn = vae.likelihood(codes[:, None, None].expand(-1, len(x), 1))
-            prior = dist.Normal(0.0, 1.0).log_prob(codes)[:, None]
-            joint = (fn.log_prob(x[:, None]) + prior).exp().numpy()
-        for row, colour in zip(joint, colours, strict=True):
-            axis.plot(x.numpy(), row, color=colour, linewidth=1)
-        axis.set(xlim=(-4, 4), ylim=(0, None), ylabel="p(x | z) p(z)")
-        axis.set_title(f"{label}: I = {truth(vae)['information']:.2f} nats")
-    axes[-1].set_xlabel("x")
-    scale = matplotlib.colors.Normalize(-2.5, 2.5)
-    figure.colorbar(matplotlib.cm.ScalarMappable(scale, SCALE), ax=list(axes), label="z")
-    plots.save(figure, path)
-    return path

@@ -64,12 +64,23 @@ class Claim:
     The word is `undecided` while a condition has not been measured, or where the only conditions
     that fail do so by less than two standard errors; `reproduced` where all hold in all seeds;
     `contradicted` where an effect goes the other way in every seed; else `not reproduced`.
+
+    Attributes:
+        name: a letter, or whatever names it among its experiment's.
+        text: what is said.
+        rule: what decides it, in words, written before the run.
+        seeds: the rule's conditions in each seed.
+        row: the row of the table of claims that it belongs to, see `table.ROWS`; empty where
+            the claim is not of the sources.
+        author: the figure that the source gives, with the source; empty where it is ours.
     """
 
     name: str
     text: str
     rule: str
     seeds: Mapping[int, Sequence[Condition]]
+    row: str = ""
+    author: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -88,6 +99,8 @@ class Claim:
     def lines(self) -> list[str]:
         """The claim, its rule, its conditions and its verdict, a line each."""
         found = [f"{self.name}. {self.text}", f"   rule: {self.rule}"]
+        if self.author:
+            found.append(f"   source: {self.author}")
         for seed, run in self.seeds.items():
             found.append(f"   seed {seed}: " + "; ".join(map(str, run)))
         return [*found, f"   {self.verdict}"]

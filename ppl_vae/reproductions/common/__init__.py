@@ -1,0 +1,1 @@
+"""What every experiment stands on: kept cells, verdicts, one training loop, measures, a table."""
