@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick matrix reproduce mutants kills fuzz lint types docs links wheel release bench clean
+.PHONY: demo test quick matrix reproduce mutants kills fuzz lint types docs notebooks links wheel release bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 # Tensors are small here: one thread a process is fastest, and processes do not fight for the cores.
-docs test quick: export OMP_NUM_THREADS ?= 1
+docs notebooks test quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(STAMP)
 	$(BIN)/ppl-vae demo
@@ -61,6 +61,10 @@ docs: $(STAMP)
 	rm -rf docs/reference/names
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/html
 	$(BIN)/python -m pytest tests/test_site.py
+
+# Executes the notebooks and stores them with their pictures, for who reads them without the site.
+notebooks: $(STAMP)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 # The addresses that docs and docstrings name: asks the network, so no part of `make docs`.
 links: $(STAMP)

@@ -29,6 +29,7 @@ from ppl_vae.bodies import MLP
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli
 from ppl_vae.objectives import (
+    IWAE,
     MMD,
     TCVAE,
     WAE,
@@ -41,6 +42,9 @@ from ppl_vae.objectives import (
 from ppl_vae.priors import StandardNormal
 
 Step = Callable[[Tensor], object]
+
+# Compiling takes half a minute each.
+_COMPILED = ("ELBO", "MMD, shifts", "MMD, all pairs")
 
 
 def by_hand(size: int, hidden: int, dim: int) -> Step:
@@ -64,7 +68,7 @@ def by_hand(size: int, hidden: int, dim: int) -> Step:
     return step
 
 
-def of_pair(size: int, hidden: int, dim: int, loss: object, kind: type[PyroSVI]) -> Step:
+def of_pair(size: int, hidden: int, dim: int, loss: object, kind: Callable[..., PyroSVI]) -> Step:
     shape = torch.Size([size])
     body = partial(MLP, hidden=(hidden,))
     vae = VAE(StandardNormal(dim), Bernoulli(dim, shape, body), MeanFieldNormal(shape, dim, body))
@@ -81,12 +85,16 @@ def contenders(size: int, hidden: int, dim: int) -> dict[str, Step]:
         "WAE, many scales": lambda: WAE(MMD(MultiScale())),
         "AggregateKL": lambda: InfoVAE(AggregateKL(), scale=2.0),
         "TCVAE": TCVAE,
+        "IWAE, 10 particles": IWAE,
     }
     made: dict[str, Step] = {"ELBO by hand": by_hand(size, hidden, dim)}
     made["ELBO, Pyro"] = of_pair(size, hidden, dim, TraceMeanField_ELBO(), PyroSVI)
     for name, make in ours.items():
         made[f"{name}, eager"] = of_pair(size, hidden, dim, make(), PyroSVI)
         made[f"{name}, recorded"] = of_pair(size, hidden, dim, make(), SVI)
+        if name in _COMPILED:
+            kind = partial(SVI, compile=True)
+            made[f"{name}, compiled"] = of_pair(size, hidden, dim, make(), kind)
     return made
 
 

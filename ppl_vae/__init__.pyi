@@ -17,6 +17,7 @@ from ppl_vae.pairs import ConditionalVAE as ConditionalVAE
 from ppl_vae.pairs import HierarchicalVAE as HierarchicalVAE
 from ppl_vae.pairs import SemiSupervisedVAE as SemiSupervisedVAE
 from ppl_vae.priors import StandardNormal as StandardNormal
+from ppl_vae.together import processes as processes
 from ppl_vae.training import SVI as SVI
 from ppl_vae.training import fit as fit
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import multiprocessing
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from tqdm import tqdm
 
 from ppl_vae.together import CAUSE, PORT, Lost, line
 
@@ -99,12 +100,14 @@ def _passing_on(processes: Sequence[Any]) -> Iterator[None]:
 
 def _run(rank: int, count: int, port: int, work: Callable[..., Any], args: Any) -> None:
     """One of the processes."""
-    os.setpgrp()  # a terminal's Ctrl-C comes from the parent, once
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a terminal's Ctrl-C comes from the parent, once
     # and so does its end
     multiprocessing._prctl_pr_set_pdeathsig(signal.SIGINT)  # type: ignore[attr-defined]
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
     os.environ[PORT] = str(port)
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    tqdm.set_lock(threading.RLock())  # the one of all processes would be left by a kill
     try:
         work(*args)
     except BaseException as error:
@@ -113,9 +116,7 @@ def _run(rank: int, count: int, port: int, work: Callable[..., Any], args: Any) 
         store = TCPStore("127.0.0.1", port, is_master=False)
         code = _code(error)
         store.set(f"{_CODE}/{rank}", f"{code} {line(error)}")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # at once: what is left to do waits for others that may be gone
+        sys.exit(code)
 
 
 def _code(error: BaseException) -> int:

@@ -58,7 +58,8 @@ def processes(timeout: float = TIMEOUT, backend: str | None = None) -> Iterator[
 
     Args:
         timeout: seconds to wait for another process before it counts as lost.
-        backend: of `torch.distributed`: "nccl" where there are GPUs, else "gloo", by default.
+        backend: of `torch.distributed`: NCCL for tensors on GPUs, where each process has one, and
+            gloo for others, by default.
 
     Yields:
         The `World`: `rank`, `size` and `shard`.
@@ -97,8 +98,8 @@ def _begin(timeout: float, backend: str | None) -> None:
     """Joins the group that the environment, or a `launch`, tells of."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     able = torch.cuda.is_available() and local < torch.cuda.device_count()
-    backend = backend or ("nccl" if able else "gloo")
-    if backend == "nccl":
+    backend = backend or ("cpu:gloo,cuda:nccl" if able else "gloo")
+    if able:
         torch.cuda.set_device(local)
     how: dict[str, Any] = {"timeout": timedelta(seconds=timeout)}
     if port := os.environ.get(PORT):

@@ -152,16 +152,16 @@ class Processes(World):
         return value * (own / torch.where(every > 0, every, 1)).to(value)
 
     def gather(self, part: Tensor, dim: int = 0) -> Tensor:
-        counts = self.counts(part.shape[dim], part.device)
+        counts = self.counts(part.shape[dim])
         before, after = sum(counts[: self.rank]), sum(counts[self.rank + 1 :])
         # Nothing but zeros is added to a row, so its bits are those it had.
         shape = [*part.shape]
         around = [part.new_zeros([*shape[:dim], n, *shape[dim + 1 :]]) for n in (before, after)]
         return self.total(torch.cat([around[0], part, around[1]], dim))
 
-    def counts(self, count: int, device: torch.device | str = "cpu") -> list[int]:
+    def counts(self, count: int) -> list[int]:
         """A count of each process."""
-        found = torch.zeros(self.size, dtype=torch.long, device=self._device(device))
+        found = torch.zeros(self.size, dtype=torch.long, device=self._device("cpu"))
         found[self.rank] = count
         dist.all_reduce(found)
         counts: list[int] = found.tolist()
@@ -245,7 +245,7 @@ class Processes(World):
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         with torch.no_grad():
             for tensor in tensors:
-                held = tensor.detach().contiguous()
+                held = tensor.detach().to(self._device(tensor.device)).contiguous()
                 dist.broadcast(held, 0)
                 tensor.copy_(held)
 
@@ -345,7 +345,7 @@ class Processes(World):
                 self._common = kept
 
     def _device(self, device: torch.device | str) -> torch.device:
-        """Where small numbers are reduced: with NCCL, on the GPU."""
+        """Where what lies on a device is exchanged: on the GPU, if there is NCCL alone."""
         if dist.get_backend() == "nccl":
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device(device)

@@ -229,11 +229,12 @@ def _known() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
         "mean of nothing": ("mean", None),
         "name of a number": ("name", 3),
         "classes of numbers": ("classes", [1]),
-        "beside": ("beside", "others"),
+        "extra": ("extra", "others"),
         "transform": ("transform", {"kind": "standardise", "shift": ["a"], "scale": [1]}),
         "transform by nothing": ("transform", {"kind": "standardise", "shift": [0], "scale": [0]}),
         "transform of a kind": ("transform", {"kind": "magic"}),
         "table": ("table", {"x": 3}),
+        "table without columns": ("table", {"x": []}),
         "places": ("places", ["x.npy"]),
         "place of a number": ("places", {"x.npy": 3}),
     }
@@ -576,5 +577,13 @@ def _settings() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
         "file for a folder": ("fit", "--epochs", "1", "--out", "x.npy"),
         "folder that is not there": (*SAMPLE[:-1], "gone/x.npy"),
         "deep value": ("show", "--dim", "[" * 3000),
+        "number beyond what sizes can be": ("show", "--dim", "9" * 21),
+        "list with such a number": (
+            "show",
+            "--encoder.body",
+            "MLP",
+            "--encoder.body.hidden",
+            f"[{2**63}]",
+        ),
     }.items():
         yield name, nothing, words

@@ -4,6 +4,7 @@ A case is run the same way in each process, with its part of the rows, and in a 
 all of them: loss, terms and gradients of two steps are what is compared.
 """
 
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 sys.path.insert(0, str(Path(__file__).parent / "contracts"))
 
@@ -25,6 +28,7 @@ import test_divergences
 import test_objectives
 
 from ppl_vae import fit, processes, world
+from ppl_vae.data import Dataset
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.objectives import (
     GECO,
@@ -409,7 +413,7 @@ def faulty(how: str) -> Iterator[None]:
         yield
 
 
-def fitted(case: Case, **how: Any) -> dict[str, Any]:
+def fitted(case: Case, data: Any = None, **how: Any) -> dict[str, Any]:
     """The history and the weights that a short training ends with."""
     pyro.clear_param_store()
     objective, pair = case.make().double(), case.pair()
@@ -418,7 +422,8 @@ def fitted(case: Case, **how: Any) -> dict[str, Any]:
         how = {"optimizer": SGD(1e-3), **how}
     settings: dict[str, Any] = {"epochs": 6, "batch_size": 64, "seed": 3, "device": "cpu"}
     settings |= {"validation": Rows.make(50), "progress": False, "tensorboard": False}
-    history = fit(*pair, Rows.make(236), objective, **settings | how)
+    rows = Rows.make(236) if data is None else data
+    history = fit(*pair, rows, objective, **settings | how)
     found: dict[str, Any] = {f"row {k}": row for k, row in enumerate(history.rows)}
     for owner in {getattr(program, "__self__", None) for program in pair}:
         if isinstance(owner, nn.Module):
@@ -460,6 +465,120 @@ def resuming(folder: str) -> dict[tuple[str, str], Any]:
     return {("fit", "whole"): whole, ("fit", "resumed"): resumed}
 
 
+class Counting(TorchDataset):  # type: ignore[misc]
+    """Rows that note which of them are read."""
+
+    def __init__(self) -> None:
+        self.whole, self.read = Rows.make(236), list[int]()
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, place: int) -> Tensor:
+        self.read.append(place)
+        return self.whole[place]
+
+
+class Noisy(Dataset):
+    """Rows that are drawn anew each epoch."""
+
+    def epoch(self) -> Tensor:
+        return self.train + 0.1 * torch.randn(len(self.train), 1)
+
+
+def streaming() -> dict[tuple[str, str], Any]:
+    """Trainings on rows that are read batch by batch, or drawn each epoch."""
+    case = Case(lambda: InfoVAE(MMD(pairs="all"), alpha=0.5, scale=9.0))
+    found: dict[tuple[str, str], Any] = {}
+    rows = Counting()
+    found["fit", "stream"] = fitted(case, data=rows, epochs=2)
+    found["read", ""] = rows.read[236:]  # the first pass looks at all
+    loader = DataLoader(Counting(), batch_size=64, shuffle=True)
+    found["fit", "loader"] = fitted(case, data=loader, epochs=2)
+    found["fit", "drawn"] = fitted(case, data=Noisy(Rows.make(236)), epochs=2)
+    return found
+
+
+def infinite(x: Tensor) -> None:
+    plain_model(x)
+    pyro.factor("bad", torch.tensor(math.inf if world.here().rank else 0.0))
+
+
+def unequal(x: Tensor) -> None:
+    plain_model(x)
+    pyro.factor("more", 0 * pyro.param(f"of {world.here().rank}", torch.tensor(1.0)))
+
+
+def said(act: Callable[[], Any]) -> str:
+    try:
+        act()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def refusing() -> dict[tuple[str, str], str]:
+    """What several processes say to what they cannot do, or to what one of them does."""
+    whole = Rows.make(64)
+    (rows,) = world.here().shard(whole)
+    settings: dict[str, Any] = {"epochs": 9, "seed": None, "progress": False, "device": "cpu"}
+    acts: dict[str, Callable[[], Any]] = {
+        "elbo": lambda: InfoVAE(MMD(), elbo=pyro.infer.TraceGraph_ELBO()).loss(*plain(), rows),
+        "IWAE": lambda: IWAE(2).loss(*global_latent(), rows),
+        "fit": lambda: fit(*plain(), whole, pyro.infer.Trace_ELBO(), **settings),
+        "batch": lambda: fit(*plain(), whole, BetaVAE(), batch_size=1, **settings),
+        "infinite": lambda: BetaVAE().loss_and_grads(infinite, plain_guide, rows),
+        "unequal": lambda: BetaVAE().loss_and_grads(unequal, plain_guide, rows),
+    }
+    found = {}
+    for name, act in acts.items():
+        pyro.clear_param_store()
+        found["said", name] = said(act)
+    pyro.clear_param_store()
+
+    def asks(row: dict[str, float]) -> bool:
+        return world.here().rank == 1 and row["epoch"] == 2
+
+    history = fit(*plain(), whole, BetaVAE(), callbacks=[asks], **settings)
+    found["said", "callback"] = f"{len(history)} epochs"
+    return found
+
+
+REPEATS = 120
+
+
+def scored() -> Tensor:
+    """Gradients of a score-function estimate over independent steps, whose mean is unbiased."""
+
+    def model(whole: Tensor) -> None:
+        b = pyro.param("b", torch.tensor([0.8, -0.4, 0.3]))
+        with pyro.plate("data", len(whole)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            x = (Rows(whole).x > 0).double()
+            pyro.sample("x", dist.Bernoulli(logits=b * z).to_event(1), obs=x)
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(9)
+    (rows,) = world.here().shard(Rows.make(85))
+    objective = MutualAutoencoder(2.0, 3.0, auxiliary=Plain(), estimator="score").double()
+    slopes = []
+    for _ in range(REPEATS):
+        objective.loss_and_grads(model, plain_guide, rows)
+        param = dict(pyro.get_param_store().named_parameters())["b"]
+        assert param.grad is not None
+        slopes.append(param.grad.clone())
+        for _, param in pyro.get_param_store().named_parameters():
+            param.grad = None
+    return torch.stack(slopes)
+
+
+class Plain(nn.Module):
+    """r(z|x) of binary x."""
+
+    def forward(self, x: Tensor) -> Any:
+        return dist.Normal(0.5 * (2 * x - 1), 0.9).to_event(1)
+
+
 FAULTS = {
     "own slice": "InfoVAE, half",
     "mean": "BetaVAE",
@@ -493,7 +612,9 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
                         with faulty(fault.split(",")[0]):
                             found[split, f"! {fault}"] = run(CASES[name], whole)
             found |= {("fit", name): fitted(case) for name, case in FITS.items()}
-            found |= resuming(folder)
+            found |= resuming(folder) | streaming() | refusing()
+            with _split((64, 21)):
+                found["scored", ""] = scored()
     finally:
         torch.save(found, f"{folder}/{rank}.pt")
         torch.distributed.destroy_process_group()

@@ -370,3 +370,25 @@ def test_the_run_keeps_what_was_done(tmp_path: Path) -> None:
     drawn = load(tmp_path / "run").sample(400, seed=0)
     assert abs(float(drawn.mean()) - 3) < 1.5  # in the units of the data
     assert Transform("standardise", (1.0,), (2.0,)).undo(torch.zeros(1)).item() == 1
+
+
+def test_numbers_beyond_the_floats_they_become_are_refused() -> None:
+    """And none is infinite without a word."""
+    x = np.ones((8, 2))
+    x[3, 1] = 1e300
+    said = r"\[3, 1\] is 1e\+300, beyond what torch.float32 holds"
+    with pytest.raises(ValueError, match=said):
+        Dataset(x)
+    pair = VAE(StandardNormal(2), Normal(2, (2,)), MeanFieldNormal((2,), 2))
+    with pytest.raises(ValueError, match=said):
+        fit(pair.model, pair.guide, torch.from_numpy(x), BetaVAE(), epochs=1)
+    with pytest.raises(ValueError, match=said):
+        Trained(pair.model, pair.guide, torch.ones(8, 2)).decode(x)
+    assert Dataset(x, normalise="standardise").train.isfinite().all()
+
+
+def test_a_table_without_columns_is_refused() -> None:
+    import pandas
+
+    with pytest.raises(ValueError, match=r"train has shape \(5, 0\)"):
+        Dataset(pandas.DataFrame(np.ones((5, 0))))

@@ -7,8 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from ppca import PPCA
+from pyro.infer.util import is_validation_enabled
 
 from ppl_vae import evaluation as ev
+from ppl_vae.evaluation.programs import unchecked
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -153,3 +155,16 @@ def test_annealing_moves_several_sites_and_refuses_bounded_ones():
 
     with pytest.raises(ValueError, match="'z' is not real-valued"):
         ev.annealed_nll(bounded, unit, x)
+
+
+def test_what_is_run_without_checks_says_what_is_wrong_all_the_same():
+    """As where a decoder gives no numbers at a far draw, after a first block that it passed."""
+
+    def of(loc):
+        return lambda: dist.Normal(torch.tensor(loc), 1.0).log_prob(torch.tensor(0.5))
+
+    assert unchecked(of(0.5)) == of(0.5)()
+    with pytest.raises(ValueError, match="parameter loc"):
+        unchecked(of(math.nan))
+    assert unchecked(lambda: torch.tensor(math.nan)).isnan()
+    assert is_validation_enabled()

@@ -7,6 +7,7 @@ from pathlib import Path
 import failing
 import pytest
 import ranks
+import torch
 
 from ppl_vae.launching import Stopped, launch
 from ppl_vae.together import Lost, started
@@ -24,15 +25,17 @@ SAID = {
 def test_a_failure_ends_all_in_one_line_that_names_its_cause(how: str) -> None:
     began = time.monotonic()
     with pytest.raises(Lost) as found:
-        launch(failing.work, (how, 2.0), 2)
+        launch(failing.work, (how, 2.0, torch.zeros(2)), 2)
     assert str(found.value) == SAID[how]
     assert time.monotonic() - began < 40, "a start of ten seconds, the time-out, and ten of grace"
 
 
 def test_all_well_and_an_interruption() -> None:
-    launch(failing.work, ("well", 20.0), 2)
+    seen = torch.zeros(2)
+    launch(failing.work, ("well", 20.0, seen), 2)
+    assert seen.tolist() == [1, 1], "the memory of tensors is shared"
     with pytest.raises(Stopped) as found:
-        launch(failing.work, ("interrupted", 20.0), 2)
+        launch(failing.work, ("interrupted", 20.0, seen), 2)
     assert (found.value.code, found.value.said) == (
         128 + signal.SIGINT,
         "stopped after step 5, says 0",

@@ -5,9 +5,28 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import CASES, DRAWING, FAULTS, FITS, SPLITS, Rows, fitted, run, unlike, work, worst
+from ranks import (
+    CASES,
+    DRAWING,
+    FAULTS,
+    FITS,
+    REPEATS,
+    SPLITS,
+    Case,
+    Counting,
+    Noisy,
+    Rows,
+    fitted,
+    run,
+    scored,
+    unlike,
+    work,
+    worst,
+)
 from torch import multiprocessing
+from torch.utils.data import DataLoader
 
+from ppl_vae.objectives import MMD, InfoVAE
 from ppl_vae.world import World, here
 
 Found = dict[tuple[str, str], Any]
@@ -73,3 +92,53 @@ def test_a_run_goes_on_as_if_nothing_had_been(shared: list[Found], folder: Path)
     alone = fitted(DRAWING, epochs=5, resume=folder / "part")
     assert unlike({"row 3": alone["row 3"]}, {"row 3": shared[0]["fit", "whole"]["row 3"]}) == 0
     assert "row 4" in alone
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", ["stream", "loader", "drawn"])
+def test_rows_that_are_streamed_or_drawn_are_shared_out(shared: list[Found], name: str) -> None:
+    case = Case(lambda: InfoVAE(MMD(pairs="all"), alpha=0.5, scale=9.0))
+    data = {
+        "stream": Counting(),
+        "loader": DataLoader(Counting(), batch_size=64, shuffle=True),
+        "drawn": Noisy(Rows.make(236)),
+    }[name]
+    assert unlike(shared[0]["fit", name], fitted(case, data=data, epochs=2)) < 1e-10
+    assert unlike(shared[1]["fit", name], shared[0]["fit", name]) == 0
+
+
+def test_each_process_reads_its_own_rows_of_a_stream(shared: list[Found]) -> None:
+    read = [found["read", ""] for found in shared]
+    for epoch in (slice(0, 118), slice(118, 236)):
+        assert sorted(read[0][epoch] + read[1][epoch]) == list(range(236))
+
+
+SAID = {
+    "elbo": "ValueError: elbo=TraceGraph_ELBO(...) does not go over 2 processes: leave elbo out, "
+    "or train in one process",
+    "IWAE": "ValueError: latent site 'w', outside the data plate, with IWAE does not go over 2 "
+    "processes: all data share one weight there; use InfoVAE(alpha=0)",
+    "fit": "ValueError: Trace_ELBO, a loss of Pyro's, does not go over 2 processes: use InfoVAE "
+    "or its kin",
+    "batch": "ValueError: batch_size is 1, of all 2 processes together: each needs a row or more",
+    "infinite": "FloatingPointError: term 'reconstruction/bad' is -inf at step 1: look at the "
+    "distribution's parameters there, the data, or the learning rate",
+    "unequal": "RuntimeError: parameter 'of 1' is in processes [1] of 2 alone: let all ask for "
+    "the same parameters at each step",
+    "callback": "2 epochs",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_one_meets_all_say(shared: list[Found], name: str) -> None:
+    """An infinite density of one process, a wish to stop, or what no process can do."""
+    assert [found["said", name] for found in shared] == [SAID[name]] * 2
+
+
+@pytest.mark.usefixtures("double")
+def test_a_score_function_has_the_gradient_of_one_process(shared: list[Found]) -> None:
+    """In the mean: the baseline is of a process's own rows."""
+    one, two = scored(), shared[0]["scored", ""]
+    error = ((one.var(0) + two.var(0)) / REPEATS).sqrt()
+    assert ((one.mean(0) - two.mean(0)).abs() < 4.5 * error).all()
+    assert (error < 0.1 * one.mean(0).abs()).all(), "the test would see a factor of two"

@@ -95,10 +95,7 @@ class Memory(Divergence):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._queues = {name: _Queue.of(parts) for name, parts in state.items()}
-
-    def forget_step(self) -> None:
-        """Drops what `forward` saw in a step that was given up."""
-        self._seen = []
+        self._seen = []  # what `forward` saw in a step that was given up
 
     def remember(self, q: AggregatePosterior) -> None:
         """Puts a batch into the queue, for use outside an objective."""

@@ -64,6 +64,15 @@ def is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
+def is_beyond(value: object) -> bool:
+    """Whether a value is, or holds, a whole number that no tensor's size or index can be."""
+    if isinstance(value, Mapping):
+        return any(is_beyond(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(is_beyond(v) for v in value)
+    return isinstance(value, int) and abs(value) >= 2**63
+
+
 def is_part(value: object) -> bool:
     """Whether a value names a class."""
     return isinstance(value, Mapping) and "class_path" in value

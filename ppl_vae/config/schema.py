@@ -16,6 +16,7 @@ from ppl_vae.config.names import (
     BadInput,
     holds_part,
     import_paths,
+    is_beyond,
     is_part,
     is_plain,
     load_class,
@@ -228,6 +229,9 @@ class Schema:
                     wanted = slots[name].described(self.named(slots[name]))
                     raise BadInput(f"{where}{name} is {value!r}, not {wanted}") from error
             raise BadInput(f"{where or 'configuration'}: {str(error).splitlines()[-1]}") from error
+        for name, value in parsed.items():
+            if is_beyond(value):
+                raise BadInput(f"{where}{name} is {value!r}, a whole number beyond 2^63")
         for name, value in parts.items():
             parsed[name] = self._parse_part(slots[name], value, f"{where}{name}")
         for name in names:

@@ -64,8 +64,16 @@ def check_bytes(parts: Sequence[Tensor | None], name: str) -> None:
         )
 
 
-def check_finite(x: Tensor, name: str, missing: Missing = "refuse") -> None:
+def check_finite(
+    x: Tensor, name: str, missing: Missing = "refuse", dtype: torch.dtype | None = None
+) -> None:
     """Refuses values that are infinite or, unless they are to be masked, NaN.
+
+    Args:
+        x: the values.
+        name: what messages call them.
+        missing: what is done about NaN.
+        dtype: what they become, whose range they must not leave.
 
     Raises:
         ValueError: naming the first, how many there are and what to do.
@@ -78,6 +86,9 @@ def check_finite(x: Tensor, name: str, missing: Missing = "refuse") -> None:
             f"{name}{place} is {value} ({int(wrong.sum())} such values): drop those rows or fill "
             f"them in{mask}"
         )
+    if dtype is not None and (beyond := x.to(dtype).isinf()).any():
+        value, place = first_marked(x, beyond)
+        raise ValueError(f"{name}{place} is {value:g}, beyond what {dtype} holds: rescale them")
 
 
 def check_none(extra: Sequence[Any], name: str) -> None:
@@ -112,8 +123,9 @@ def check_rows(x: Tensor, name: str) -> None:
 def check_values(x: Tensor, name: str, missing: Missing = "refuse") -> Tensor:
     """`x` as floats, held to be rows of finite values, or of NaN where these are to be masked."""
     check_rows(x, name)
-    check_finite(x, name, missing)
-    return x.to(torch.get_default_dtype())
+    dtype = torch.get_default_dtype()
+    check_finite(x, name, missing, dtype)
+    return x.to(dtype)
 
 
 def check_weights(weights: Any, rows: Tensor | None, name: str) -> Tensor | None:

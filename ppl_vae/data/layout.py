@@ -39,7 +39,7 @@ class Layout:
         if not is_table(table) or not all(isinstance(name, str) for name in table.columns):
             return None
         names = [*table.columns]
-        if len({*names}) < len(names):
+        if not names or len({*names}) < len(names):
             return None
         return cls([Column(name) for name in names], library=library_of(table))
 
@@ -56,6 +56,8 @@ class Layout:
         found = record(cls, kept, where)
         if found.library not in ("pandas", "polars"):
             raise ValueError(f"{where} is damaged: {found.library!r} is no library of tables")
+        if not found.x:
+            raise ValueError(f"{where} is damaged: it has no columns")
         x, covariates = (
             [record(Column, column, f"a column in {where}") for column in columns]
             for columns in (found.x, found.covariates)

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from ppl_vae.evaluation.estimate import Estimate, importance_nll
 from ppl_vae.evaluation.metric import NATS, Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
-from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
+from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating, unchecked
 from ppl_vae.evaluation.proposal import Family, NoProposal, Proposal
 from ppl_vae.evaluation.terms import require_density
 from ppl_vae.evaluation.totals import Total, pair_or_total, total_terms
@@ -317,8 +318,8 @@ def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
 
     def weights(rows: Tensor) -> Iterator[Tensor]:
         once = _Encoded(pair, rows) if free else None
-        for start in range(0, num_samples, draws):
-            k = min(draws, num_samples - start)
+
+        def chunk(k: int) -> Tensor:
             if once is None:
                 terms = pair.run(rows.repeat_interleave(k))
                 log_q = terms.log_q
@@ -326,7 +327,11 @@ def _chunks(pair: Pair, num_samples: int) -> Iterator[Iterator[Tensor]]:
                 terms, log_q = once.draw(k)
             # The likelihood first: its run of the model gives the prior too.
             log_w = terms.log_likelihood.double() + terms.log_prior - log_q
-            yield log_w.view(-1, k)
+            return log_w.view(-1, k)
+
+        for start in range(0, num_samples, draws):
+            run = partial(chunk, min(draws, num_samples - start))
+            yield unchecked(run) if start else run()
 
     exact = pair.guide_sites == pair.latents and not pair.guide_observed
     free = pair.sliced and exact and pair.independent

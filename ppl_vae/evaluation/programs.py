@@ -1,17 +1,26 @@
 """Calling a user's programs for evaluation, and checking what is asked."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program
 
-__all__ = ["Data", "Program", "arguments_of", "check_positive", "evaluating", "seeded"]
+__all__ = [
+    "Data",
+    "Program",
+    "arguments_of",
+    "check_positive",
+    "evaluating",
+    "seeded",
+    "unchecked",
+]
 
 Data = Tensor | tuple[Any, ...] | list[Any]
 """Rows of data: one tensor, or the tuple (or list) of a model's positional arguments."""
@@ -40,6 +49,17 @@ def check_positive(**numbers: int | None) -> None:
             continue
         if (isinstance(number, float) and not math.isfinite(number)) or number < 1:
             raise ValueError(f"{name} is {number}: it must be 1 or more")
+
+
+def unchecked(run: Callable[[], Tensor]) -> Tensor:
+    """What `run` gives, without the checks of values and parameters that a run at the same data
+    has passed before. Where a number is NaN it is run once more with them, so that what is wrong
+    is said."""
+    with pyro.validation_enabled(False):
+        found = run()
+    if bool(found.isnan().any()):
+        run()
+    return found
 
 
 @contextmanager

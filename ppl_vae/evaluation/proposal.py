@@ -20,17 +20,21 @@ proposal by row takes the encoder's own gap out of a likelihood).
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to
 
 from ppl_vae.distributions.flow import build_flow, flow_from_noise
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
+from ppl_vae.evaluation.programs import unchecked
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
 from ppl_vae.state import ready_optimizers
@@ -174,12 +178,13 @@ class Proposal:
         adam = torch.optim.Adam(rates, lr=0.01, betas=(0.9, 0.99))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         with torch.enable_grad():
-            for _ in range(steps):
+            for step in range(steps):
                 factor = torch.diag_embed(torch.ones_like(raw))
                 factor[:, i, j] = below
                 found.loc, found.tril = loc, raw.exp()[:, :, None] * factor
                 found.bend = None if flow is None else (flow, context)
-                loss = found._loss(space)
+                with pyro.validation_enabled(is_validation_enabled() and step == 0):
+                    loss = found._loss(space)
                 gradients = torch.autograd.grad(loss, parameters)
                 for p, g in zip(parameters, gradients, strict=True):
                     p.grad = g.nan_to_num(0.0, 0.0, 0.0)
@@ -222,11 +227,13 @@ class Proposal:
         for start in range(0, draws, together):
             k = min(together, draws - start)
             rows = None if self.rows is None else self.rows.repeat_interleave(k)
-            if space is None or k != last:  # the guide says where latents stand, once
+            is_new = space is None or k != last
+            if space is None or is_new:  # the guide says where latents stand, once
                 space, last = Space(self.pair, rows), k
             u = q.sample(torch.Size([k]))
             log_q = q.log_prob(u)
-            log_p = space.log_density(u.transpose(0, 1).flatten(0, 1))
+            run = partial(space.log_density, u.transpose(0, 1).flatten(0, 1))
+            log_p = run() if is_new else unchecked(run)
             yield log_p.double().view(-1, k) - log_q.double().T
 
 

@@ -57,9 +57,9 @@ def spread(reading: Reading, world: Processes, plate: PlateName | None = None) -
     name = batch_plate(reading, plate)
     sites = [*reading.guide_sites.values(), *reading.model_sites.values()]
     held = next(p for site in sites if (p := site.plate(name)) is not None)
-    counts = world.counts(held.size)
-    subsampled = world.number(int(held.full_size != held.size)) > 0
-    share = counts[world.rank] / sum(counts) if subsampled else 1.0
+    marks = world.counts(2 * held.size + (held.full_size != held.size))
+    subsampled = any(mark % 2 for mark in marks)
+    share = held.size / sum(mark // 2 for mark in marks) if subsampled else 1.0
     for site in sites:
         if site.plate(name) is None:
             site.scale = site.scale / world.size

@@ -179,13 +179,17 @@ class TrainingRows:
             self.data = self.data.to(kinds[0])
         wants_floats = any(isinstance(module, Pair) for module in modules)
 
-        def typed(parts: Values) -> Values:
+        def typed(parts: Values, name: str) -> Values:
+            for i, x in enumerate(parts):
+                if x.dtype == torch.double != kinds[0]:
+                    check_finite(x, name, self.missing if i == 0 else "refuse", kinds[0])
             return tuple(
                 x.to(kinds[0]) if x.is_floating_point() or (wants_floats and i == 0) else x
                 for i, x in enumerate(parts)
             )
 
-        self.train, self.held_out = typed(self.train), typed(self.held_out)
+        self.train = typed(self.train, "data")
+        self.held_out = typed(self.held_out, "validation")
 
     def to(self, device: torch.device) -> None:
         """Moves all."""

@@ -9,20 +9,16 @@ from torch import Tensor
 from ppl_vae.training.noise import Noise
 from ppl_vae.training.recording import Recording, tensors_of
 
-__all__ = ["State", "noise_of", "up_to_rounding"]
-
-
-def noise_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Noise:
-    """The states of the generators that a step on these arguments draws from."""
-    tensors = tensors_of(args, kwargs)
-    return Noise(tensors[0].device if tensors else torch.device("cpu"))
+__all__ = ["State", "up_to_rounding"]
 
 
 class State:
     """What a step moves besides the parameters: the tensors a graph writes to, and the noise."""
 
     def __init__(self, made: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._tensors, self._noise = made.kept, noise_of(args, kwargs)
+        tensors = tensors_of(args, kwargs)
+        self._noise = Noise(tensors[0].device if tensors else torch.device("cpu"))
+        self._tensors = made.kept
         self._values = [t.clone() for t in made.kept]
 
     def restore(self) -> None:

@@ -11,15 +11,17 @@ from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from ppl_vae.objectives import Memory, Objective
+from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.state import same_environment
 from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
+from ppl_vae.training.noise import put_back, streams
 from ppl_vae.training.recording import Recording
-from ppl_vae.training.sameness import State, noise_of, up_to_rounding
+from ppl_vae.training.sameness import State, up_to_rounding
 from ppl_vae.world import here
 
 __all__ = ["SVI"]
@@ -45,7 +47,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     modules, such as a global number, must stay as it is; else say `record=False`.
 
     `compile=True` gives the graph to torch's compiler, which takes a C++ compiler and half a
-    minute for each shape, once, and spares a sixth of a recorded step of a small network. What it
+    minute for each shape, once; a step of a small network then takes about half as long. What it
     makes is held against the same step, and used if loss, terms, gradients and what has moved
     agree to rounding; else, and where there is no compiler, a warning says why and the recorded
     graph is used.
@@ -148,20 +150,24 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> float:
         buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
-        noise = noise_of(args, kwargs)
+        gathered: dict[Divergence | Objective, Any] = {
+            part: tree_map(_cloned, part.state())
+            for part in objective.modules()
+            if isinstance(part, Divergence | Objective)
+        }
+        noise = streams()
         try:
             with same_environment():
                 made = Recording(objective, self.model, self.guide, args, kwargs)
         except (
             Exception
         ) as error:  # of whatever kind: the eager step says whether it is the user's
-            noise.restore()
+            put_back(noise)
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            for part in objective.modules():
-                if isinstance(part, Memory):
-                    part.forget_step()
+            for part, state in gathered.items():
+                part.load_state(state)
             loss = self._eager(args, kwargs)
             self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
             return loss
@@ -243,6 +249,10 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for a in (*args, *kwargs.values())
         ]
         return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
+
+
+def _cloned(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _plain(argument: Any) -> Hashable:

@@ -200,7 +200,9 @@ class Intake:
         found = as_tensor(codes, "codes")
         if not (found.ndim and len(found)):
             raise ValueError("codes has no rows: give a tensor, an array or a table of codes")
-        check_finite(found, "codes at ")
+        modules = modules_of(*self._programs).values()
+        kinds = (p.dtype for module in modules for p in module.parameters())
+        check_finite(found, "codes at ", dtype=next(kinds, None))
         return self._placed([found])[0]
 
     def _decoded(self, z: Tensor, args: tuple[Tensor, ...], mean: bool) -> Tensor:

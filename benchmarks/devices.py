@@ -1,0 +1,136 @@
+"""What a step over two processes of this machine costs, beside one of one process.
+
+    python benchmarks/devices.py [--batches 128 1024] [--rounds 5] [--write docs/devices.md]
+
+An MLP of 784 - 400 - 10 takes steps on one global batch, by one process while the other waits, and
+by both; in turn, so that what else the machine does meets both alike. Prints medians over rounds:
+milliseconds of the wall, of CPU of the first process, and the ratio of walls within a round. Then
+what one call of each kind costs.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from ppl_vae import VAE, Bernoulli, MeanFieldNormal, StandardNormal, processes
+from ppl_vae.launching import launch
+from ppl_vae.objectives import MMD, Adversarial, BetaVAE, InfoVAE, Objective
+from ppl_vae.world import Processes, World, alone
+
+SIZE = torch.Size([784])
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "ELBO": BetaVAE,
+    "MMD": lambda: InfoVAE(MMD(), scale=100.0),
+    "Adversarial": lambda: InfoVAE(Adversarial(dim=10), scale=10.0),
+}
+
+
+def timed(act: Callable[[], Any], times: int) -> tuple[float, float]:
+    """Milliseconds of the wall and of this process's CPU, of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(times):
+        act()
+    return tuple(  # type: ignore[return-value]
+        1000 * (now - then) / times
+        for now, then in ((time.perf_counter(), wall), (time.process_time(), cpu))
+    )
+
+
+def step_of(make: Callable[[], Objective]) -> Callable[[Tensor], float]:
+    pyro.clear_param_store()
+    vae = VAE(StandardNormal(10), Bernoulli(10, SIZE), MeanFieldNormal(SIZE, 10))
+    optimizer = pyro.optim.Adam({"lr": 1e-3})
+    svi = pyro.infer.SVI(vae.model, vae.guide, optimizer, loss=make())
+    step: Callable[[Tensor], float] = svi.step
+    return step
+
+
+def work(batches: list[int], rounds: int, steps: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    found: list[tuple[str, int, list[Any]]] = []
+    with processes() as world:
+        for batch in batches:
+            x = torch.bernoulli(torch.full((batch, *SIZE), 0.3))
+            (mine,) = world.shard(x)
+            for name, make in OBJECTIVES.items():
+                step = step_of(make)
+                step(mine)
+                rows = []
+                for _ in range(rounds):
+                    one = (0.0, 0.0)
+                    if world.rank == 0:
+                        with alone():
+                            one = timed(partial(step, x), steps)
+                    world.number(0)  # the other waits here
+                    rows.append((one, timed(partial(step, mine), steps)))
+                found.append((name, batch, rows))
+        calls = costs(world, 20)
+    if world.rank == 0:
+        torch.save((found, calls), f"{folder}/found.pt")
+
+
+def costs(world: World, times: int) -> dict[str, float]:
+    """Milliseconds of the wall of one call of each kind."""
+    assert isinstance(world, Processes)
+    codes, number = torch.randn(512, 10, requires_grad=True), torch.zeros(())
+    weights = {"weights": torch.randn(650_000, requires_grad=True)}
+    weights["weights"].grad = torch.randn(650_000)
+    acts: dict[str, Callable[[], Any]] = {
+        "a count of rows": lambda: world.number(3),
+        "the sum of 6 numbers": lambda: world.totals(*[number] * 6),
+        "512 codes of 10, gathered and back": lambda: world.gather(codes).sum().backward(),
+        "the gradient of 650,000 parameters": lambda: world.reduce(weights),
+    }
+    return {name: timed(act, times)[0] for name, act in acts.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    options = parser.parse_args(arguments)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        launch(work, (options.batches, options.rounds, options.steps, folder), 2)
+        found, calls = torch.load(f"{folder}/found.pt")
+    lines = [
+        f"Two processes, gloo, a thread each; {options.rounds} rounds of {options.steps} eager "
+        f"steps. {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"PyTorch {torch.__version__}.",
+        "",
+        "| objective | global batch | one process, ms (CPU) | two, ms (CPU of one) | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for name, batch, rows in found:
+        ones, twos = ([row[k] for row in rows] for k in (0, 1))
+        wall, cpu = (statistics.median(one[k] for one in ones) for k in (0, 1))
+        both, own = (statistics.median(two[k] for two in twos) for k in (0, 1))
+        ratio = statistics.median(two[0] / one[0] for one, two in rows)
+        lines.append(
+            f"| {name} | {batch} | {wall:.0f} ({cpu:.0f}) | {both:.0f} ({own:.0f}) | {ratio:.2f} |"
+        )
+    said = ", ".join(f"{name} {ms:.2f}" for name, ms in calls.items())
+    lines += ["", f"One call, in ms: {said}."]
+    table = "\n".join(lines)
+    print(table)
+    if options.write is not None:
+        start, end = "<!-- figures -->\n", "<!-- end of figures -->"
+        before, rest = options.write.read_text().split(start)
+        options.write.write_text(f"{before}{start}\n{table}\n\n{end}{rest.split(end)[1]}")
+
+
+if __name__ == "__main__":
+    main()
