@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evaluation.sampling import ancestral
+from ppl_vae.program.density import density
 from ppl_vae.reproductions.discrete_world import (
     ENCODERS,
     STATES,
@@ -124,3 +125,13 @@ def test_experiment(name: str) -> None:
     assert abs(found["difference"]) < 1e-6
     assert found["limit off by"] < 1e-6
     assert found["chain, errors"] < 4.5
+
+
+def test_a_density_outside_a_discrete_support_is_zero() -> None:
+    """A categorical law looks its values up: one beyond the table is no error."""
+    three = dist.Categorical(torch.tensor([0.2, 0.3, 0.5]))
+    found = density(three, torch.tensor([-1, 0, 2, 3])).exp()
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.2, 0.5, 0.0]))
+    pair = dist.Categorical(torch.ones(2, 3) / 3).to_event(1)
+    found = density(pair, torch.tensor([[0, 1], [3, 1]])).exp()
+    torch.testing.assert_close(found, torch.tensor([1 / 9, 0.0]))

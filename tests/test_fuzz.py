@@ -39,6 +39,10 @@ MENDED: list[tuple[str, object]] = [
         "pair",
         {"sites": [{"law": "categorical", "guide": "law"}], "observed": "none", "use": "fit"},
     ),
+    (
+        "pair",
+        {"sites": [{"law": "categorical", "place": "other", "guide": "law"}], "use": "evaluate"},
+    ),
     ("pair", {"sites": [{}], "observed": "none", "objective": "GECO(SquaredError(), 1.0)"}),
     ("command", ["show", "--dim", "9" * 21]),
     ("file", {"file": "run/metrics.jsonl", "changes": [["insert", 0.82, 104, "1e999"]]}),

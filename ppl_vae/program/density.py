@@ -33,11 +33,15 @@ def closed_kl(guide: Site, model: Site) -> Tensor | None:
 
 def density(fn: Distribution, value: Tensor) -> Tensor:
     """The log-density, with minus infinity and not an error outside the support."""
+    support, base = _support(fn), _base(fn)
+    if isinstance(base, constraints.integer_interval):  # a categorical one looks values up
+        indices = torch.where(base.check(value), value, base.lower_bound)
+    else:
+        indices = value
     with _unvalidated(fn):
-        log_p = fn.log_prob(value)
-    if is_real(fn):
+        log_p = fn.log_prob(indices)
+    if base is constraints.real:
         return log_p
-    support = _support(fn)
     return log_p if support is None else torch.where(support.check(value), log_p, -math.inf)
 
 
@@ -55,10 +59,15 @@ def log_density(site: Site) -> Tensor:
 
 def is_real(fn: Distribution) -> bool:
     """Whether the support is all real vectors."""
+    return _base(fn) is constraints.real
+
+
+def _base(fn: Distribution) -> constraints.Constraint | None:
+    """The support of one element."""
     support = _support(fn)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    return support is constraints.real
+    return support
 
 
 def _support(fn: Distribution) -> constraints.Constraint | None:
