@@ -2,6 +2,7 @@
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
