@@ -43,6 +43,7 @@ MENDED: list[tuple[str, object]] = [
         "pair",
         {"sites": [{"law": "categorical", "place": "other", "guide": "law"}], "use": "evaluate"},
     ),
+    ("pair", {"sites": [{"law": "lognormal", "guide": "law"}], "observed": "none"}),
     ("pair", {"sites": [{}], "observed": "none", "objective": "GECO(SquaredError(), 1.0)"}),
     ("command", ["show", "--dim", "9" * 21]),
     ("file", {"file": "run/metrics.jsonl", "changes": [["insert", 0.82, 104, "1e999"]]}),
@@ -50,6 +51,7 @@ MENDED: list[tuple[str, object]] = [
         ("rows", {"call": call, "rows": {**_ROWS, **rows}, "settings": {}})
         for call, rows in (
             ("decode", {"shape": [2, 2], "type": "object", "fill": "huge", "form": "array"}),
+            ("decode", {"shape": [2, 0, 2], "form": "tensor"}),
             ("Dataset", {"shape": [5, 0], "form": "pandas"}),
             ("Dataset", {"type": "complex64", "form": "pandas"}),
         )

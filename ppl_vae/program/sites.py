@@ -165,7 +165,7 @@ class Site:
         """The log-density by batch entry in nats, masked and unscaled."""
         if self.summed is not None:
             return self.summed.log_density
-        value: Tensor = self.fn.log_prob(self.value, *self.args, **self.kwargs)
+        value = self._scored()
         return value if self.mask is None else scale_and_mask(value, 1.0, self.mask)
 
     def mean(self) -> Tensor:
@@ -202,7 +202,16 @@ class Site:
         if self.summed is not None:
             scaled: Tensor = scale_and_mask(self.summed.log_density, self.scale, None)
             return scaled
-        return self.scaled(self.fn.log_prob(self.value, *self.args, **self.kwargs))
+        return self.scaled(self._scored())
+
+    def _scored(self) -> Tensor:
+        """What its distribution says of its value; one outside the support is told in a line."""
+        try:
+            found: Tensor = self.fn.log_prob(self.value, *self.args, **self.kwargs)
+        except ValueError as error:
+            said = str(error).partition("\n")[0].rstrip(":")
+            raise ValueError(f"site {self.name!r}: {said}") from error
+        return found
 
     def unscaled(self) -> "Site":
         """The same without its scale."""

@@ -198,7 +198,7 @@ class Intake:
 
     def _codes(self, codes: Any) -> Tensor:
         found = as_tensor(codes, "codes")
-        if not (found.ndim and len(found)):
+        if not (found.ndim and found.numel()):
             raise ValueError("codes has no rows: give a tensor, an array or a table of codes")
         modules = modules_of(*self._programs).values()
         kinds = (p.dtype for module in modules for p in module.parameters())
