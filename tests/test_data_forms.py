@@ -392,3 +392,10 @@ def test_a_table_without_columns_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"train has shape \(5, 0\)"):
         Dataset(pandas.DataFrame(np.ones((5, 0))))
+
+
+def test_a_column_of_neither_numbers_nor_text_is_refused() -> None:
+    import pandas
+
+    with pytest.raises(ValueError, match=r"column 'a' holds .*1j.*, which is neither number nor"):
+        Dataset(pandas.DataFrame({"a": [1j, 2j]}))

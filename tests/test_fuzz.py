@@ -33,6 +33,41 @@ def test_inputs(fuzz: Fuzz, part: int) -> None:
     assert not faults, "\n".join(faults)
 
 
+_ROWS = {"shape": [5, 4], "type": "float32", "fill": "ones", "form": "tuple"}
+MENDED: list[tuple[str, object]] = [
+    (
+        "pair",
+        {"sites": [{"law": "categorical", "guide": "law"}], "observed": "none", "use": "fit"},
+    ),
+    ("pair", {"sites": [{}], "observed": "none", "objective": "GECO(SquaredError(), 1.0)"}),
+    ("command", ["show", "--dim", "9" * 21]),
+    ("file", {"file": "run/metrics.jsonl", "changes": [["insert", 0.82, 104, "1e999"]]}),
+    *(
+        ("rows", {"call": call, "rows": {**_ROWS, **rows}, "settings": {}})
+        for call, rows in (
+            ("decode", {"shape": [2, 2], "type": "object", "fill": "huge", "form": "array"}),
+            ("Dataset", {"shape": [5, 0], "form": "pandas"}),
+            ("Dataset", {"type": "complex64", "form": "pandas"}),
+        )
+    ),
+    (
+        "rows",
+        {
+            "call": "Dataset",
+            "rows": _ROWS,
+            "settings": {"train_covariates": {**_ROWS, "form": "scalar"}},
+        },
+    ),
+]
+"""Inputs that were faults once."""
+
+
+@pytest.mark.parametrize(("kind", "value"), MENDED)
+@pytest.mark.usefixtures("unpainted")
+def test_mended_inputs(fuzz: Fuzz, kind: str, value: object) -> None:
+    assert fuzz.fault(kind, value) is None
+
+
 def test_a_seed_is_an_input() -> None:
     assert [draw(seed) for seed in range(200)] == [draw(seed) for seed in range(200)]
     assert {draw(seed)[0] for seed in range(200)} == {*KINDS}

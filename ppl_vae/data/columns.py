@@ -187,6 +187,8 @@ def _read(table: Any, name: str) -> tuple[_Array, _Array]:
         found = np.full(len(values), np.nan)
         found[~missing] = seen.astype(np.float64)
         return found, missing
+    if len(kinds) == 1 and kinds != {"text"}:
+        raise ValueError(f"column {name!r} holds {seen[0]!r}, which is neither number nor text")
     if kinds != {"text"}:
         first = next(value for value in seen if _type(type(value)) != _type(type(seen[0])))
         raise ValueError(

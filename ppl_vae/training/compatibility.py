@@ -12,7 +12,7 @@ from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.modules import Program, evaluating
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import Site, is_point
+from ppl_vae.program.sites import Site, distribution_name, is_point
 from ppl_vae.training.guard import name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of
 
@@ -236,4 +236,10 @@ def _has_no_density(site: Site) -> bool:
             site.fn.log_prob(site.value)
     except NotImplementedError:
         return True
+    except (IndexError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(
+            f"site {site.name!r}: {distribution_name(site.fn)} cannot score what is drawn there "
+            f"({said}); let the guide draw within its support"
+        ) from error
     return False
