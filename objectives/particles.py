@@ -10,7 +10,7 @@ from ppl_vae.program.handlers import SetValues
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import Site
-from ppl_vae.world import here
+from ppl_vae.world import alone, here
 
 __all__ = ["Particles"]
 
@@ -56,7 +56,9 @@ class Particles:
             self._pair, self._found = (model, guide), False
             self._tried += 1
             if self._tried <= _PAIRS:
-                self._found = here().first(self._obstacle(model, guide, tensors, run)) is None
+                with alone():  # of a process's own rows, whatever becomes of the others
+                    obstacle = self._obstacle(model, guide, tensors, run)
+                self._found = here().first(obstacle) is None
         return self._found
 
     def _obstacle(
