@@ -4,8 +4,8 @@
 
 A cell is a Python and a choice of dependencies: `3.12-newest`. The oldest are the floors of
 `pyproject.toml`, each at the very release that it names, so one that does not go with the others
-fails. Environments lie under `.matrix/`, of 6 GB each, and are made anew where `pyproject.toml`
-has changed. A Python that is not on the machine is left out, and said to be.
+fails. Environments lie under `.matrix/`, of 6 GB each, and are made anew where other dependencies
+are declared. A Python that is not on the machine is left out, and said to be.
 
 Quick is the first case of each test that is not marked slow, without the files of `FIGURES`.
 """
@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +67,29 @@ def interpreter(version: str) -> str | None:
 
 def environment(python: str, cell: str) -> str:
     """The Python of a cell's environment, which is made unless it is there."""
-    place, declared = HOME / ".matrix" / cell, (HOME / "pyproject.toml").read_text()
-    made, stamp, pins = place / "bin/python", place / "made-from.toml", place / "floors.txt"
-    if not stamp.exists() or stamp.read_text() != declared:
+    place, wanted = HOME / ".matrix" / cell, "\n".join(declared())
+    made, stamp, pins = place / "bin/python", place / "declared.txt", place / "floors.txt"
+    if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([python, "-m", "venv", place], check=True)
-        pins.write_text("\n".join(floors(declared)) if cell.endswith("oldest") else "")
+        pins.write_text("\n".join(map(floor, declared())) if cell.endswith("oldest") else "")
         install = ["-m", "pip", "install", "-q", "-c", pins, "-e", f"{HOME}[test,tables]"]
         subprocess.run([made, *install], check=True)
-        stamp.write_text(declared)
+        stamp.write_text(wanted)
     return str(made)
 
 
-def floors(declared: str) -> Iterator[str]:
-    """All dependencies of a `pyproject.toml`, each at the lowest release that it takes."""
-    project = tomllib.loads(declared)["project"]
+def declared() -> list[str]:
+    """All dependencies, those of the extras among them."""
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
-    for one in [*project["dependencies"], *(one for extra in extras for one in extra)]:
-        name, floor = re.split(r">=|,", re.sub(r"\[\w+\]", "", one))[:2]
-        yield f"{name}=={floor}"
+    return [*project["dependencies"], *(one for extra in extras for one in extra)]
+
+
+def floor(dependency: str) -> str:
+    """A dependency at the lowest release that it takes."""
+    name, lowest = re.split(r">=|,", re.sub(r"\[\w+\]", "", dependency))[:2]
+    return f"{name}=={lowest}"
 
 
 def tests(python: str) -> tuple[int, str]:

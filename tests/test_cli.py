@@ -12,8 +12,7 @@ import pytest
 import torch
 import yaml
 
-import ppl_vae
-from ppl_vae import evaluation
+from ppl_vae import __version__, evaluation
 from ppl_vae.cli import main
 from ppl_vae.experiment import load
 from ppl_vae.report import results
@@ -472,7 +471,7 @@ def test_general_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("fit", "evaluate", "sample", "demo"):
         assert f"  {command} " in shown
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"{ppl_vae.__version__}\n"
+    assert capsys.readouterr().out == f"{__version__}\n"
 
 
 def test_demo_prints_a_table(

@@ -20,7 +20,7 @@ from ppl_vae.training import SVI
 
 _SEEN = """
 import json, logging, os, random, signal, sys, warnings
-import matplotlib, numpy, pyro, torch
+import matplotlib, numpy, pyro, sympy, torch  # of which sympy has a filter of warnings
 
 def state():
     return {
