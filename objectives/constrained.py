@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.arguments import of_step
 from ppl_vae.objectives.objective import Objective, Terms, Weight
 from ppl_vae.program.reading import Reading
 from ppl_vae.world import here
@@ -85,6 +86,7 @@ class Penalty(Constraint):
 
     def __init__(self, weight: Weight = 100.0, average: float = 0.0):
         super().__init__(average)
+        of_step(self, weight=weight)
         if not callable(weight) and weight <= 0:
             raise ValueError(f"weight={weight}: a penalty's weight is above 0")
         self.weight = weight
@@ -191,6 +193,7 @@ class ConstrainedObjective(Objective):
         super().__init__(**elbo)
         if isinstance(sites, str):
             raise ValueError(f"sites={sites!r}: give a list, [{sites!r}]")
+        of_step(self, target=target)
         self.target = target
         self.constraint = weight if isinstance(weight, Constraint) else Penalty(weight)
         self.sites, self.plate = sites, plate

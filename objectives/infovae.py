@@ -12,7 +12,7 @@ from pyro.infer.util import zero_grads
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 
-from ppl_vae.arguments import instance
+from ppl_vae.arguments import instance, of_step
 from ppl_vae.objectives.composed import check_credited, check_elbo, through
 from ppl_vae.objectives.decomposition import decompose
 from ppl_vae.objectives.divergences.divergence import Divergence
@@ -390,6 +390,7 @@ class InfoVAE(Objective):
     ) -> None:
         if divergence is not None:
             instance("divergence", divergence, Divergence, "MMD()")
+        of_step(self, alpha=self.alpha, scale=scale)
         for name, weight in (("alpha", self.alpha), ("scale", scale)):
             if isinstance(weight, Divergence | type):
                 raise TypeError(
@@ -446,6 +447,7 @@ class BetaVAE(InfoVAE):
     """
 
     def __init__(self, beta: Weight = 1.0, **elbo: Any):
+        of_step(self, beta=beta)
         if not callable(beta) and beta < 0:
             raise ValueError(f"beta={beta} must not be negative")
         alpha: Weight = _OneMinus(beta) if callable(beta) else 1 - beta

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor
 
+from ppl_vae.arguments import of_step
 from ppl_vae.objectives.divergences.aggregate_kl import (
     Estimator,
     LogDensities,
@@ -97,6 +98,12 @@ class TCVAE(Counted, BetaVAE):
         **elbo: Any,
     ):
         check(estimator, size, "TCVAE")
+        of_step(
+            self,
+            mutual_information=mutual_information,
+            total_correlation=total_correlation,
+            dimension_wise=dimension_wise,
+        )
         for name, weight in (
             ("total_correlation", total_correlation),
             ("dimension_wise", dimension_wise),

@@ -1,11 +1,12 @@
 """Checks of what parts are made with."""
 
+import inspect
 import math
 from collections.abc import Collection, Sequence
 from numbers import Integral
 from typing import Any
 
-__all__ = ["above_zero", "chosen", "instance", "shape", "whole"]
+__all__ = ["above_zero", "chosen", "instance", "of_step", "shape", "whole"]
 
 
 def above_zero(owner: object, **numbers: float) -> None:
@@ -81,6 +82,30 @@ def instance(name: str, value: object, kind: type, such_as: str) -> None:
         write = f"{value.__name__}(...)" if issubclass(value, kind) else such_as
         raise TypeError(f"{name} is the class {value.__name__}: write {write}, an instance of it")
     raise TypeError(f"{name} is {value!r}: give a {kind.__name__}, such as {such_as}")
+
+
+def of_step(owner: object, **weights: object) -> None:
+    """Refuses functions that cannot be called with the step alone, as those of schedules are.
+
+    Args:
+        owner: the part that is being made.
+        **weights: its coefficients by name, numbers among them.
+
+    Raises:
+        TypeError: naming the first that is none.
+    """
+    for name, weight in weights.items():
+        if not callable(weight):
+            continue
+        try:
+            inspect.signature(weight).bind(0)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(owner).__name__}: {name} is {weight!r}: give a number, a schedule such as "
+                "Linear(), or a function of the step"
+            ) from error
+        except ValueError:  # a built-in one does not say what it takes
+            continue
 
 
 def shape(owner: object, size: int | Sequence[int], dim: object = 1) -> tuple[int, ...]:

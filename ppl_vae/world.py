@@ -88,6 +88,16 @@ class World:
         if loss.requires_grad:
             loss.backward()
 
+    def reduce(self, params: Mapping[str, Tensor]) -> None:
+        """Sums gradients over processes; a parameter without one in any has none after.
+
+        `backward` does it, and with it every objective in `pyro.infer.SVI`. After a `backward` of
+        PyTorch's, as of `objective(model, guide)`, a loop does it by itself.
+
+        Args:
+            params: by name, the same names in all processes.
+        """
+
     def refuse(self, what: str, instead: str) -> None:
         """Refuses what several processes cannot do."""
 
@@ -201,11 +211,6 @@ class Processes(World):
 
     @torch.no_grad()
     def reduce(self, params: Mapping[str, Tensor]) -> None:
-        """Sums gradients over processes; a parameter without one in any has none after.
-
-        Args:
-            params: by name, the same names in all processes.
-        """
         names = sorted(params)
         if not names:
             return

@@ -7,7 +7,7 @@ A cell is a Python and a choice of dependencies: `3.12-newest`. The oldest are t
 fails. Environments lie under `.matrix/`, of 6 GB each, and are made anew where `pyproject.toml`
 has changed. A Python that is not on the machine is left out, and said to be.
 
-Quick is, of each test that is not marked slow, the first case.
+Quick is the first case of each test that is not marked slow, without the files of `FIGURES`.
 """
 
 import argparse
@@ -23,6 +23,12 @@ from typing import Any
 
 HOME = Path(__file__).resolve().parents[1]
 CELLS = ("3.11-newest", "3.12-newest", "3.13-newest", "3.11-oldest")
+FIGURES = (
+    *("test_experiment_*", "test_evaluation_*", "test_findings", "test_diagnostics_nuts"),
+    *("test_sweep", "test_faults", "test_fuzz", "test_mutants"),
+)
+"""Tests of figures that trainings reach, and tests that run others: a third of the time, and no
+dependency that the rest does not meet."""
 SHOWN = ("torch", "pyro-ppl", "numpy", "scipy", "arviz", "xarray", "h5netcdf", "jsonargparse")
 """Whose versions are printed."""
 
@@ -112,7 +118,9 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     kept, left_out, seen = [], [], set()
     for item in items:
         name = (item.path, item.cls, item.originalname)
-        is_quick = name not in seen and item.get_closest_marker("slow") is None
+        is_left_out = any(item.path.match(f"{file}.py") for file in FIGURES)
+        is_first = name not in seen and item.get_closest_marker("slow") is None
+        is_quick = is_first and not is_left_out
         (kept if is_quick else left_out).append(item)
         seen |= {name} if is_quick else set()
     config.hook.pytest_deselected(items=left_out)

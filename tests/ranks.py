@@ -544,6 +544,17 @@ def refusing() -> dict[tuple[str, str], str]:
     return found
 
 
+def optimised() -> dict[str, Tensor]:
+    """Gradients of a loop with an optimiser of PyTorch's, of the objective as a module."""
+    pyro.clear_param_store()
+    made, (rows,) = Network().double(), world.here().shard(Rows.make(85))
+    module = InfoVAE(MMD(), alpha=0.5, scale=9.0)(made.model, made.guide)  # type: ignore[arg-type]
+    module(rows).backward()
+    params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    world.here().reduce(params)
+    return {name: p.grad.clone() for name, p in params.items() if p.grad is not None}
+
+
 REPEATS = 120
 
 
@@ -615,6 +626,7 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
             found |= resuming(folder) | streaming() | refusing()
             with _split((64, 21)):
                 found["scored", ""] = scored()
+                found["optimised", ""] = optimised()
     finally:
         torch.save(found, f"{folder}/{rank}.pt")
         torch.distributed.destroy_process_group()

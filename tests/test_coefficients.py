@@ -1,6 +1,7 @@
 """Coefficients: what 0 takes out, schedules, limits, and which sites a weight is on."""
 
 import copy
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,13 +13,17 @@ from pyro.infer import SVI
 from torch import Tensor
 
 from ppl_vae.objectives import (
+    GECO,
     MMD,
     RBF,
+    TCVAE,
     WAE,
     Autoencoder,
     BetaVAE,
     InfoVAE,
     Objective,
+    Penalty,
+    SquaredError,
 )
 
 
@@ -123,3 +128,19 @@ def test_an_auxiliary_site_behind_two_weights_is_refused() -> None:
     ):
         BetaVAE(4.0, sites=["z1"]).differentiable_loss(pair.model, joint, *pair.args)
     BetaVAE(4.0).differentiable_loss(pair.model, joint, *pair.args)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: GECO(SquaredError()), "GECO: target"),
+        (lambda: BetaVAE(SquaredError()), "BetaVAE: beta"),
+        (lambda: InfoVAE(MMD(), alpha=SquaredError()), "InfoVAE: alpha"),
+        (lambda: InfoVAE(MMD(), scale=SquaredError()), "InfoVAE: scale"),
+        (lambda: TCVAE(size=10, total_correlation=SquaredError()), "TCVAE: total_correlation"),
+        (lambda: Penalty(SquaredError()), "Penalty: weight"),
+    ],
+)
+def test_a_function_of_something_else_is_no_coefficient(make: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} is .*: give a number, a schedule"):
+        make()

@@ -52,7 +52,7 @@ def test_every_experiment_is_in_the_docs() -> None:
 
 
 def test_commands_are_understood() -> None:
-    """Commands that the pages show exist, and so do settings of trainings that need no folder."""
+    """Commands on the pages exist, and so do the settings of trainings that need no folder."""
     from ppl_vae.cli.commandline import configured
     from ppl_vae.cli.main import COMMANDS
 

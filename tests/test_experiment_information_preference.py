@@ -35,7 +35,7 @@ def test_the_words_of_a_rule() -> None:
     cost = Condition("NLL", 0.4, at_most=0.3, error=0.02, nothing=0.0)
     assert (cost.margin, cost.opposite) == (pytest.approx(-0.1), True)
     assert str(cost) == "NLL 0.4 +- 0.02 (<= 0.3: no)"
-    assert str(at_least(math.nan)) == "ratio: not run"
+    assert str(at_least(math.nan)) == "ratio: not measured"
 
 
 def test_claims_of_nothing_are_undecided_and_of_numbers_are_decided() -> None:

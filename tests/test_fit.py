@@ -1,5 +1,6 @@
 """Training: what it logs, what it saves, what it refuses, and when it stops."""
 
+import errno
 import json
 import math
 import warnings
@@ -457,6 +458,23 @@ def test_tensorboard_gets_the_terms(digits: Dataset, tmp_path: Path) -> None:
     events.Reload()
     seen = [event.value for event in events.Scalars("rate")]
     assert seen == pytest.approx(history["rate"])
+
+
+def test_a_full_disk_is_said_of_tensorboard_s_file_too(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    writing = pytest.importorskip("tensorboard.summary.writer.record_writer")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    vae = make_vae()
+    monkeypatch.setattr(writing.RecordWriter, "write", full)
+    with pytest.raises(OSError, match=r"tfevents.*the disk is full"):
+        fit(vae.model, vae.guide, digits, BetaVAE(), epochs=1, out=tmp_path / "r", progress=False)
+    assert not capfd.readouterr().err
+    assert Run(tmp_path / "r").load_weights()
 
 
 def test_stored_leaves_no_trace_in_the_noise() -> None:

@@ -88,7 +88,8 @@ SECTIONS = (
     Section(
         "reconstructions",
         "Reconstructions",
-        "Data and the mean of p(x|z) at their posterior means; an image has its own below it.",
+        "Data and the mean of p(x|z) at their posterior means, a draw of it where it has none; an "
+        "image has its own below it.",
     ),
     Section(
         "samples",

@@ -10,7 +10,7 @@ the sharpness of samples over the data's (the variance of the Laplace-filtered i
 squared error of a pixel, and the log-determinant of q(z) over d. The pictures are the paper's:
 interpolations between held-out digits, reconstructions and samples.
 
-Tolstikhin, Bousquet, Gelly and Schoelkopf (2018), arXiv:1711.01558: FID 63 (VAE), 55 (WAE-MMD) and
+Tolstikhin, Bousquet, Gelly and Schölkopf (2018), arXiv:1711.01558: FID 63 (VAE), 55 (WAE-MMD) and
 42 (WAE-GAN) on CelebA, by Inception's features.
 """
 

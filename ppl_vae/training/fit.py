@@ -16,10 +16,11 @@ from ppl_vae.program.precision import Precision
 from ppl_vae.state import ready_optimizers
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
+from ppl_vae.training.board import board
 from ppl_vae.training.guard import memory_said
 from ppl_vae.training.history import History
 from ppl_vae.training.prepare import Prepared, prepare
-from ppl_vae.training.progress import board, showing
+from ppl_vae.training.progress import showing
 from ppl_vae.training.resume import begin, go_on, origin, reopened, rewind
 from ppl_vae.training.run import Run
 from ppl_vae.training.session import Session

@@ -70,7 +70,9 @@ def make(
     parent = files.folder(path.parent)
     for left in parent.glob(".run-*"):
         _remove_left(left)
-    staged = files.folder(parent / f".run-{secrets.token_hex(8)}")
+    staged = parent / f".run-{secrets.token_hex(8)}"
+    with files.telling(path, "made"):
+        staged.mkdir()
     lock = Lock(staged)
     try:
         fill(staged)

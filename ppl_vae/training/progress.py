@@ -1,15 +1,13 @@
-"""What a training shows while it runs, and TensorBoard's copy of it."""
+"""What a training shows while it runs."""
 
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ppl_vae import files
 from ppl_vae.training.history import KINDS
-from ppl_vae.training.run import Run
 
-__all__ = ["Progress", "board", "brief", "showing"]
+__all__ = ["Progress", "brief", "showing"]
 
 
 class Progress:
@@ -76,25 +74,3 @@ def _in_notebook() -> bool:
     """Whether cells of a notebook are run: by IPython, and not in a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
-
-
-@contextmanager
-def board(run: Run | None, wanted: bool, done: int = 0) -> Iterator[Any]:
-    """TensorBoard's log in a run's folder; None where it is not wanted or not installed.
-
-    Args:
-        run: the folder.
-        wanted: whether to log there.
-        done: the steps before now; what was logged of later ones is not shown.
-    """
-    if run is None or not wanted:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        yield None
-        return
-    log, purged = files.folder(run.path / "tensorboard"), done + 1 if done else None
-    with SummaryWriter(str(log), purge_step=purged) as writer:
-        yield writer

@@ -95,6 +95,8 @@ def _command(chance: random.Random) -> Json:
         words.insert(chance.randrange(len(words) + 1), chance.choice(WORDS))
     if chance.random() < 0.05:
         words.pop(chance.randrange(len(words)))
+    if name == "sweep" and "--dry-run" not in words:
+        words.append("--dry-run")  # trainings that are asked for take their time
     return words
 
 

@@ -279,7 +279,7 @@ def _array(spec: Json) -> Any:
         if spec["type"] == "bfloat16":
             array = values.astype(np.float32)
             return torch.from_numpy(np.atleast_1d(array)).bfloat16()
-        array = values.astype(spec["type"])
+        array = np.asarray(values.astype(spec["type"]))
     if form in ("tensor", "grad"):
         made = torch.as_tensor(values.astype(np.float32))
         return made.requires_grad_() if form == "grad" else made

@@ -115,7 +115,7 @@ def _ours(claim: Claim) -> str:
         measured = [c for c in conditions if not math.isnan(c.value)]
         first = conditions[0]
         sign, bound = ("≥", first.at_least) if first.at_least is not None else ("≤", first.at_most)
-        there = spread([c.value for c in measured]) if measured else "not run"
+        there = spread([c.value for c in measured]) if measured else "not measured"
         words.append(f"{name}: {there} [{sign} {bound:g}]")
     return "; ".join(words)
 

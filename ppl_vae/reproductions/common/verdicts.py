@@ -49,7 +49,7 @@ class Condition:
 
     def __str__(self) -> str:
         if math.isnan(self.value):
-            return f"{self.name}: not run"
+            return f"{self.name}: not measured"
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         error = f" +- {self.error:.2g}" if self.error else ""
         return (
