@@ -64,6 +64,13 @@ def test_every_page_is_reached_by_links_from_the_first(pages: list[str]) -> None
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/favicon.ico":  # which a browser asks for, whatever the page says
+                self.send_response(204)
+                self.end_headers()
+            else:
+                super().do_GET()
+
         def log_message(self, *args: object) -> None:
             pass
 
@@ -82,7 +89,8 @@ def browser(pages: list[str], tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def faults(browser: Browser, served: str) -> list[str]:
     """What the page has complained of, and what it asked of others."""
-    logged = [e["entry"]["text"] for e in browser.seen("Log.entryAdded")]
+    entries = [e["entry"] for e in browser.seen("Log.entryAdded")]
+    logged = [f"{e['text']} {e.get('url', '')}" for e in entries]
     logged += [str(e["args"]) for e in browser.seen("Runtime.consoleAPICalled")]
     thrown = [e["exceptionDetails"]["text"] for e in browser.seen("Runtime.exceptionThrown")]
     asked = [e["request"]["url"] for e in browser.seen("Network.requestWillBeSent")]
