@@ -16,26 +16,28 @@ SAID = {
     "killed": "process 1 of 2 was killed by SIGKILL",
     "raising": "process 1: ValueError: x has 3 negative counts in row 7",
     "leaving": "process 1 has left while process 0 goes on: let all take as many steps",
-    "asleep": "process 1 has not been heard from for 2 s (timeout=), so it is slow, asleep or "
+    "asleep": "process 1 has not been heard from for 8 s (timeout=), so it is slow, asleep or "
     "gone",
 }
+PATIENT = 60.0
+"""Seconds, for processes that start apart where a machine is busy; no failure waits for them."""
 
 
 @pytest.mark.parametrize("how", SAID)
 def test_a_failure_ends_all_in_one_line_that_names_its_cause(how: str) -> None:
     began = time.monotonic()
     with pytest.raises(Lost) as found:
-        launch(failing.work, (how, 2.0, torch.zeros(2)), 2)
+        launch(failing.work, (how, 8.0 if how == "asleep" else PATIENT, torch.zeros(2)), 2)
     assert str(found.value) == SAID[how]
-    assert time.monotonic() - began < 40, "a start of ten seconds, the time-out, and ten of grace"
+    assert time.monotonic() - began < PATIENT, "a start, eight seconds, and ten of grace"
 
 
 def test_all_well_and_an_interruption() -> None:
     seen = torch.zeros(2)
-    launch(failing.work, ("well", 20.0, seen), 2)
+    launch(failing.work, ("well", PATIENT, seen), 2)
     assert seen.tolist() == [1, 1], "the memory of tensors is shared"
     with pytest.raises(Stopped) as found:
-        launch(failing.work, ("interrupted", 20.0, seen), 2)
+        launch(failing.work, ("interrupted", PATIENT, seen), 2)
     assert (found.value.code, found.value.said) == (
         128 + signal.SIGINT,
         "stopped after step 5, says 0",
