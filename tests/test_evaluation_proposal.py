@@ -285,3 +285,30 @@ def test_a_proposal_is_drawn_by_row() -> None:
         found = Weights(fitted.log_weights(50), 50)
     exact = dist.Normal(0.0, 10001**0.5).log_prob(x).double()
     assert torch.allclose(found.log_mean, exact, atol=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:in .* rows the weights")
+def test_a_mixture_as_the_prior() -> None:
+    """Its support is that of its components; p(x) is a mixture of normals too."""
+    means = torch.tensor([[-0.8], [0.8]])
+
+    def prior(spread: float) -> Any:
+        parts = dist.Normal(means, spread).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.3, 0.7])), parts)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior(1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1).to_event(1))
+
+    torch.manual_seed(0)
+    x = prior(2**0.5).sample((100,))
+    truth = -float(prior(2**0.5).log_prob(x).mean())
+    found = ev.nll(model, guide, x, 300, "mean_field")
+    assert abs(found.value - truth) < 4.5 * found.standard_error
+    assert found.standard_error < 0.02
+    assert abs(ev.nll(model, guide, x, 300, "own").value - truth) > 0.1

@@ -9,9 +9,10 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to, transform_to
+from torch.distributions import transform_to
 
 from ppl_vae.diagnostics.pair import Draws, Pair
+from ppl_vae.evaluation.proposal import to_support
 from ppl_vae.evaluation.weights import khat
 from ppl_vae.program.handlers import Replace
 from ppl_vae.records import Record, table
@@ -144,7 +145,7 @@ def _evidence_weights(pair: Pair, nuts: dict[str, Tensor], draws: int, block: in
     """Log importance weights (draws, rows) of a Student-t proposal in unconstrained space."""
     with pair.still():
         trace = poutine.trace(pair.given).get_trace(*pair.args)
-    maps = {k: biject_to(trace.nodes[k]["fn"].support) for k in pair.locals}
+    maps = {k: to_support(trace.nodes[k]["fn"]) for k in pair.locals}
     parts: dict[str, Tensor] = {}
     for name, transform in maps.items():
         site, value = pair.sites[name], nuts[name].flatten(0, 1)

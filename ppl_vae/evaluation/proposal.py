@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.distributions as dist
@@ -30,7 +30,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints
 
 from ppl_vae.distributions.flow import build_flow, flow_from_noise
 from ppl_vae.evaluation.pair import Pair, Terms, with_values
@@ -39,7 +39,7 @@ from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
 from ppl_vae.state import ready_optimizers
 
-__all__ = ["FAMILIES", "Family", "NoProposal", "Proposal", "Space"]
+__all__ = ["FAMILIES", "Family", "NoProposal", "Proposal", "Space", "to_support"]
 
 Family = Literal["mean_field", "full_covariance", "flow"]
 FAMILIES = get_args(Family)
@@ -237,11 +237,23 @@ class Proposal:
             yield log_p.double().view(-1, k) - log_q.double().T
 
 
+def to_support(fn: Any) -> Transform:
+    """The map from real numbers to a distribution's support.
+
+    Raises:
+        NotImplementedError: if there is none.
+    """
+    support, mixed = fn.support, getattr(constraints, "MixtureSameFamilyConstraint", None)
+    if mixed is not None and isinstance(support, mixed):
+        support = support.base_constraint  # that of the components, which torch has a map to
+    if support.is_discrete:
+        raise NotImplementedError
+    return biject_to(support)
+
+
 def _map(prior: Site) -> Transform:
     try:
-        if prior.fn.support.is_discrete:
-            raise NotImplementedError
-        return biject_to(prior.fn.support)
+        return to_support(prior.fn)
     except NotImplementedError:
         raise NoProposal(f"latent {prior.name!r} has no map to real numbers") from None
 
