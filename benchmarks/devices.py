@@ -25,7 +25,7 @@ from torch import Tensor
 from ppl_vae import VAE, Bernoulli, MeanFieldNormal, StandardNormal, processes
 from ppl_vae.launching import launch
 from ppl_vae.objectives import MMD, Adversarial, BetaVAE, InfoVAE, Objective
-from ppl_vae.world import Processes, World, alone
+from ppl_vae.world import Processes, World, by_itself
 
 SIZE = torch.Size([784])
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
@@ -69,7 +69,7 @@ def work(batches: list[int], rounds: int, steps: int, folder: str) -> None:
                 for _ in range(rounds):
                     one = (0.0, 0.0)
                     if world.rank == 0:
-                        with alone():
+                        with by_itself():
                             one = timed(partial(step, x), steps)
                     world.number(0)  # the other waits here
                     rows.append((one, timed(partial(step, mine), steps)))

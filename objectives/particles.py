@@ -10,7 +10,7 @@ from ppl_vae.program.handlers import SetValues
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import Site
-from ppl_vae.world import alone, here
+from ppl_vae.world import by_itself, here
 
 __all__ = ["Particles"]
 
@@ -56,7 +56,7 @@ class Particles:
             self._pair, self._found = (model, guide), False
             self._tried += 1
             if self._tried <= _PAIRS:
-                with alone():  # of a process's own rows, whatever becomes of the others
+                with by_itself():  # of a process's own rows, whatever becomes of the others
                     obstacle = self._obstacle(model, guide, tensors, run)
                 self._found = here().first(obstacle) is None
         return self._found
@@ -81,8 +81,8 @@ class Particles:
                 many, *densities = run(guide, True)
                 for k in (0, -1):
                     values = {n: _of(k, many.guide_sites[n], one.guide_sites[n]) for n in names}
-                    _, *alone = run(SetValues(values)(guide), False)
-                    if not all(_same(a[k], b[0]) for a, b in zip(densities, alone, strict=True)):
+                    _, *single = run(SetValues(values)(guide), False)
+                    if not all(_same(a[k], b[0]) for a, b in zip(densities, single, strict=True)):
                         return "other densities"
             except Exception as error:  # of whatever kind: such a pair runs by particle
                 return str(error) or type(error).__name__

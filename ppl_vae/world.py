@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["Processes", "World", "alone", "here", "inside"]
+__all__ = ["Processes", "World", "by_itself", "here", "inside"]
 
 T = TypeVar("T")
 Parts = tuple[Tensor, ...]
@@ -40,7 +40,7 @@ class World:
     rank = 0
     size = 1
     among = 1
-    """How many processes there are, of which it may do something by itself; see `alone`."""
+    """How many processes there are, of which it may do something by itself; see `by_itself`."""
 
     # Tensors
 
@@ -405,7 +405,7 @@ def inside(world: World) -> Iterator[World]:
         _current = before
 
 
-def alone() -> AbstractContextManager[World]:
+def by_itself() -> AbstractContextManager[World]:
     """Context in which this process does for itself what all do alike."""
     world = World()
     world.among = _current.among

@@ -17,7 +17,7 @@ from ppl_vae.program.norms import part_norms, share_norms
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
-from ppl_vae.world import Processes, alone
+from ppl_vae.world import Processes, by_itself
 
 __all__ = ["Alike", "batch_plate", "meet", "spread"]
 
@@ -106,7 +106,7 @@ def meet(
     hook = register_module_forward_pre_hook(lambda module, _: called.setdefault(module))
     try:
         with (
-            alone(),
+            by_itself(),
             torch.random.fork_rng(),
             torch.no_grad(),
             evaluating(model, guide),

@@ -26,8 +26,7 @@ from ppl_vae.training.run import Run
 from ppl_vae.training.session import Session
 from ppl_vae.training.stopping import Callback, Keep
 from ppl_vae.training.tuning import freezing
-from ppl_vae.world import alone as by_itself
-from ppl_vae.world import here
+from ppl_vae.world import by_itself, here
 
 __all__ = ["fit"]
 

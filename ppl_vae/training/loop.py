@@ -21,7 +21,7 @@ from ppl_vae.training.progress import brief
 from ppl_vae.training.svi import SVI
 from ppl_vae.training.watch import NoiseWatch
 from ppl_vae.training.weights import Snapshot, state
-from ppl_vae.world import alone, here
+from ppl_vae.world import by_itself, here
 
 __all__ = ["Mean", "Training", "Weights"]
 
@@ -219,7 +219,7 @@ class Training:
         """
         if lacks_memory(error):
             return error
-        with torch.random.fork_rng(noise.devices), alone():
+        with torch.random.fork_rng(noise.devices), by_itself():
             noise.restore()
             site = first_bad_site(self.model, self.guide, batch)
         numeric = isinstance(error, FloatingPointError)

@@ -24,7 +24,7 @@ from ppl_vae.training.signals import Asked, Interrupted, Terminated
 from ppl_vae.training.spread import spreads, warn_of_collapse
 from ppl_vae.training.stopping import Callback, asks_to_stop
 from ppl_vae.training.weights import fill
-from ppl_vae.world import Processes, alone, here
+from ppl_vae.world import Processes, by_itself, here
 
 __all__ = ["Session"]
 
@@ -196,7 +196,7 @@ class Session:
         row = {"epoch": len(self.history) + 1, "step": training.step, **row}
         if ready.held_out is not None:
             row |= validated
-        with here().alike(), alone():
+        with here().alike(), by_itself():
             row |= spreads(ready.model, ready.guide, self._looked_at, ready.batch_size)
         self.history.rows.append(row)
         end_epoch(ready.optimizer, row.get("validation/loss", row["loss"]))
