@@ -46,7 +46,10 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 """The ways to estimate MMD that are compared, as arguments of `MMD`."""
 
 STARTS = {"1": 1.0, "e^-2": 0.135}
-MIDDLE = (10, 256.0, "RBF", "1")
+Point = tuple[int, float, str, str]
+"""d, lambda, the kernel and the encoder's start."""
+
+MIDDLE: Point = (10, 256.0, "RBF", "1")
 DIMS, SCALES = (2, 10, 40), (25.6, 256.0, 2560.0)
 GRID = list(product(DIMS, SCALES, ("RBF", "IMQ"), STARTS))
 
@@ -136,7 +139,7 @@ def claims(found: Found) -> Sequence[Claim]:
 
 
 def _claims(found: Found, data: str) -> Sequence[Claim]:
-    def rate_at(run: Mapping[str, Measures], estimator: str, point: Any) -> float:
+    def rate_at(run: Mapping[str, Measures], estimator: str, point: Point) -> float:
         return value(run, name_of(estimator, *point, data=data), "rate")
 
     def returns(run: Mapping[str, Measures]) -> list[Condition]:
@@ -155,7 +158,8 @@ def _claims(found: Found, data: str) -> Sequence[Claim]:
         return [Condition("rate, sampled: narrow over wide", ratio, at_least=2.0, nothing=1.0)]
 
     def strong(run: Mapping[str, Measures]) -> list[Condition]:
-        rates = [rate_at(run, "integrated", point) for point in ((2, *MIDDLE[1:]), MIDDLE)]
+        at_2 = (2, *MIDDLE[1:])
+        rates = [rate_at(run, "integrated", point) for point in (at_2, MIDDLE)]
         return [
             Condition(
                 "rate, integrated: d = 2 over 10", rates[0] / rates[1], at_most=0.25, nothing=1.0
