@@ -37,6 +37,7 @@ ORDER = (
     ("using",),
     ("config",),
     ("experiment",),
+    ("loading",),
     ("comparison",),
     ("report",),
     ("reproductions",),
