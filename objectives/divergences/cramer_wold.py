@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+from ppl_vae.objectives.divergences.diagonal import mixture_at
+from ppl_vae.objectives.divergences.expectation import constant
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel, Mixture
 from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic
@@ -115,12 +117,13 @@ class _Projected(Kernel):
     dim: int
 
     def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
-        s = squared_distance / (2 * squared_length)
-        weights, multipliers = self.mixture()
-        value = torch.zeros_like(s)
-        for w, m in zip(weights, multipliers, strict=True):
-            value = value + w * torch.exp(-s / m)
-        return value
+        squares = squared_distance / squared_length
+        weights, multipliers = (constant(v, squares.dtype, squares.device) for v in self.mixture())
+        return mixture_at(squares, weights, multipliers)
+
+    @property
+    def entries(self) -> int:
+        return len(self.mixture()[0])
 
     def mixture(self, scales: Sequence[float] = (1.0,)) -> Mixture:
         weights, nodes = _beta_nodes(self.dim)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.blocks import by_blocks
+from ppl_vae.objectives.divergences.diagonal import mixture_between
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel
 
@@ -15,7 +16,6 @@ __all__ = [
     "expected_kernel",
     "matched_sum",
     "pair_sums",
-    "pairwise_kernel",
     "quadratic_forms",
     "squared_distances",
 ]
@@ -39,8 +39,9 @@ def expected_kernel(
         if a.covariance is None:
             return _against_points(kernel, b, a.mean, squared_length).T
         return _against_points(kernel, a, b.mean, squared_length)
+    a, b = _scaled(a, squared_length), _scaled(b, squared_length)
     covariance = None if a.covariance is None else a.covariance[:, None]
-    return pairwise_kernel(kernel, Gaussians(a.mean[:, None], covariance), b, squared_length)
+    return _pairwise(kernel, Gaussians(a.mean[:, None], covariance), b)
 
 
 def pair_sums(
@@ -52,19 +53,25 @@ def pair_sums(
 ) -> Tensor:
     """Each row's sums of weight times E k and of weight over its pairs, `(n, 2)`, by row blocks.
 
+    Of rows that meet themselves, whose pairs weigh the same in either order, only the sums over
+    all rows have their gradient: a row gets all of its own as the first of a pair.
+
     Args:
         kernel: the kernel.
         a: the rows, `(n, d)`.
-        b: what they meet, `(m, d)`.
+        b: what they meet, `(m, d)`, which may be the same object.
         squared_length: the squared length-scale.
         pairs: the weights `(b, m)` of the pairs of some rows, by their indices `(b,)`.
     """
 
     def sums(rows: Tensor, mean: Tensor, covariance: Tensor | None) -> Tensor:
         weights = pairs(rows)
-        values = expected_kernel(kernel, Gaussians(mean, covariance), b, squared_length)
+        values = expected_kernel(kernel, Gaussians(mean, covariance), met, squared_length)
+        if a is b:
+            values = 2 * values - values.detach()
         return torch.stack([(weights * values).sum(1), weights.sum(1)], 1)
 
+    met = b.detached() if a is b else b
     rows = torch.arange(len(a), device=a.mean.device)
     return by_blocks(sums, [rows, a.mean, a.covariance], _per_row(kernel, a, b))
 
@@ -90,8 +97,10 @@ def matched_sum(
         pairs: the weights of pairs, from blocks of either's indices.
     """
 
+    first, second = _scaled(a, squared_length), _scaled(b, squared_length)
+
     def sums(left: Tensor, right: Tensor) -> Tensor:
-        values = pairwise_kernel(kernel, a[left], b[right], squared_length)
+        values = _pairwise(kernel, first[left], second[right])
         return (pairs(left, right) * values).flatten(1).sum(1)
 
     met = torch.broadcast_shapes(left.shape, right.shape)[1:].numel()
@@ -104,7 +113,7 @@ def matched_sum(
 def _per_row(kernel: Kernel, a: Gaussians, b: Gaussians) -> int:
     """Entries that a row of a takes in the largest tensor of `expected_kernel`."""
     if a.covariance is None and b.covariance is None:
-        return len(b)
+        return len(b) * kernel.entries
     d = a.mean.shape[-1]
     covariance = d * d if a.is_full or b.is_full else d
     separable = _is_separable(kernel, a, b)
@@ -123,9 +132,7 @@ def _against_points(
     """E k of rows `(n, d)` with a covariance and of points `(m, d)`, `(n, m)`."""
     covariance = rows.covariance
     assert covariance is not None
-    weights, multipliers = (
-        constant(values, points.dtype, points.device) for values in kernel.mixture()
-    )
+    weights, multipliers = _nodes(kernel, points)
     scales = (multipliers * squared_length).reshape(-1, *[1] * covariance.dim())
     if rows.is_full:
         eye = torch.eye(points.shape[1], dtype=torch.float64, device=points.device)
@@ -161,26 +168,41 @@ def quadratic_forms(points: Tensor, mean: Tensor, precision: Tensor, is_full: bo
     return forms.clamp_min(0).to(points.dtype)
 
 
-def pairwise_kernel(
-    kernel: Kernel, a: Gaussians, b: Gaussians, squared_length: Tensor | float
-) -> Tensor:
-    """E k for rows that broadcast against each other, by the kernel's mixture."""
-    delta = a.mean - b.mean
-    variance = _sum(a, b)
+def _pairwise(kernel: Kernel, a: Gaussians, b: Gaussians) -> Tensor:
+    """E k by the kernel's mixture, of rows in units of h that broadcast against each other."""
+    delta, variance = a.mean - b.mean, _sum(a, b)
     is_full = a.is_full or b.is_full
-    weights, multipliers = (
-        constant(values, delta.dtype, delta.device) for values in kernel.mixture()
-    )
-    if kernel.is_distance:
-        # A distance has no scale: each pair is integrated in its own, the root of E r^2, where
-        # the nodes are good. Any unit gives the same number, so it passes no gradient.
-        spread = variance.diagonal(dim1=-2, dim2=-1) if is_full else variance
-        unit = (delta.square() + spread).sum(-1).detach()
-        unit = unit.clamp_min(torch.finfo(unit.dtype).tiny ** 0.5)
-        exponents = _exponents(delta, variance, is_full, multipliers * unit[..., None])
-        return (weights * torch.expm1(exponents)).sum(-1) * (unit / squared_length).sqrt()
-    exponents = _exponents(delta, variance, is_full, multipliers * squared_length)
-    return (weights * torch.exp(exponents)).sum(-1)
+    if not kernel.is_distance:
+        return _mixture(kernel, delta, variance, is_full)
+    # A distance has no scale: each pair is integrated in its own, the root of E r^2, where the
+    # nodes are good. Any unit gives the same number, so it passes no gradient.
+    spread = variance.diagonal(dim1=-2, dim2=-1) if is_full else variance
+    square = (delta.square() + spread).sum(-1, keepdim=True).detach()
+    square = square.clamp_min(torch.finfo(square.dtype).tiny ** 0.5)
+    unit = square.sqrt()
+    variance = variance / (square[..., None] if is_full else square)
+    return _mixture(kernel, delta / unit, variance, is_full) * unit[..., 0]
+
+
+def _mixture(kernel: Kernel, delta: Tensor, variance: Tensor, is_full: bool) -> Tensor:
+    """The mixture's mean under differences of such means and (co)variances."""
+    weights, multipliers = _nodes(kernel, delta)
+    if not is_full:
+        return mixture_between(delta, variance, weights, multipliers, kernel.is_distance)
+    exponents = torch.stack([_full_exponent(delta, variance, m) for m in multipliers], -1)
+    values = torch.expm1(exponents) if kernel.is_distance else torch.exp(exponents)
+    return (weights * values).sum(-1)
+
+
+def _nodes(kernel: Kernel, like: Tensor) -> tuple[Tensor, Tensor]:
+    weights, multipliers = (constant(v, like.dtype, like.device) for v in kernel.mixture())
+    return weights, multipliers
+
+
+def _scaled(rows: Gaussians, squared_length: Tensor | float) -> Gaussians:
+    """The rows in units of h."""
+    covariance = None if rows.covariance is None else rows.covariance / squared_length
+    return Gaussians(rows.mean / squared_length**0.5, covariance)
 
 
 @lru_cache
@@ -201,20 +223,9 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
 
 
-def _exponents(delta: Tensor, variance: Tensor, is_full: bool, scales: Tensor) -> Tensor:
-    """Logs of the expected Gaussian kernels of variances `scales` `(..., nodes)`."""
-    if is_full:
-        nodes = scales.unbind(-1)
-        return torch.stack([_full_exponent(delta, variance, s) for s in nodes], -1)
-    scales = scales[..., None, :]
-    variance = variance[..., None]
-    terms = torch.log1p(variance / scales) + delta.square()[..., None] / (variance + scales)
-    return -0.5 * terms.sum(-2)
-
-
 def _full_exponent(delta: Tensor, covariance: Tensor, s: Tensor) -> Tensor:
     eye = torch.eye(delta.shape[-1], dtype=delta.dtype, device=delta.device)
-    factor = torch.linalg.cholesky(eye + covariance / s[..., None, None])
+    factor = torch.linalg.cholesky(eye + covariance / s)
     solved = torch.linalg.solve_triangular(factor, delta[..., None], upper=False)[..., 0]
     log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -solved.square().sum(-1) / (2 * s) - log_root

@@ -38,6 +38,11 @@ class Gaussians:
         taken = None if covariance is None else covariance[rows]
         return Gaussians(self.mean[rows], taken, self.points)
 
+    def detached(self) -> "Gaussians":
+        """The same rows, without a gradient."""
+        covariance = None if self.covariance is None else self.covariance.detach()
+        return Gaussians(self.mean.detach(), covariance, self.points)
+
     @classmethod
     def of(cls, fn: TorchDistributionMixin) -> "Gaussians | None":
         """The rows of a distribution with batch `(n,)` and event `(d,)`; None if not Gaussian."""

@@ -75,6 +75,11 @@ class Kernel(ABC):
         """The kernel's value at distance zero."""
         return 1.0
 
+    @property
+    def entries(self) -> int:
+        """How many numbers a call makes at once of each squared distance."""
+        return 1
+
 
 @dataclass(frozen=True)
 class _WithBandwidth(Kernel):

@@ -107,7 +107,6 @@ class AutoregressiveLikelihood(Likelihood):
         shape = n, self.pixels.noise(self.channels), self.height, self.width
         return torch.rand(shape, dtype=like.dtype, device=like.device)
 
-    @torch.no_grad()
     def draw(self, z: Tensor, noise: Tensor) -> Tensor:
         """The images that given noise stands for, each pixel computed once, without dropout.
 
@@ -118,9 +117,9 @@ class AutoregressiveLikelihood(Likelihood):
         Returns:
             Tensor of shape (n, channels, height, width).
         """
-        with evaluating(self):
+        x = noise.new_zeros(len(z), self.channels, self.height, self.width)
+        with evaluating(self), torch.inference_mode():
             condition, cursor = self.network(z), Cursor(self.width)
-            x = noise.new_zeros(len(z), self.channels, self.height, self.width)
             above = noise.new_zeros(len(z), self.channels + 1, 1, self.width)
             for i in range(self.height):
                 cursor.row = i
@@ -155,7 +154,7 @@ class AutoregressiveLikelihood(Likelihood):
 
 def _inputs(x: Tensor) -> Tensor:
     """The pixels on [-1, 1], and a channel of ones that tells them from the zeros outside."""
-    return torch.cat([2 * x - 1, torch.ones_like(x[:, :1])], 1)
+    return F.pad(2 * x - 1, (0, 0) * (x.dim() - 2) + (0, 1), value=1.0)
 
 
 def _columns(link: Tensor | None) -> tuple[Tensor, ...]:

@@ -84,8 +84,9 @@ class BinaryPixels(Pixels):
 
     def draw(self, y: Tensor, noise: Tensor) -> Tensor:
         base, slopes = _split(y, noise.shape[1])
-        x = base[:, :0]
-        for c in range(noise.shape[1]):
+        # Nothing comes before the first channel.
+        x = (noise < torch.sigmoid(base)).to(y.dtype)[:, :1]
+        for c in range(1, noise.shape[1]):
             logit = linear_chain(base, slopes, x, 0)[:, c]
             new = (noise[:, c] < torch.sigmoid(logit)).to(y.dtype)
             x = torch.cat([x, new[:, None]], 1)

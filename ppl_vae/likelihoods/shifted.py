@@ -34,7 +34,7 @@ class Cursor:
         self.width = width
         self.row = self.column = 0
         self.memory: dict[nn.Module, Any] = {}
-        self.weights: dict[nn.Module, Tensor] = {}
+        self.weights: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
         self._coarser: Cursor | None = None
 
     @property
@@ -84,6 +84,14 @@ class ShiftedConv2d(nn.Module):
         self.left = width - 1 if right else width // 2
         self.margins = (self.left, 0 if right else width // 2)
 
+    def __call__(
+        self, x: Tensor, cursor: Cursor | None = None, add: Tensor | None = None
+    ) -> Tensor:
+        if cursor is None:
+            return super().__call__(x, None, add)
+        # A module's own call, with its hooks, costs more than the product of one pixel.
+        return self._pixel(x, cursor, add) if x.dim() == 2 else self.forward(x, cursor, add)
+
     def forward(
         self, x: Tensor, cursor: Cursor | None = None, add: Tensor | None = None
     ) -> Tensor:
@@ -91,9 +99,9 @@ class ShiftedConv2d(nn.Module):
         if cursor is None and self.kernel != (1, 1):
             x = F.pad(x, (*self.margins, self.kernel[0] - 1, 0))
         elif cursor is not None:
-            x = self.window(x, cursor)
             if x.dim() == 2:
-                return self._matmul(x, cursor, add)
+                return self._pixel(x, cursor, add)
+            x = self._rows(x, cursor)
         # One row has its rows above in the window, and whatever its stride one output.
         y = F.conv2d(x, self.weight, self.bias, self.stride)
         return y if add is None else y.add_(add)
@@ -134,15 +142,18 @@ class ShiftedConv2d(nn.Module):
         rows[-1].append(x)
         return torch.cat([t for row in rows for t in row[j : j + width]], 1)
 
-    def _matmul(self, window: Tensor, cursor: Cursor, add: Tensor | None) -> Tensor:
-        weight = cursor.weights.get(self)
-        if weight is None:
+    def _pixel(self, x: Tensor, cursor: Cursor, add: Tensor | None) -> Tensor:
+        if self.kernel != (1, 1):
+            x = self._pixels(x, cursor)
+        found = cursor.weights.get(self)
+        if found is None:
             weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
-            cursor.weights[self] = weight
-        if self.bias is None:
-            return window @ weight if add is None else torch.addmm(add, window, weight)
-        y = torch.addmm(self.bias, window, weight)
-        return y if add is None else y + add
+            found = cursor.weights[self] = weight, self.bias
+        weight, bias = found
+        if bias is None:
+            return x @ weight if add is None else torch.addmm(add, x, weight)
+        y = torch.addmm(bias, x, weight)
+        return y if add is None else y.add_(add)
 
 
 class Upsampling(nn.Module):
@@ -181,9 +192,10 @@ class Upsampling(nn.Module):
         if isinstance(seen, Tensor):
             kernel = self.weight[:, :, below : below + 1]
             return F.conv_transpose2d(seen, kernel, self.bias, (1, 2))
-        weight = cursor.weights.get(self)
-        if weight is None:
+        found = cursor.weights.get(self)
+        if found is None:
             weight = self.weight.permute(2, 3, 0, 1).contiguous()
-            cursor.weights[self] = weight
+            found = cursor.weights[self] = weight, self.bias
+        weight, bias = found
         y = seen[cursor.column // 2] @ weight[below, right]
-        return y if self.bias is None else y + self.bias
+        return y if bias is None else y + bias
