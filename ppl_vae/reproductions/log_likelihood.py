@@ -12,14 +12,14 @@ Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, table 1: ELBO 82.75, MMD
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 import pyro
 import torch
 
 from ppl_vae.reproductions.common.kept import Cell, Measures
-from ppl_vae.reproductions.common.measures import fitted, match, packed, unpacked
-from ppl_vae.reproductions.common.pictures import images as draw_images
+from ppl_vae.reproductions.common.measures import fitted, match, packed
+from ppl_vae.reproductions.common.pictures import samples
 from ppl_vae.reproductions.common.reproduction import Found, Reproduction, by_seed, paired
 from ppl_vae.reproductions.common.training import batches, binarised, mnist, pair_of, train
 from ppl_vae.reproductions.common.verdicts import Claim, Condition
@@ -83,15 +83,6 @@ def claims(found: Found) -> Sequence[Claim]:
     ]  # fmt: skip
 
 
-def draw(found: Found, folder: Path) -> Sequence[Path]:
-    """Samples of each."""
-    seed, run = next(iter(found.items()))
-    there = [name for name in NAMES if name in run]
-    rows = [unpacked(run[name]["samples"]) for name in there]
-    title = f"samples of: {', '.join(there)} (seed {seed})"
-    return [draw_images(folder / "samples.png", rows, title)]
-
-
 EXPERIMENT = Reproduction(
     scales={
         "small": {"steps": 1500, "images": 5000, "side": 14, "hidden": 128},
@@ -101,5 +92,5 @@ EXPERIMENT = Reproduction(
     cells=cells,
     columns=("NLL", "NLL error", "size", "own NLL", "own size", "log-det/d"),
     claims=claims,
-    draw=draw,
+    draw=partial(samples, names=NAMES),
 )
