@@ -15,7 +15,6 @@ Zhao, Song and Ermon (2017), InfoVAE, arXiv:1706.02262, table 1: ELBO 82.75, MMD
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -23,8 +22,8 @@ import torch
 
 from ppl_vae.likelihoods import Bernoulli, PixelCNN
 from ppl_vae.reproductions.common.kept import Cell, Measures
-from ppl_vae.reproductions.common.measures import fitted, match, packed, unpacked
-from ppl_vae.reproductions.common.pictures import images as draw_images
+from ppl_vae.reproductions.common.measures import fitted, match, packed
+from ppl_vae.reproductions.common.pictures import samples
 from ppl_vae.reproductions.common.reproduction import Found, Reproduction, by_seed, paired
 from ppl_vae.reproductions.common.training import batches, binarised, mnist, pair_of, train
 from ppl_vae.reproductions.common.verdicts import Claim, Condition
@@ -130,15 +129,6 @@ def claims(found: Found) -> Sequence[Claim]:
     ]  # fmt: skip
 
 
-def draw(found: Found, folder: Path) -> Sequence[Path]:
-    """Samples of each."""
-    seed, run = next(iter(found.items()))
-    there = [name for name in (*NAMES, ALONE) if name in run]
-    rows = [unpacked(run[name]["samples"]) for name in there]
-    title = f"samples of: {', '.join(there)} (seed {seed})"
-    return [draw_images(folder / "samples.png", rows, title)]
-
-
 EXPERIMENT = Reproduction(
     scales={
         "small": {
@@ -157,5 +147,5 @@ EXPERIMENT = Reproduction(
     cells=cells,
     columns=("NLL", "NLL error", "size", "own NLL", "own size", "log-det/d"),
     claims=claims,
-    draw=draw,
+    draw=partial(samples, names=(*NAMES, ALONE)),
 )  # fmt: skip
