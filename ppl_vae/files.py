@@ -159,12 +159,12 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def append(path: str | Path, text: str) -> None:
-    """Adds to the end of a file, all of the text or none.
+def append(path: str | Path, content: bytes) -> None:
+    """Adds to the end of a file, all of it or nothing.
 
     Args:
         path: the file, which is made if it is not there.
-        text: what to add, in UTF-8.
+        content: what to add.
 
     Raises:
         OSError: if it is a link, has a second name, is no plain file, or cannot be written.
@@ -180,7 +180,7 @@ def append(path: str | Path, text: str) -> None:
                 raise FileExistsError(
                     f"{str(path)!r} is another file too (a hard link): remove it"
                 )
-            left = memoryview(text.encode())
+            left = memoryview(content)
             try:
                 while left:
                     left = left[os.write(file, left) :]

@@ -12,7 +12,7 @@ from kills import SIGNALS, Kills
 from trainings import ROWS, TRAININGS, Made, contents, train
 
 from ppl_vae.training import checkpoint
-from ppl_vae.training.run import CHECKPOINT, CONFIG, WEIGHTS, Run
+from ppl_vae.training.run import BOARD, CHECKPOINT, CONFIG, WEIGHTS, Run
 
 EPOCHS = 2
 
@@ -48,6 +48,16 @@ def failing(monkeypatch: pytest.MonkeyPatch, at: int, late: bool = False) -> Ite
         yield done
 
 
+def _shown(folder: Path) -> tuple[list[int], list[float]]:
+    """The steps and losses that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / BOARD))
+    events.Reload()
+    seen = events.Scalars("loss")
+    return [event.step for event in seen], [event.value for event in seen]
+
+
 def _whole(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[list[bytes], list[str]]:
     """The weights before the first epoch and after each, and all acts of a training."""
     weights: list[bytes] = []
@@ -59,7 +69,7 @@ def _whole(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[list[bytes], 
 
     with monkeypatch.context() as patch, failing(monkeypatch, 0) as acts:
         patch.setattr(Run, "save_weights", saved)
-        train(small, out=folder, epochs=EPOCHS)
+        train(small, out=folder, epochs=EPOCHS, tensorboard=True)
     return weights, acts
 
 
@@ -68,7 +78,9 @@ def test_a_fault_at_every_act(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_p
     weights, acts = _whole(monkeypatch, tmp_path / "whole")
     assert len(weights) == EPOCHS + 1
     assert set(acts) == {name for _, name in _ACTS}
-    whole = contents(tmp_path / "whole")
+    whole, shown = contents(tmp_path / "whole"), _shown(tmp_path / "whole")
+    history = Run(tmp_path / "whole").history
+    assert shown == (history["step"], pytest.approx(history["loss"]))
     for k in range(1, len(acts) + 1):
         place = tmp_path / str(k)
         place.mkdir()
@@ -78,12 +90,12 @@ def test_a_fault_at_every_act(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_p
         is_said = acts[k - 1] != "fsync"
         expected = pytest.raises(OSError, match="disk") if is_said else suppress(OSError)
         with failing(monkeypatch, k, late), expected:
-            train(small, out=folder, epochs=EPOCHS)
+            train(small, out=folder, epochs=EPOCHS, tensorboard=True)
         # nothing is left next to the folder, and no draft in it
         assert {file.name for file in place.iterdir()} <= {"run"}, where
-        assert {file.name for file in folder.glob("*")} <= whole.keys(), where
+        assert {file.name for file in folder.glob("*")} <= {*whole, BOARD}, where
         if not folder.exists():
-            train(small, out=folder, epochs=EPOCHS)
+            train(small, out=folder, epochs=EPOCHS, tensorboard=True)
         else:
             assert (folder / CONFIG).read_bytes() == whole[CONFIG]
             run = Run(folder)
@@ -91,8 +103,9 @@ def test_a_fault_at_every_act(late: bool, monkeypatch: pytest.MonkeyPatch, tmp_p
             kept = checkpoint.read(folder / CHECKPOINT)["state"]
             assert kept["epochs"] in (epochs, epochs + 1), where
             assert (folder / WEIGHTS).read_bytes() in weights[epochs : kept["epochs"] + 1], where
-            train(small, resume=run, epochs=EPOCHS)
+            train(small, resume=run, epochs=EPOCHS, tensorboard=True)
         assert contents(folder) == whole, where
+        assert _shown(folder) == shown, where
 
 
 def test_a_fault_leaves_the_run_that_was_to_be_replaced(

@@ -75,9 +75,9 @@ def test_what_the_system_says_becomes_one_line(
     (tmp_path / "log").write_text("older\n")
     before = tree(tmp_path)
     monkeypatch.setattr(os, call, fail)
-    write = files.append if call == "write" else files.write_text
+    write = files.append if call == "write" else files.write_bytes
     with pytest.raises(OSError, match=r"log' cannot be written: .*: \w+") as caught:
-        write(tmp_path / "log", "newer\n")
+        write(tmp_path / "log", b"newer\n")
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
     assert caught.value.errno == code
@@ -85,7 +85,7 @@ def test_what_the_system_says_becomes_one_line(
 
 
 def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.append(tmp_path / "log", "first\n")
+    files.append(tmp_path / "log", b"first\n")
     write, calls = os.write, list[int]()
 
     def short(file: int, text: memoryview) -> int:
@@ -96,7 +96,7 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "write", short)
     with pytest.raises(OSError, match="the disk is full"):
-        files.append(tmp_path / "log", "second\n")
+        files.append(tmp_path / "log", b"second\n")
     assert (tmp_path / "log").read_text() == "first\n"
 
 
@@ -125,14 +125,14 @@ def _socket(place: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_link, _nowhere, os.mkfifo, _socket, Path.mkdir])
-@pytest.mark.parametrize("use", [files.write_text, files.append])
+@pytest.mark.parametrize("use", [files.write_bytes, files.append])
 def test_no_other_kind_of_file_is_written(
-    tmp_path: Path, make: Callable[[Path], None], use: Callable[[Path, str], None]
+    tmp_path: Path, make: Callable[[Path], None], use: Callable[[Path, bytes], None]
 ) -> None:
     make(tmp_path / "summary.json")
     before = tree(tmp_path)
     with pytest.raises(OSError, match=r"summary.json"):
-        use(tmp_path / "summary.json", "text")
+        use(tmp_path / "summary.json", b"text")
     assert tree(tmp_path) == before
 
 
@@ -146,7 +146,7 @@ def test_no_other_kind_of_file_is_read(tmp_path: Path, make: Callable[[Path], No
 def test_a_second_name_is_not_appended_to_but_may_be_replaced(tmp_path: Path) -> None:
     _hard(tmp_path / "log")
     with pytest.raises(FileExistsError, match="hard link"):
-        files.append(tmp_path / "log", "more")
+        files.append(tmp_path / "log", b"more")
     files.write_text(tmp_path / "log", "more")
     assert (tmp_path / "victim").read_text() == "mine"
 

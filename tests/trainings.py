@@ -81,9 +81,9 @@ def train(make: Callable[[], Made], epochs: int = 3, **options: Any) -> History:
     pyro.clear_param_store()
     torch.manual_seed(7)
     pair, data, objective, optimizer, settings = make()
-    settings = {"batch_size": 10, "epochs": epochs, **settings, **options}
-    quiet = {"progress": False, "tensorboard": False}
-    return fit(pair.model, pair.guide, data, objective, optimizer, **settings, **quiet)
+    usual = {"batch_size": 10, "epochs": epochs, "progress": False, "tensorboard": False}
+    settings = {**usual, **settings, **options}
+    return fit(pair.model, pair.guide, data, objective, optimizer, **settings)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,14 +1,15 @@
 """TensorBoard's copy of a training's log."""
 
+import io
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ppl_vae import files
-from ppl_vae.training.run import BOARD, Run
+from ppl_vae.training.run import BOARD
 
 __all__ = ["Board", "board"]
 
@@ -17,63 +18,52 @@ class Board:
     """A file of events in a run's folder.
 
     torch's `SummaryWriter` writes in a thread of its own, which prints a traceback where a disk is
-    full; here what cannot be written is said where it is written.
-
-    Args:
-        run: the folder.
-        done: the steps before now; what was logged of later ones is not shown.
+    full; here a row is on the disk, or is not there and that is said.
 
     Raises:
         ImportError: without TensorBoard.
-        OSError: if the file cannot be made.
     """
 
-    def __init__(self, run: Run, done: int = 0) -> None:
+    def __init__(self) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = Event, Summary
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._path = files.folder(run.path / BOARD) / name
-        with files.telling(self._path):
-            self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-        if done:
-            self._write(step=done + 1, session_log=SessionLog(status=SessionLog.START))
+        self._event, self._summary, self._writer = Event, Summary, RecordWriter
+        self._session = SessionLog(status=SessionLog.START)
+        self._name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._is_new = True
 
-    def add(self, row: Mapping[str, float], step: int) -> None:
-        """Adds the numbers of an epoch, which is over after a step."""
-        values = [self._summary.Value(tag=name, simple_value=x) for name, x in row.items()]
-        self._write(step=step, summary=self._summary(value=values))
+    def add(self, folder: Path, row: Mapping[str, float]) -> None:
+        """Adds the numbers of an epoch, in place of those that are there of it or of later ones.
 
-    def close(self) -> None:
-        self._file.close()
+        Args:
+            folder: the run's.
+            row: of the log.
 
-    def _write(self, **parts: Any) -> None:
-        event = self._event(wall_time=time.time(), **parts)
-        with files.telling(self._path):
-            self._records.write(event.SerializeToString())
+        Raises:
+            OSError: if it cannot be written.
+        """
+        step = int(row["step"])
+        numbers = {name: x for name, x in row.items() if name not in ("epoch", "step")}
+        values = [self._summary.Value(tag=name, simple_value=x) for name, x in numbers.items()]
+        events = [{"step": step, "summary": self._summary(value=values)}]
+        if self._is_new:
+            begins = {"step": step, "session_log": self._session}
+            events = [{"file_version": "brain.Event:2"}, begins, *events]
+        place = files.folder(folder / BOARD) / self._name
+        files.append(place, b"".join(map(self._record, events)))
+        self._is_new = False
+
+    def _record(self, parts: Mapping[str, Any]) -> bytes:
+        event, record = self._event(wall_time=time.time(), **parts), io.BytesIO()
+        self._writer(record).write(event.SerializeToString())
+        return record.getvalue()
 
 
-@contextmanager
-def board(run: Run | None, wanted: bool, done: int = 0) -> Iterator[Board | None]:
-    """TensorBoard's log in a run's folder; None where it is not wanted or not installed.
-
-    Args:
-        run: the folder.
-        wanted: whether to log there.
-        done: the steps before now; what was logged of later ones is not shown.
-    """
-    made = None
-    if run is not None and wanted:
-        try:
-            made = Board(run, done)
-        except ImportError:
-            made = None
+def board() -> Board | None:
+    """TensorBoard's copy of a log; None where TensorBoard is not installed."""
     try:
-        yield made
-    finally:
-        if made is not None:
-            made.close()
+        return Board()
+    except ImportError:
+        return None

@@ -16,7 +16,6 @@ from ppl_vae.program.precision import Precision
 from ppl_vae.state import ready_optimizers
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
-from ppl_vae.training.board import board
 from ppl_vae.training.guard import memory_said
 from ppl_vae.training.history import History
 from ppl_vae.training.prepare import Prepared, prepare
@@ -216,27 +215,23 @@ def fit(
             here().over(None, lambda world: world.part_streams())
             session = Session(ready, checkpoint_steps)
             if run is not None and kept is not None:
-                go_on(session, run, kept, began)
+                go_on(session, run, kept, began, tensorboard)
             elif out is not None:
                 config = _config(ready) if config is None else config
-                run = begin(session, out, _written_out(config, objective), overwrite, began)
+                config = _written_out(config, objective)
+                run = begin(session, out, config, overwrite, began, tensorboard)
             with (
                 freezing(ready.frozen),
                 showing(
                     epochs * ready.steps, session.training.step, epochs, progress and is_first
                 ) as shown,
-                board(
-                    run if is_first else None,
-                    tensorboard and not session.is_over,
-                    session.training.step,
-                ) as writer,
             ):
                 if batch_size != ready.batch_size:
                     shown.say(f"steps of {ready.batch_size} rows, as the DataLoader gives them")
                 if session.is_over:
                     ended = "patience ended it" if len(session.history) < epochs else "it is over"
                     shown.say(f"{len(session.history)} epochs are trained, and {ended}")
-                session.train(shown, writer, callbacks)
+                session.train(shown, callbacks)
                 if ready.watch.is_used:
                     shown.say(str(ready.watch))
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ppl_vae.training import checkpoint
+from ppl_vae.training.board import Board
 from ppl_vae.training.checkpoint import NotKept
 from ppl_vae.training.run import CHECKPOINT, Run
 
@@ -17,18 +18,25 @@ __all__ = ["Keeper", "Kept"]
 class Keeper:
     """Writes a training's checkpoints, weights and log, in an order in which they always agree.
 
-    An epoch is over once its checkpoint is on the disk; the weights follow, and its row of the
-    log comes last. So whatever ends a process, the log has no epoch that the weights have not,
-    and what it lacks is in the checkpoint.
+    An epoch is over once its checkpoint is on the disk; the weights follow, its row goes to
+    TensorBoard, and to the log last. So whatever ends a process, the log has no epoch that the
+    rest has not, and what it lacks is in the checkpoint.
 
     Args:
         run: the folder.
         settings: what another training must have in common with this one to go on from it.
         began: the `origin` of this one.
+        board: TensorBoard's copy of the log.
     """
 
-    def __init__(self, run: Run, settings: Mapping[str, Any], began: Mapping[str, int]) -> None:
-        self.run, self._settings, self._began = run, settings, began
+    def __init__(
+        self,
+        run: Run,
+        settings: Mapping[str, Any],
+        began: Mapping[str, int],
+        board: Board | None = None,
+    ) -> None:
+        self.run, self._settings, self._began, self._board = run, settings, began, board
         self._is_able = True
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -63,7 +71,13 @@ class Keeper:
         self.checkpoint(state)
         if weights is not None:
             self.run.save_weights(weights)
+        self.show(row)
         self.run.log(row)
+
+    def show(self, row: Mapping[str, float]) -> None:
+        """Gives a row to TensorBoard, where that is wanted and installed."""
+        if self._board is not None:
+            self._board.add(self.run.path, row)
 
     def weights(self, weights: Mapping[str, Tensor]) -> None:
         """Writes the weights that a training ends with early."""

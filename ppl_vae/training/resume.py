@@ -11,6 +11,7 @@ from ppl_vae.documents import conforms
 from ppl_vae.objectives import Objective
 from ppl_vae.training import checkpoint
 from ppl_vae.training.adapters import AnyOptimizer
+from ppl_vae.training.board import board
 from ppl_vae.training.keeping import Keeper, Kept
 from ppl_vae.training.optim import Scheduled
 from ppl_vae.training.run import CHECKPOINT, Run
@@ -63,6 +64,7 @@ def begin(
     config: Mapping[str, Any],
     overwrite: bool,
     began: Mapping[str, int],
+    tensorboard: bool,
 ) -> Run | None:
     """Makes the folder of a training that has not begun, complete at once.
 
@@ -76,7 +78,7 @@ def begin(
     def fill(run: Run) -> None:
         run.save_data(session.ready.rows.known.plain)
         run.save_weights(session.weights.state())
-        session.keeper = Keeper(run, settings, began)
+        session.keeper = Keeper(run, settings, began, board() if tensorboard else None)
         session.keeper.checkpoint(state)
 
     run = Run.create(out, config, overwrite, fill)
@@ -85,7 +87,13 @@ def begin(
     return run
 
 
-def go_on(session: Session, run: Run, kept: Mapping[str, Any], began: Mapping[str, int]) -> None:
+def go_on(
+    session: Session,
+    run: Run,
+    kept: Mapping[str, Any],
+    began: Mapping[str, int],
+    tensorboard: bool,
+) -> None:
     """Goes on with a run, from what `reopened` gave, and puts right what its end has left.
 
     Raises:
@@ -102,15 +110,17 @@ def go_on(session: Session, run: Run, kept: Mapping[str, Any], began: Mapping[st
         session.keeper = Kept()
         return
     files.sweep(run.path)
+    keeper = Keeper(run, settings, began, board() if tensorboard else None)
     epochs, watch = len(session.history), session.ready.watch
     is_last = session.best is None or watch.epoch == epochs
     if epochs > len(history) and is_last:
         run.save_weights(session.weights.state())
     if epochs != len(history):
+        keeper.show(session.history.last)
         run.rewrite(session.history)
     if run.config.get("epochs") != session.ready.epochs:
         run.save_config({**run.config, "epochs": session.ready.epochs})
-    session.keeper = Keeper(run, settings, began)
+    session.keeper = keeper
 
 
 def _foreign(run: Run) -> ValueError:

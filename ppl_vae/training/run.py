@@ -199,7 +199,7 @@ class Run:
 
     def log(self, row: Mapping[str, float]) -> None:
         """Adds one epoch to `metrics.jsonl`."""
-        files.append(self.path / METRICS, _line(row))
+        files.append(self.path / METRICS, _line(row).encode())
 
     def rewrite(self, history: History) -> None:
         """Writes `metrics.jsonl` anew."""

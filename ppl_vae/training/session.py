@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_map
 from ppl_vae.data.loaders import InMemory
 from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.training.adapters import end_epoch
-from ppl_vae.training.board import Board
 from ppl_vae.training.guard import NotFinite
 from ppl_vae.training.history import History
 from ppl_vae.training.keeping import Keeper
@@ -161,7 +160,7 @@ class Session:
                 if isinstance(part, Divergence | Objective):
                     yield name, part
 
-    def train(self, shown: Progress, writer: Board | None, callbacks: Sequence[Callback]) -> None:
+    def train(self, shown: Progress, callbacks: Sequence[Callback]) -> None:
         """Trains to the end, which a signal may ask for between any two steps.
 
         Raises:
@@ -175,7 +174,7 @@ class Session:
         try:
             with self._asked:
                 while not self.is_over:
-                    if self._told(self._epoch(), callbacks, writer):
+                    if self._told(self._epoch(), callbacks):
                         break
         except (Interrupted, Terminated) as stop:
             said = self._stopped()
@@ -244,14 +243,8 @@ class Session:
             self.keeper.checkpoint(self.state())
         self._asked.check()
 
-    def _told(
-        self, row: dict[str, float], callbacks: Sequence[Callback], writer: Board | None
-    ) -> bool:
+    def _told(self, row: dict[str, float], callbacks: Sequence[Callback]) -> bool:
         """Shows the row of an epoch, and says whether a callback asks for the end."""
-        if writer is not None:
-            counts = ("epoch", "step")
-            numbers = {name: value for name, value in row.items() if name not in counts}
-            writer.add(numbers, self.training.step)
         self._shown.epoch(row)
         asks = asks_to_stop(callbacks, row)
         put_back(self._own)  # whatever callbacks draw, the training is the same
