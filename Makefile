@@ -62,9 +62,12 @@ docs: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/html
 	$(BIN)/python -m pytest tests/test_site.py
 
-# Executes the notebooks and stores them with their pictures, for who reads them without the site.
+# Executes the notebooks and stores them with their pictures, for who reads them without the site:
+# NOTEBOOKS="notebooks/infovae.ipynb" for some.
+NOTEBOOKS ?= notebooks/*.ipynb
+notebooks: export PYTHONWARNINGS = ignore:IProgress not found
 notebooks: $(STAMP)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-execute --inplace $(NOTEBOOKS)
 
 # The addresses that docs and docstrings name: asks the network, so no part of `make docs`.
 links: $(STAMP)

@@ -195,7 +195,23 @@ def test_colours_are_named_in_the_palette_alone() -> None:
     assert COLOUR.search('axes.plot(x, color="red")')
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb")))
+NOTEBOOKS = sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_stored_as_they_ran(name: str) -> None:
+    """In order, from a kernel of its own, with pictures and without complaints."""
+    found = json.loads((ROOT / "notebooks" / name).read_text())["cells"]
+    cells = [cell for cell in found if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    for output in outputs:
+        assert output["output_type"] != "error"
+        assert output.get("name") != "stderr", output["text"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebooks_draw_in_the_style_of_the_library(name: str) -> None:
     path = ROOT / "notebooks" / name
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]

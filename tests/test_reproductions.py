@@ -172,6 +172,19 @@ def test_an_excerpt_has_what_is_kept_and_what_is_not(tmp_path: Path) -> None:
     assert "| `ppl-vae reproduce beta_vae` |" in reproductions.verdicts("beta_vae", out=tmp_path)
 
 
+def test_the_pictures_that_are_kept(tmp_path: Path) -> None:
+    assert reproductions.pictures("beta_vae", out=tmp_path) == []
+    for part in ("", "small", "medium"):
+        (tmp_path / "beta_vae" / part).mkdir(exist_ok=True)
+        (tmp_path / "beta_vae" / part / "x.png").touch()
+    kept_of = tmp_path / "beta_vae"
+    assert reproductions.pictures("beta-vae", out=tmp_path) == [
+        kept_of / "small" / "x.png", kept_of / "x.png",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="beta_vae has no scale 'full'"):
+        reproductions.pictures("beta_vae", "full", out=tmp_path)
+
+
 def test_spread() -> None:
     assert spread([None, math.nan]) == "-"
     assert spread([1.0, 1.0]) == "1"

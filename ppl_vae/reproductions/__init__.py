@@ -16,7 +16,7 @@ from typing import Any
 from ppl_vae import files
 from ppl_vae.reproductions.common.reproduction import Results, Scale
 
-__all__ = ["reproduce", "verdicts"]
+__all__ = ["pictures", "reproduce", "verdicts"]
 
 
 def names() -> list[str]:
@@ -118,6 +118,25 @@ def verdicts(*names: str, out: str | Path = "docs/reproductions") -> str:
     from ppl_vae.reproductions.common.table import excerpt
 
     return excerpt({name: experiment(name) for name in names}, Path(out))
+
+
+def pictures(
+    name: str, scale: Scale = "small", out: str | Path = "docs/reproductions"
+) -> list[Path]:
+    """The pictures that are kept of an experiment, none where it was not run.
+
+    Args:
+        name: of the experiment.
+        scale: of which settings.
+        out: folder with a folder for each, as `reproduce` leaves it.
+
+    Raises:
+        ValueError: if there is no such experiment, or it has no such scale.
+    """
+    if scale not in experiment(name).scales:
+        raise ValueError(f"{name} has no scale {scale!r}")
+    folder = Path(out, name.replace("-", "_"))
+    return sorted([*folder.glob("*.png"), *Path(folder, scale).glob("*.png")])
 
 
 def as_text(results: Results) -> str:
