@@ -33,8 +33,11 @@ from ppl_vae.objectives import (
     MMD,
     TCVAE,
     WAE,
+    Adversarial,
     AggregateKL,
     BetaVAE,
+    CramerWold,
+    Energy,
     InfoVAE,
     MultiScale,
     Objective,
@@ -86,6 +89,9 @@ def contenders(size: int, hidden: int, dim: int) -> dict[str, Step]:
         "AggregateKL": lambda: InfoVAE(AggregateKL(), scale=2.0),
         "TCVAE": TCVAE,
         "IWAE, 10 particles": IWAE,
+        "Adversarial": lambda: InfoVAE(Adversarial(dim=dim), scale=10.0),
+        "Energy": lambda: InfoVAE(Energy(), scale=10.0),
+        "CramerWold": lambda: InfoVAE(CramerWold(), scale=10.0),
     }
     made: dict[str, Step] = {"ELBO by hand": by_hand(size, hidden, dim)}
     made["ELBO, Pyro"] = of_pair(size, hidden, dim, TraceMeanField_ELBO(), PyroSVI)
@@ -123,10 +129,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     base = times["ELBO by hand"]
     lines = [
         f"Sizes {' - '.join(map(str, options.sizes))}, batch {options.batch}, one thread; "
-        f"{options.rounds} rounds of {options.steps} steps. "
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
-        f"Pyro {pyro.__version__}.",
+        f"{options.rounds} rounds of {options.steps} steps. {machine()}",
         "",
         "| step | ms of CPU | ratio | quartiles |",
         "|---|---|---|---|",
@@ -143,6 +146,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if options.write is not None:
         write(options.write, "-".join(map(str, options.sizes)), table)
     return medians
+
+
+def machine() -> str:
+    """What the figures are of."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python "
+        f"{platform.python_version()}, PyTorch {torch.__version__}, Pyro {pyro.__version__}."
+    )
 
 
 def write(page: Path, name: str, table: str) -> None:

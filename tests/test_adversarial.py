@@ -287,9 +287,13 @@ def test_defaults() -> None:
     adversary = Adversarial(dim=10)
     assert isinstance(adversary.bound, JensenShannon)
     assert adversary.non_saturating
-    widths = [layer.out_features for layer in adversary.net if isinstance(layer, nn.Linear)]
-    assert widths == [512, 512, 512, 512, 1]
     assert not Adversarial(dim=2, bound="KL").non_saturating
+
+
+@pytest.mark.parametrize(("dim", "width"), [(1, 64), (10, 320), (100, 512)])
+def test_the_default_critic_is_sized_by_the_codes(dim: int, width: int) -> None:
+    layers = [layer for layer in Adversarial(dim=dim).net if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in layers] == [width, width, 1]
 
 
 def test_surrogate_agrees_with_the_bound_where_the_critic_is_unsure() -> None:

@@ -27,6 +27,7 @@ from ppl_vae.likelihoods import (
     PixelCNNpp,
     Pixels,
 )
+from ppl_vae.likelihoods.pixelcnn import _gate
 from ppl_vae.reproductions.autoregressive import histogram_nll, one_epoch
 
 Factory = Callable[..., AutoregressiveLikelihood]
@@ -351,3 +352,13 @@ def test_one_epoch_on_1_000_grey_digits(mnist_root: Path) -> None:
     nll = one_epoch(net, MeanFieldNormal(data.size, 8), train, test)
     gain = histogram_nll(train, test, 256) - nll
     assert gain.mean() > 4.5 * gain.std() / math.sqrt(len(gain))
+
+
+def test_the_gate_is_tanh_times_sigma_in_value_and_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
+    a, b = x.chunk(2, 1)
+    torch.testing.assert_close(_gate(x), torch.tanh(a) * torch.sigmoid(b))
+    assert torch.autograd.gradcheck(_gate, x)
+    pixel = x.detach()[:, :, 0, 0]
+    torch.testing.assert_close(_gate(pixel), _gate(x)[:, :, 0, 0])

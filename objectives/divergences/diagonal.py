@@ -49,11 +49,17 @@ class _Between(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The sum, and of its terms $m / (m + V)$, `(..., d, nodes)`, and values of nodes."""
         ratio = variance[..., None] / multipliers
-        shrunk = (ratio + 1).reciprocal()
+        whole = ratio + 1
+        shrunk = whole.reciprocal()
         squares = (delta.square()[..., None] * shrunk).sum(-2) / multipliers
         if less_one:
-            exponents = -0.5 * (torch.log1p(ratio).sum(-2) + squares)
-            return (weights * exponents.expm1()).sum(-1), shrunk, weights * exponents.exp()
+            # log1p and expm1, which PyTorch computes a number at a time on CPUs, by what rounding
+            # takes from 1 + V / m, and from the exponential.
+            logs = (whole.log() + (ratio - (whole - 1)) * shrunk).sum(-2)
+            exponents = (-0.5 * (logs + squares)).clamp_min(-80)
+            values = exponents.exp()
+            less = (values - 1) + values * (exponents - values.log())
+            return (weights * less).sum(-1), shrunk, weights * values
         nodes = weights * shrunk.prod(-2).sqrt() * torch.exp(-0.5 * squares)
         return nodes.sum(-1), shrunk, nodes
 

@@ -1,10 +1,11 @@
 """The gated PixelCNN, conditioned on a latent code."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP
@@ -139,8 +140,29 @@ class _Layer(nn.Module):
 
 
 def _gate(x: Tensor) -> Tensor:
-    a, b = x.chunk(2, 1)
-    if x.dim() == 2:  # of one pixel, where a call costs more than its numbers
-        return torch.tanh(a).mul_(torch.sigmoid(b))
-    # tanh a = 2 sigma(2 a) - 1, which PyTorch computes in half the time on CPUs.
-    return (2 * torch.sigmoid(2 * a) - 1) * torch.sigmoid(b)
+    if x.dim() > 2:
+        gated: Tensor = _Gate.apply(x)
+        return gated
+    a, b = x.chunk(2, 1)  # of one pixel, where a call costs more than its numbers
+    return torch.tanh(a).mul_(torch.sigmoid(b))
+
+
+class _Gate(torch.autograd.Function):
+    """tanh(a) sigma(b), with a backward pass of few tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, 1)
+        # tanh a = 2 sigma(2 a) - 1, which PyTorch computes in half the time on CPUs.
+        tanh = torch.mul(a, 2).sigmoid_().mul_(2).sub_(1)
+        sigma = torch.sigmoid(b)
+        ctx.save_for_backward(tanh, sigma)
+        return tanh * sigma
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        tanh, sigma = ctx.saved_tensors
+        by_a = torch.ops.aten.tanh_backward(grad * sigma, tanh)
+        by_b = torch.ops.aten.sigmoid_backward(grad, sigma).mul_(tanh)
+        return torch.cat([by_a, by_b], 1)
