@@ -2,10 +2,11 @@
 
     python benchmarks/devices.py [--batches 128 1024] [--rounds 5] [--write docs/devices.md]
 
-An MLP of 784 - 400 - 10 takes steps on one global batch, by one process while the other waits, and
-by both; in turn, so that what else the machine does meets both alike. Prints medians over rounds:
-milliseconds of the wall, of CPU of the first process, and the ratio of walls within a round. Then
-what one call of each kind costs.
+An MLP of 784 - 400 - 10 takes steps on one global batch, eager ones and recorded ones, by one
+process while the other waits, and by both; in turn, so that what else the machine does meets both
+alike. Prints medians over rounds: milliseconds of the wall, of CPU of the first process, and the
+ratio of walls within a round; how many sums over processes a step of two takes; and what one call
+of each kind costs.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae import VAE, Bernoulli, MeanFieldNormal, StandardNormal, processes
+from ppl_vae import SVI, VAE, Bernoulli, MeanFieldNormal, StandardNormal, processes
 from ppl_vae.launching import launch
 from ppl_vae.objectives import MMD, Adversarial, BetaVAE, InfoVAE, Objective
 from ppl_vae.world import Processes, World, by_itself
 
 SIZE = torch.Size([784])
+WARM = 19
+"""Steps until a graph is recorded, held against an eager step, and used."""
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "ELBO": BetaVAE,
     "MMD": lambda: InfoVAE(MMD(), scale=100.0),
@@ -46,34 +50,55 @@ def timed(act: Callable[[], Any], times: int) -> tuple[float, float]:
     )
 
 
-def step_of(make: Callable[[], Objective]) -> Callable[[Tensor], float]:
-    pyro.clear_param_store()
+def step_of(make: Callable[[], Objective], recorded: bool) -> Callable[[Tensor], float]:
     vae = VAE(StandardNormal(10), Bernoulli(10, SIZE), MeanFieldNormal(SIZE, 10))
     optimizer = pyro.optim.Adam({"lr": 1e-3})
-    svi = pyro.infer.SVI(vae.model, vae.guide, optimizer, loss=make())
+    svi = SVI(vae.model, vae.guide, optimizer, make(), record="auto" if recorded else False)
     step: Callable[[Tensor], float] = svi.step
     return step
 
 
+def sums(act: Callable[[], Any]) -> int:
+    """How many sums over processes a call takes."""
+    done, real = 0, torch.distributed.all_reduce
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal done
+        done += 1
+        return real(*args, **kwargs)
+
+    torch.distributed.all_reduce = counted
+    try:
+        act()
+    finally:
+        torch.distributed.all_reduce = real
+    return done
+
+
 def work(batches: list[int], rounds: int, steps: int, folder: str) -> None:
     torch.set_num_threads(1)
-    found: list[tuple[str, int, list[Any]]] = []
+    found: list[tuple[str, int, int, list[Any]]] = []
     with processes() as world:
         for batch in batches:
             x = torch.bernoulli(torch.full((batch, *SIZE), 0.3))
             (mine,) = world.shard(x)
-            for name, make in OBJECTIVES.items():
-                step = step_of(make)
-                step(mine)
-                rows = []
+            for (name, make), recorded in product(OBJECTIVES.items(), (False, True)):
+                pyro.clear_param_store()
+                alone, shared = step_of(make, recorded), step_of(make, recorded)
+                for k in range(WARM if recorded else 1):
+                    if world.rank == 0 or k == 0:  # all have the same parameters
+                        with by_itself():
+                            alone(x)
+                    shared(mine)
+                rows, taken = [], sums(partial(shared, mine))
                 for _ in range(rounds):
                     one = (0.0, 0.0)
                     if world.rank == 0:
                         with by_itself():
-                            one = timed(partial(step, x), steps)
+                            one = timed(partial(alone, x), steps)
                     world.number(0)  # the other waits here
-                    rows.append((one, timed(partial(step, mine), steps)))
-                found.append((name, batch, rows))
+                    rows.append((one, timed(partial(shared, mine), steps)))
+                found.append((f"{name}, recorded" if recorded else name, batch, taken, rows))
         calls = costs(world, 20)
     if world.rank == 0:
         torch.save((found, calls), f"{folder}/found.pt")
@@ -107,20 +132,22 @@ def main(arguments: list[str] | None = None) -> None:
         launch(work, (options.batches, options.rounds, options.steps, folder), 2)
         found, calls = torch.load(f"{folder}/found.pt")
     lines = [
-        f"Two processes, gloo, a thread each; {options.rounds} rounds of {options.steps} eager "
+        f"Two processes, gloo, a thread each; {options.rounds} rounds of {options.steps} "
         f"steps. {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
         f"PyTorch {torch.__version__}.",
         "",
-        "| objective | global batch | one process, ms (CPU) | two, ms (CPU of one) | ratio |",
-        "|---|---|---|---|---|",
+        "| objective | global batch | one process, ms (CPU) | two, ms (CPU of one) | ratio "
+        "| sums |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, batch, rows in found:
+    for name, batch, taken, rows in found:
         ones, twos = ([row[k] for row in rows] for k in (0, 1))
         wall, cpu = (statistics.median(one[k] for one in ones) for k in (0, 1))
         both, own = (statistics.median(two[k] for two in twos) for k in (0, 1))
         ratio = statistics.median(two[0] / one[0] for one, two in rows)
         lines.append(
-            f"| {name} | {batch} | {wall:.0f} ({cpu:.0f}) | {both:.0f} ({own:.0f}) | {ratio:.2f} |"
+            f"| {name} | {batch} | {wall:.0f} ({cpu:.0f}) | {both:.0f} ({own:.0f}) | {ratio:.2f} "
+            f"| {taken} |"
         )
     said = ", ".join(f"{name} {ms:.2f}" for name, ms in calls.items())
     lines += ["", f"One call, in ms: {said}."]

@@ -221,7 +221,7 @@ class Processes(Group, World):
         self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         names = sorted(params)
-        self._agree(names)
+        self.agree(names)
         having = self.added([int(name in grads) for name in names])
         asked = [name for name, count in zip(names, having, strict=True) if count]
         found: dict[str, Tensor] = {}
@@ -234,7 +234,7 @@ class Processes(Group, World):
                 found[name] = part.view_as(params[name]).clone()
         return found
 
-    def _agree(self, names: list[str]) -> None:
+    def agree(self, names: list[str]) -> None:
         """Refuses parameters that are not the same in all processes.
 
         Raises:
@@ -254,8 +254,16 @@ class Processes(Group, World):
         )
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
+        several = [*tensors]
+        kinds = self.each([(tuple(t.shape), str(t.dtype)) for t in several])
+        if any(kind != kinds[0] for kind in kinds):
+            counts = [len(kind) for kind in kinds]
+            raise RuntimeError(
+                f"the {self.size} processes hold {counts} parameters and buffers, of other "
+                "shapes: build the same model, guide and objective in each"
+            )
         with torch.no_grad():
-            for tensor in tensors:
+            for tensor in several:
                 held = tensor.detach().to(self.device(tensor.device)).contiguous()
                 dist.broadcast(held, 0)
                 tensor.copy_(held)
@@ -274,8 +282,9 @@ class Processes(Group, World):
 
     def shard(self, *parts: Tensor) -> Parts:
         if parts and len(parts[0]) < self.size:
+            rows = "1 row" if len(parts[0]) == 1 else f"{len(parts[0])} rows"
             raise ValueError(
-                f"{len(parts[0])} rows for {self.size} processes: each needs one or more"
+                f"a batch of {rows} for {self.size} processes: each needs one or more"
             )
         return tuple(part.tensor_split(self.size)[self.rank] for part in parts)
 

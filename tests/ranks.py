@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contracts"))
 import test_divergences
 import test_objectives
 
-from ppl_vae import fit, processes, world
+from ppl_vae import SVI, fit, processes, world
 from ppl_vae.data import Dataset, arrays
 from ppl_vae.data.mapped import Mapped
 from ppl_vae.guides import MeanFieldNormal
@@ -51,7 +51,8 @@ from ppl_vae.objectives import (
     SlicedWasserstein,
     Stein,
 )
-from ppl_vae.objectives.divergences.divergence import Counted
+from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
+from ppl_vae.objectives.divergences.divergence import Counted, Divergence
 from ppl_vae.program.modules import release
 from ppl_vae.training.optim import SGD
 
@@ -268,6 +269,15 @@ class R(nn.Module):
         return dist.Normal(self.slope * self.norm(x), 0.7).to_event(1)
 
 
+class Spread(Divergence):
+    """What a user may write: of moments, of all rows together."""
+
+    def forward(self, q: AggregatePosterior) -> Tensor:
+        share = (q.weights / q.weights.sum())[:, None]
+        mean = (share * q.codes).sum(0)
+        return ((share * (q.codes - mean) ** 2).sum(0).log() ** 2 + mean**2).sum()
+
+
 @dataclass(frozen=True)
 class Case:
     """An objective and a pair."""
@@ -302,6 +312,7 @@ for name, own in test_objectives.CASES.items():
 for name, each in test_divergences.CASES.items():
     CASES[f"D: {name}"] = _divergence(each)
 CASES |= {
+    "a user's divergence": Case(lambda: InfoVAE(Spread(), alpha=0.5, scale=9.0), masked),
     "subsampled": Case(lambda: InfoVAE(MMD(), alpha=0.5, scale=9.0), subsampled),
     "subsampled, AggregateKL": Case(lambda: InfoVAE(AggregateKL(), scale=2.0), subsampled),
     "subsampled, IWAE": Case(IWAE, subsampled),
@@ -481,6 +492,22 @@ def resuming(folder: str) -> dict[tuple[str, str], Any]:
     return {("fit", "whole"): whole, ("fit", "resumed"): resumed, ("fit", "more"): more}
 
 
+def halved(precision: str = "bf16") -> dict[str, Any]:
+    """A training of float32 networks."""
+    torch.set_default_dtype(torch.float32)
+    pyro.clear_param_store()
+    made = Network()
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 64, "progress": False, "device": "cpu"}
+    rows, objective = Rows.make(236).float(), InfoVAE(MMD(pairs="all"), alpha=0.5, scale=9.0)
+    try:
+        history = fit(
+            made.model, made.guide, rows, objective, SGD(1e-3), precision=precision, **settings
+        )
+    finally:
+        torch.set_default_dtype(torch.float64)
+    return {f"row {k}": row for k, row in enumerate(history.rows)} | made.state_dict()
+
+
 class Counting(TorchDataset):  # type: ignore[misc]
     """Rows that note which of them are read."""
 
@@ -558,7 +585,10 @@ def said(act: Callable[[], Any]) -> str:
     return ""
 
 
-def refusing() -> dict[tuple[str, str], str]:
+PYRO_SGD = pyro.optim.SGD({"lr": 1e-3})
+
+
+def refusing(folder: str) -> dict[tuple[str, str], str]:
     """What several processes say to what they cannot do, or to what one of them does."""
     whole = Rows.make(64)
     (rows,) = world.here().shard(whole)
@@ -567,6 +597,10 @@ def refusing() -> dict[tuple[str, str], str]:
         "elbo": lambda: InfoVAE(MMD(), elbo=pyro.infer.TraceGraph_ELBO()).loss(*plain(), rows),
         "IWAE": lambda: IWAE(2).loss(*global_latent(), rows),
         "fit": lambda: fit(*plain(), whole, pyro.infer.Trace_ELBO(), **settings),
+        "SVI": lambda: SVI(*plain(), PYRO_SGD, pyro.infer.Trace_ELBO()).step(rows),
+        "held out": lambda: fit(*plain(), whole, BetaVAE(), validation=whole[:1], **settings),
+        "row": lambda: fit(*plain(), whole[:1], BetaVAE(), **settings),
+        "written": lambda: fit(*global_latent(), whole, IWAE(2), out=f"{folder}/no", **settings),
         "batch": lambda: fit(*plain(), whole, BetaVAE(), batch_size=1, **settings),
         "infinite": lambda: BetaVAE().loss_and_grads(infinite, plain_guide, rows),
         "unequal": lambda: BetaVAE().loss_and_grads(unequal, plain_guide, rows),
@@ -666,8 +700,8 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
                         with faulty(fault.split(",")[0]):
                             found[split, f"! {fault}"] = run(CASES[name], whole)
             found |= {("fit", name): fitted(case) for name, case in FITS.items()}
-            found |= resuming(folder) | streaming() | refusing() | recording()
-            found["mapped", ""] = mapped(folder)
+            found |= resuming(folder) | streaming() | refusing(folder) | recording()
+            found["mapped", ""], found["halved", ""] = mapped(folder), halved()
             with shared_out((64, 21)):
                 found["scored", ""] = scored()
                 found["optimised", ""] = optimised()

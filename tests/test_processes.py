@@ -20,6 +20,7 @@ from ranks import (
     Noisy,
     Rows,
     fitted,
+    halved,
     optimised,
     run,
     scored,
@@ -98,6 +99,18 @@ def test_one_process_is_left_as_it_is() -> None:
 def test_fit_ends_with_the_weights_of_one_process(shared: list[Found], name: str) -> None:
     assert unlike(shared[0]["fit", name], fitted(FITS[name])) < 1e-10
     assert unlike(shared[1]["fit", name], shared[0]["fit", name]) == 0
+
+
+@pytest.mark.usefixtures("double")
+def test_half_precision_is_that_of_one_process_to_its_rounding(shared: list[Found]) -> None:
+    """Sums over rows, of a process each, are rounded once more."""
+    assert unlike(shared[0]["halved", ""], shared[1]["halved", ""]) == 0
+    two, one, full = (
+        [row["loss"] for name, row in found.items() if name.startswith("row")]
+        for found in (shared[0]["halved", ""], halved(), halved("full"))
+    )
+    assert two == pytest.approx(one, rel=2**-8)
+    assert full != pytest.approx(one, rel=1e-4), "networks are computed in full precision"
 
 
 @pytest.mark.usefixtures("double")
@@ -192,6 +205,13 @@ SAID = {
     "processes: all data share one weight there; use InfoVAE(alpha=0)",
     "fit": "ValueError: Trace_ELBO, a loss of Pyro's, does not go over 2 processes: use InfoVAE "
     "or its kin",
+    "SVI": "ValueError: Trace_ELBO, a loss of Pyro's, does not go over 2 processes: use InfoVAE "
+    "or its kin",
+    "held out": "ValueError: 1 held-out row for 2 processes: each needs one or more, hold out "
+    "more or none",
+    "row": "ValueError: a batch of 1 row for 2 processes: each needs one or more",
+    "written": "ValueError: latent site 'w', outside the data plate, with IWAE does not go over 2 "
+    "processes: all data share one weight there; use InfoVAE(alpha=0)",
     "batch": "ValueError: batch_size is 1, of all 2 processes together: each needs a row or more",
     "infinite": "FloatingPointError: term 'reconstruction/bad' is -inf at step 1: look at the "
     "distribution's parameters there, the data, or the learning rate",
@@ -205,6 +225,12 @@ SAID = {
 def test_what_one_meets_all_say(shared: list[Found], name: str) -> None:
     """An infinite density of one process, a wish to stop, or what no process can do."""
     assert [found["said", name] for found in shared] == [SAID[name]] * 2
+
+
+@pytest.mark.usefixtures("shared")
+def test_what_is_refused_leaves_no_folder(folder: Path) -> None:
+    assert not (folder / "no").exists()
+    assert (folder / "part").exists()
 
 
 @pytest.mark.usefixtures("double")

@@ -305,9 +305,22 @@ class Hidden(Owner):
         super().model(x * self.calls[0])
 
 
+class Selecting(Owner):
+    """Looks at rows that a mask selects, so many as there are."""
+
+    def model(self, x: Tensor, *_: Any) -> None:
+        super().model(x)
+        pyro.factor("some", -x[x[:, 0] > -9].square().sum())
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Host, "Python's or NumPy's"), (Branching, "tracing tensor"), (Hidden, "its loss differs")],
+    [
+        (Host, "Python's or NumPy's"),
+        (Branching, "tracing tensor"),
+        (Selecting, "shape of a tensor depends on numbers"),
+        (Hidden, "its loss differs"),
+    ],
 )
 def test_what_cannot_be_recorded_stays_eager_and_says_why(kind: Any, reason: str) -> None:
     def run(record: Any) -> tuple[list[float], SVI]:
@@ -326,6 +339,31 @@ def test_what_cannot_be_recorded_stays_eager_and_says_why(kind: Any, reason: str
     assert svi.recorded == 0
     if kind is not Hidden:  # which has moved on by the try
         assert losses == run(False)[0]
+
+
+def test_a_critic_that_leaves_out_masked_rows_stays_eager() -> None:
+    """A graph would be of as many as there were."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    owner = Owner()
+
+    def masked(program: Any) -> Any:
+        def run(x: Tensor) -> None:
+            with pyro.poutine.mask(mask=x[:, 0] > 0):
+                program(x)
+
+        return run
+
+    pair = masked(owner.model), masked(owner.guide)
+    objective = InfoVAE(Adversarial(net), scale=5.0)
+    svi = SVI(*pair, pyro.optim.SGD({"lr": 1e-3}), objective)
+    x = torch.randn(6, 2).abs()
+    for _ in range(2):
+        svi.step(x)
+    with pytest.warns(UserWarning, match="shape of a tensor depends on numbers"):
+        svi.step(x)
+    x[:2, 0] = -1
+    assert svi.step(x) > 0
+    assert svi.recorded == 0
 
 
 def test_a_number_that_a_module_counts_keeps_steps_eager() -> None:

@@ -122,6 +122,7 @@ def meet(
     world.on_leaving(lambda: part_norms(changed))
     modules = [*within, *own]
     stored = sorted(pyro.get_param_store().named_parameters())
+    world.agree([name for name, _ in stored])
     tensors: list[Tensor] = [tensor for _, tensor in stored]
     for module in modules:
         tensors += [*module.parameters(recurse=False), *module.buffers(recurse=False)]

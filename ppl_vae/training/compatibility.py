@@ -16,8 +16,9 @@ from ppl_vae.program.sites import Site
 from ppl_vae.program.wrapping import distribution_name, is_point
 from ppl_vae.training.guard import name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of
+from ppl_vae.world import Processes, here
 
-__all__ = ["check_compatible", "check_held_out"]
+__all__ = ["check_compatible", "check_held_out", "check_shared"]
 
 _WITHOUT = "an objective that compares no densities there, such as InfoVAE(MMD(), alpha=1)"
 _DRAWS = "use a divergence of draws, such as MMD()"
@@ -77,9 +78,15 @@ def check_held_out(
         smallest: as many of the held-out rows as their smallest batch has.
 
     Raises:
-        ValueError: if the loss refuses the smallest batch of them.
+        ValueError: if the loss refuses the smallest batch of them, or it is of fewer rows than
+            there are processes.
     """
     size = len(smallest[0])
+    if size < here().among:
+        raise ValueError(
+            f"{size} held-out row{'s' * (size > 1)} for {here().among} processes: each needs one "
+            "or more, hold out more or none"
+        )
     with torch.random.fork_rng(), evaluating(model, guide, objective):
         try:
             objective.loss(model, guide, *smallest)
@@ -89,6 +96,29 @@ def check_held_out(
                 f"the loss cannot be taken of {size} held-out row{'s' * (size > 1)}, hold out "
                 f"more or none: {reason}"
             ) from error
+
+
+def check_shared(
+    world: Processes,
+    model: Program,
+    guide: Program,
+    objective: ELBO,
+    batch: Sequence[torch.Tensor],
+) -> None:
+    """Refuses what several processes do not do together; all start from the same weights after.
+
+    Args:
+        world: the processes.
+        model: the model.
+        guide: the guide.
+        objective: the loss.
+        batch: the same arguments in all, of which each takes its rows.
+
+    Raises:
+        ValueError: if the loss refuses them.
+    """
+    with world.seeded(0), evaluating(model, guide, objective):
+        objective.loss(model, guide, *world.shard(*batch))
 
 
 def _check_sites(named: "_Named", objective: ELBO) -> None:

@@ -9,13 +9,14 @@ from pyro.infer import ELBO
 
 from ppl_vae.data.checks import Channels, Missing
 from ppl_vae.data.transform import Normalise
-from ppl_vae.objectives import InfoVAE, Objective
+from ppl_vae.objectives import InfoVAE
 from ppl_vae.objectives.starts import with_scales
 from ppl_vae.program.modules import Program, release
 from ppl_vae.program.precision import Precision
 from ppl_vae.state import ready_optimizers
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.alone import alone
+from ppl_vae.training.compatibility import check_shared
 from ppl_vae.training.guard import memory_said
 from ppl_vae.training.history import History
 from ppl_vae.training.prepare import Prepared, prepare
@@ -24,8 +25,9 @@ from ppl_vae.training.resume import begin, go_on, origin, reopened, rewind
 from ppl_vae.training.run import Run
 from ppl_vae.training.session import Session
 from ppl_vae.training.stopping import Callback, Keep
+from ppl_vae.training.svi import check_loss
 from ppl_vae.training.tuning import freezing
-from ppl_vae.world import by_itself, here
+from ppl_vae.world import Processes, by_itself, here
 
 __all__ = ["fit"]
 
@@ -169,8 +171,7 @@ def fit(
     if checkpoint_steps is not None and checkpoint_steps < 1:
         raise ValueError(f"checkpoint_steps must be at least 1, got {checkpoint_steps}")
     run, kept, is_first = None, None, here().rank == 0
-    if not isinstance(objective, Objective):
-        here().refuse(f"{type(objective).__name__}, a loss of Pyro's,", "use InfoVAE or its kin")
+    check_loss(objective)
     if resume is not None:
         run = resume if isinstance(resume, Run) else Run(resume)
         if overwrite or (out is not None and Path(out) != run.path):
@@ -212,7 +213,7 @@ def fit(
                     precision=precision,
                     resuming=run is not None,
                 )
-            here().over(None, lambda world: world.part_streams())
+            here().over(None, lambda world: _met(world, ready))
             session = Session(ready, checkpoint_steps)
             if run is not None and kept is not None:
                 go_on(session, run, kept, began, tensorboard)
@@ -239,6 +240,12 @@ def fit(
             run.unlock()
     release(*ready.params.values(), *ready.own)
     return session.history
+
+
+def _met(world: Processes, ready: Prepared) -> None:
+    """Has each process draw its own, and looks whether all can take a step together."""
+    world.part_streams()
+    check_shared(world, ready.model, ready.guide, ready.objective, ready.first)
 
 
 def _config(ready: Prepared) -> dict[str, Any]:

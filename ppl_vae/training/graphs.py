@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-__all__ = ["simplify"]
+__all__ = ["simplify", "varies"]
 
 _aten = torch.ops.aten
 # By shape, type and device of what they are given, whatever that holds.
@@ -30,6 +30,17 @@ _NAMES = {_aten.detach.default, _aten.alias.default}
 _SHAPED = {_aten.view.default, _aten.expand.default, _aten._unsafe_view.default}
 _LARGE = 2**16
 _SCALED = {_aten.mul.Tensor, _aten.div.Tensor}
+
+
+def varies(node: Node) -> bool:
+    """Whether the shape of a value depends on numbers, as of rows that a mask selects."""
+    tags: Iterable[Any] = getattr(node.target, "tags", ())
+    if torch.Tag.dynamic_output_shape not in tags:
+        return False
+    if node.target is not _aten.index.Tensor:
+        return True
+    kinds = [_type(index) for index in node.args[1] if isinstance(index, Node)]  # type: ignore[union-attr]
+    return any(kind is not None and kind[1] in (torch.bool, torch.uint8) for kind in kinds)
 
 
 def simplify(graph: GraphModule) -> None:

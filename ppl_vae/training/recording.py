@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from ppl_vae.objectives import Objective
 from ppl_vae.program.modules import Program
 from ppl_vae.program.registration import register
-from ppl_vae.training.graphs import simplify
+from ppl_vae.training.graphs import simplify, varies
 from ppl_vae.world import here
 
 __all__ = ["NotRecorded", "Recording", "tensors_of"]
@@ -42,7 +42,8 @@ class Recording:
         kept: the tensors that the graph reads where they lie, some of which a replay writes to.
 
     Raises:
-        NotRecorded: if the step draws from generators that are not torch's.
+        NotRecorded: if the step draws from generators that are not torch's, or the shape of a
+            tensor depends on numbers.
         Exception: whatever else stops it under the recorder, such as a branch on data.
     """
 
@@ -95,6 +96,8 @@ class Recording:
         if _host_noise() != host:
             raise NotRecorded("it draws from Python's or NumPy's generator, which no graph does")
         nodes = self._graph.graph.nodes
+        if any(map(varies, nodes)):
+            raise NotRecorded("the shape of a tensor depends on numbers, as of masked rows")
         names = dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr")
         self.kept = [getattr(self._graph, name) for name in names]
         simplify(self._graph)

@@ -24,7 +24,7 @@ from ppl_vae.training.sameness import State, undone, up_to_rounding
 from ppl_vae.training.traced import Traced, Untraceable
 from ppl_vae.world import here, inside
 
-__all__ = ["SVI"]
+__all__ = ["SVI", "check_loss"]
 
 # A recording costs some 50 steps: a short training is over before it pays.
 _FIRST = 16
@@ -93,6 +93,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         if compile and not record:
             raise ValueError("compile=True compiles recorded steps, and record=False takes none")
         super().__init__(model, guide, optim, loss, **svi)
+        self._loss = loss
         self._objective: Objective | None = None
         if record and isinstance(loss, Objective) and getattr(loss, "elbo", None) is None:
             self._objective = loss
@@ -123,7 +124,12 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self._moved = set(params)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
+        """Takes a step and returns the loss, as `pyro.infer.SVI.step`.
+
+        Raises:
+            ValueError: among several processes, for a loss of Pyro's.
+        """
+        check_loss(self._loss)
         if self._objective is None:
             return self._eager(args, kwargs)
         own = self._key(args, kwargs)
@@ -274,6 +280,17 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for a in (*args, *kwargs.values())
         ]
         return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
+
+
+def check_loss(loss: ELBO | Callable[..., Any]) -> None:
+    """Refuses a loss that several processes would each take of their own rows.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not isinstance(loss, Objective):
+        name = getattr(loss, "__name__", type(loss).__name__)
+        here().refuse(f"{name}, a loss of Pyro's,", "use InfoVAE or its kin")
 
 
 def _plain(argument: Any) -> Hashable:
