@@ -3,6 +3,7 @@
 if __name__ == "objectives":
     raise ImportError("this folder is the package ppl_vae.objectives: import it by that name")
 
+from ppl_vae.objectives.betavae import Autoencoder, BetaVAE
 from ppl_vae.objectives.capacity import GECO, CapacityVAE
 from ppl_vae.objectives.constrained import Constraint, Dual, Penalty
 from ppl_vae.objectives.costs import AbsoluteError, Euclidean, SquaredError
@@ -28,7 +29,7 @@ from ppl_vae.objectives.divergences.sinkhorn import Sinkhorn
 from ppl_vae.objectives.divergences.sliced import SlicedWasserstein
 from ppl_vae.objectives.divergences.stein import Stein
 from ppl_vae.objectives.divergences.wgan import WassersteinGP
-from ppl_vae.objectives.infovae import Autoencoder, BetaVAE, InfoVAE
+from ppl_vae.objectives.infovae import InfoVAE
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.mutual import MutualAutoencoder
 from ppl_vae.objectives.noise import penalty_noise

@@ -9,7 +9,7 @@ from pyro.distributions import Delta, Independent
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from ppl_vae.program.sites import support_name
+from ppl_vae.program.wrapping import support_name
 
 __all__ = ["check_auxiliary", "log_r"]
 

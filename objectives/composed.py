@@ -1,125 +1,163 @@
-"""An objective through one of Pyro's losses: the pair with a factor more, and what it allows."""
+"""What the InfoVAE family shares: a loss of three parts, by itself or through one of Pyro's."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import (
-    ELBO,
-    RenyiELBO,
-    ReweightedWakeSleep,
-    Trace_MMD,
-    TraceEnum_ELBO,
-    TraceTailAdaptive_ELBO,
-    TraceTMC_ELBO,
-)
+from pyro import poutine
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer.util import zero_grads
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
-from ppl_vae.objectives.objective import Objective
-from ppl_vae.program.factored import Factored, nest, unwrapped
-from ppl_vae.program.modules import Program
+from ppl_vae.objectives.decomposition import decompose
+from ppl_vae.objectives.objective import Objective, Terms, Weight
+from ppl_vae.objectives.through import check_credited, through
+from ppl_vae.objectives.trainable import untrained, warn_untrained
+from ppl_vae.program.agreement import check_match
 from ppl_vae.program.reading import Reading
+from ppl_vae.world import here
 
-__all__ = ["check_credited", "check_elbo", "through"]
-
-_MEANS = "takes the logarithm of a mean over particles, which a penalty is no part of: use IWAE"
-_REFUSED: dict[type, str] = {
-    RenyiELBO: _MEANS,
-    TraceTMC_ELBO: _MEANS,
-    TraceTailAdaptive_ELBO: (
-        "weighs particles by their rank, which a penalty would change: use Trace_ELBO"
-    ),
-    ReweightedWakeSleep: "has a loss for the model and another for the guide: use Trace_ELBO",
-    Trace_MMD: "compares data and holds no latent against its prior: use Trace_ELBO",
-    Objective: "is an objective of its own: use one or the other",
-}
+__all__ = ["Composed", "is_zero"]
 
 
-def check_elbo(elbo: ELBO | None, others: dict[str, Any]) -> None:
-    """Refuses losses whose value is not a sum that a penalty may join.
+class Composed(Objective):
+    r"""Reconstruction, the KL of selected sites times $1 - \alpha$, that of the others, penalties.
 
-    Args:
-        elbo: of Pyro's.
-        others: keywords that the loss has itself.
+    A subclass says which sites are selected and what the penalties are.
 
-    Raises:
-        ValueError: naming it and what to use.
-        TypeError: if it is no ELBO.
+    Attributes:
+        alpha: by how much the KL is taken out.
+        elbo: the loss of Pyro's to go through, if any.
+        free_bits: nats per datum of each selected site's KL that are free.
     """
-    if elbo is None:
-        return
-    name = type(elbo).__name__
-    if not isinstance(elbo, ELBO):
-        raise TypeError(f"elbo={elbo!r}: give a pyro.infer.ELBO, such as TraceEnum_ELBO()")
-    for kind, reason in _REFUSED.items():
-        if isinstance(elbo, kind):
-            raise ValueError(f"elbo={name}(...) {reason}")
-    if name.startswith("Jit"):
-        raise ValueError(
-            f"elbo={name}(...) records its first call, and draws, schedules and critics of a "
-            f"penalty change: use {name.removeprefix('Jit')}"
+
+    alpha: Weight
+    elbo: ELBO | None
+    free_bits: float
+
+    @abstractmethod
+    def _weighed(self, reading: Reading) -> set[str]:
+        """The sites whose KL has another weight than 1, or free bits."""
+
+    @abstractmethod
+    def _penalties(self, reading: Reading, terms: Terms, critics: list[Tensor]) -> Tensor | float:
+        """The penalties by their coefficients; what critics minimise is added to a list."""
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if self.elbo is not None:
+            return self._composed(self.elbo, "differentiable_loss", model, guide, args, kwargs)
+        terms = Terms()
+        loss: Tensor | float = 0.0
+        for reading in self._get_traces(model, guide, args, kwargs):
+            loss = loss + self._particle(reading, terms)
+        return self._finish(torch.as_tensor(loss), terms)
+
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        if self.elbo is None:
+            return super().loss(model, guide, *args, **kwargs)
+        with torch.enable_grad(), self._still():
+            return float(self._composed(self.elbo, "loss", model, guide, args, kwargs).detach())
+
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        with poutine.trace(param_only=True) as seen:
+            try:
+                return super().loss_and_grads(model, guide, *args, **kwargs)
+            except FloatingPointError:  # a loss of Pyro's may have added its gradients by itself
+                nodes = seen.trace.nodes.values()
+                zero_grads([node["value"].unconstrained() for node in nodes])
+                raise
+
+    def _loss_for_gradients(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        if self.elbo is None or hasattr(self.elbo, "differentiable_loss"):
+            return super()._loss_for_gradients(model, guide, args, kwargs)
+        return self._composed(self.elbo, "loss_and_grads", model, guide, args, kwargs)
+
+    def _composed(
+        self,
+        elbo: ELBO,
+        how: str,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """The loss through one of Pyro's. A critic's own is added outside, credited to no draw."""
+        here().refuse(
+            f"elbo={type(elbo).__name__}(...)", "leave elbo out, or train in one process"
         )
-    if others:
-        given = ", ".join(others)
-        raise ValueError(f"{given}: give {name} itself what is to hold for its particles")
+        terms, critics = Terms(), list[Tensor]()
 
-
-def through(
-    elbo: ELBO,
-    how: str,
-    cost: Callable[[Reading], Tensor],
-    model: Program,
-    guide: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
-    """A loss of Pyro's with a cost of each run added to it, as a factor of the model.
-
-    Args:
-        elbo: the loss.
-        how: its method, `"loss"`, `"differentiable_loss"` or `"loss_and_grads"`.
-        cost: from a run, what is added: a scalar summed over particles.
-        model: the model.
-        guide: the guide.
-        args: their positional arguments.
-        kwargs: their keyword arguments.
-
-    Raises:
-        ValueError: for a pair that is refused, in one line.
-    """
-    name = type(elbo).__name__
-    if not hasattr(elbo, how):
-        raise ValueError(
-            f"{name} has gradients by loss_and_grads alone: train by pyro.infer.SVI or ppl_vae.fit"
-        )
-    reading = nest(elbo, model, guide, args, kwargs)
-    if reading is not None and reading.marginalised and not isinstance(elbo, TraceEnum_ELBO):
-        raise ValueError(
-            f"site {reading.marginalised[0]!r} of the model is enumerated, which {name} does not "
-            "do: use elbo=TraceEnum_ELBO(), or leave elbo out"
-        )
-    pair = Factored(model, guide, cost, elbo.max_plate_nesting)
-    with unwrapped():
-        loss = getattr(elbo, how)(pair.model, pair.guide, *args, **kwargs)
-    return detach_provenance(torch.as_tensor(loss))
-
-
-def check_credited(elbo: ELBO, reading: Reading) -> None:
-    """Refuses a guide whose draws would get no credit for a penalty.
-
-    `TraceEnum_ELBO` takes what is outside a plate to follow from nothing that is inside.
-
-    Raises:
-        ValueError: naming the site.
-    """
-    if not isinstance(elbo, TraceEnum_ELBO):
-        return
-    for name, site in reading.guide_sites.items():
-        sampled = not site.is_observed and name not in reading.enumerated
-        if sampled and not site.fn.has_rsample and site.plates:
-            raise ValueError(
-                f"site {name!r} of the guide, {type(site.fn).__name__}, is sampled, and "
-                "TraceEnum_ELBO would not credit it with a penalty of all rows: enumerate it with "
-                "infer={'enumerate': 'parallel'}, or use elbo=TraceGraph_ELBO()"
+        def cost(reading: Reading) -> Tensor:
+            selected, alpha = self._weighed(reading), self.at_step(self.alpha)
+            for name in selected:
+                check_match(reading.model_sites[name], reading.guide_sites[name])
+            sampled = not isinstance(elbo, TraceMeanField_ELBO)
+            run = decompose(
+                reading, terms, selected, self.plate, self.reconstruction, sampled=sampled
             )
+            self._check_reconstruction(reading, run.reconstruction)
+            added = torch.zeros_like(run.rate)
+            if type(self).reconstruction is not Composed.reconstruction:  # in place of the loss's
+                added = run.reconstruction + sum(reading.log_prob(n) for n in reading.observed)
+            if not is_zero(alpha):
+                added = added - alpha * run.rate
+            if self.matched(reading):
+                check_credited(elbo, reading)
+                added = added + self._penalties(reading, terms, critics)
+            return added
+
+        loss = through(elbo, how, cost, model, guide, args, kwargs)
+        loss = self.num_particles * loss + sum(c - c.detach() for c in critics)
+        loss = self._finish(loss, terms)
+        self.terms = detach_provenance(self.terms)
+        return loss
+
+    def reconstruction(self, reading: Reading, name: str) -> Tensor:
+        """What an observed site adds to the loss, in nats summed over data."""
+        return -reading.log_prob(name)
+
+    def _check_reconstruction(self, reading: Reading, reconstruction: Tensor) -> None:
+        """Refuses a reconstruction that trains no encoder."""
+
+    def _particle(self, reading: Reading, terms: Terms) -> Tensor | float:
+        selected, weight = self._weighed(reading), 1 - self.at_step(self.alpha)
+        weighs = not is_zero(weight)
+        free = self.free_bits
+        run = decompose(reading, terms, selected, self.plate, self.reconstruction, weighs, free)
+        self._check_reconstruction(reading, run.reconstruction)
+        loss = run.reconstruction + run.rest
+        if weighs:
+            loss = loss + weight * run.rate
+        elif self.is_moving:
+            self._warn_untrained(reading)
+        critics = list[Tensor]()
+        loss = loss + self._penalties(reading, terms, critics)
+        for critic in critics:
+            loss = loss + (critic - critic.detach())
+        return loss
+
+    def _warn_untrained(self, reading: Reading) -> None:
+        """Warns once a site of a discrete prior to learn, which draws of it do not train."""
+        by_draws = {k: d for k, d in self.matched(reading).items() if d.reads == "draws"}
+        for name in untrained(reading, [n for n in by_draws if n not in self._warned]):
+            self._warned.add(name)
+            warn_untrained(reading, name, type(by_draws[name]).__name__)
+
+
+def is_zero(coefficient: Tensor | float) -> bool:
+    """Whether a coefficient is the number 0, so that its term need not be computed."""
+    return not isinstance(coefficient, Tensor) and coefficient == 0

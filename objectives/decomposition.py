@@ -12,7 +12,7 @@ from ppl_vae.objectives.objective import Terms
 from ppl_vae.program.plates import NoDataPlate, PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import base_of, has_mask_inside
+from ppl_vae.program.wrapping import base_of, has_mask_inside
 from ppl_vae.world import here
 
 __all__ = ["Decomposition", "cost_of", "decompose", "number_of_data"]

@@ -16,7 +16,8 @@ from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import by_row
-from ppl_vae.program.sites import Site, base_of, read_sites, support_name
+from ppl_vae.program.sites import Site, read_sites
+from ppl_vae.program.wrapping import base_of, support_name
 
 __all__ = ["Dream", "Estimator", "check_estimator"]
 

@@ -149,7 +149,7 @@ def _gradients(objective: InfoVAE, readings: list[Reading]) -> dict[str, tuple[T
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for reading in readings:
         matched = objective.matched(reading)
-        penalty = torch.as_tensor(objective._divergences(reading, Terms()))
+        penalty = torch.as_tensor(objective._penalties(reading, Terms(), []))
         data = torch.stack([objective.reconstruction(reading, n) for n in reading.observed]).sum()
         for names, *_ in objective.joints:
             joint, rows = reading.rows(objective.plate, names)

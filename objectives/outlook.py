@@ -8,11 +8,12 @@ import pyro
 import torch
 from pyro.infer import ELBO
 
+from ppl_vae.objectives.betavae import BetaVAE
 from ppl_vae.objectives.capacity import CapacityVAE
 from ppl_vae.objectives.divergences.divergence import Divergence
 from ppl_vae.objectives.divergences.mmd import MMD
 from ppl_vae.objectives.divergences.stein import Stein
-from ppl_vae.objectives.infovae import BetaVAE, InfoVAE
+from ppl_vae.objectives.infovae import InfoVAE
 from ppl_vae.objectives.iwae import IWAE
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.objectives.tcvae import TCVAE

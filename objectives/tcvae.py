@@ -8,6 +8,7 @@ from pyro.distributions import Independent
 from torch import Tensor
 
 from ppl_vae.arguments import of_step
+from ppl_vae.objectives.betavae import BetaVAE
 from ppl_vae.objectives.divergences.aggregate_kl import (
     Estimator,
     LogDensities,
@@ -22,7 +23,6 @@ from ppl_vae.objectives.divergences.aggregate_posterior import (
 from ppl_vae.objectives.divergences.divergence import Counted
 from ppl_vae.objectives.divergences.joint import aggregate_posteriors
 from ppl_vae.objectives.divergences.weighting import normalised
-from ppl_vae.objectives.infovae import BetaVAE
 from ppl_vae.objectives.objective import Terms, Weight
 from ppl_vae.program.reading import Reading
 from ppl_vae.world import here
@@ -133,7 +133,7 @@ class TCVAE(Counted, BetaVAE):
         self.estimator: Estimator = estimator
         self.size = size
 
-    def _divergences(self, reading: Reading, terms: Terms) -> Tensor | float:
+    def _penalties(self, reading: Reading, terms: Terms, critics: list[Tensor]) -> Tensor | float:
         ((sites, *_),) = self.joints
         posteriors = aggregate_posteriors(
             reading, sites, self.plate, self.given, moving=self.is_moving

@@ -10,7 +10,7 @@ from ppl_vae.objectives.divergences.location_scale import location_scale
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.reading import Reading
-from ppl_vae.program.sites import base_of, distribution_name, support_name
+from ppl_vae.program.wrapping import base_of, distribution_name, support_name
 
 __all__ = ["check_mean_moves", "check_scored", "check_trainable", "untrained", "warn_untrained"]
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from ppl_vae.objectives.costs import Cost, SquaredError
 from ppl_vae.objectives.decomposition import cost_of
 from ppl_vae.objectives.divergences.divergence import Divergence
-from ppl_vae.objectives.infovae import InfoVAE, Scale
+from ppl_vae.objectives.infovae import InfoVAE
+from ppl_vae.objectives.joints import Scale
 from ppl_vae.objectives.trainable import check_mean_moves
 from ppl_vae.program.reading import Reading
 

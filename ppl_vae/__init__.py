@@ -28,7 +28,7 @@ _HOME = {
     "StandardNormal": "ppl_vae.priors",
     "compare": "ppl_vae.comparison",
     "fit": "ppl_vae.training",
-    "load": "ppl_vae.experiment",
+    "load": "ppl_vae.loading",
     "processes": "ppl_vae.together",
     "read": "ppl_vae.objectives.outlook",
 }

@@ -3,10 +3,10 @@
 from ppl_vae.comparison import compare as compare
 from ppl_vae.data import Dataset as Dataset
 from ppl_vae.experiment import Experiment as Experiment
-from ppl_vae.experiment import load as load
 from ppl_vae.guides import MeanFieldNormal as MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli as Bernoulli
 from ppl_vae.likelihoods import Normal as Normal
+from ppl_vae.loading import load as load
 from ppl_vae.objectives import MMD as MMD
 from ppl_vae.objectives import WAE as WAE
 from ppl_vae.objectives import BetaVAE as BetaVAE

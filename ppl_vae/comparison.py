@@ -8,7 +8,7 @@ import torch
 from ppl_vae.diagnostics.compare import Comparison, compare_pairs
 from ppl_vae.evaluation.likelihood import STEPS, Proposals
 from ppl_vae.evaluation.programs import Data, Program, arguments_of
-from ppl_vae.experiment import load
+from ppl_vae.loading import load
 from ppl_vae.training.run import Run
 
 __all__ = ["Comparison", "compare"]

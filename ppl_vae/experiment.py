@@ -4,32 +4,27 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.arguments import instance
-from ppl_vae.bodies import Masked
-from ppl_vae.config.options import nested
-from ppl_vae.config.schema import Schema
 from ppl_vae.data.dataset import Dataset, Part
-from ppl_vae.data.known import Known
 from ppl_vae.data.remembered import Remembered
 from ppl_vae.data.sources import as_dataset
 from ppl_vae.evaluation.programs import seeded
 from ppl_vae.guides import Encoder, Ladder, MeanFieldNormal
-from ppl_vae.likelihoods import Bernoulli, Columns, Likelihood
+from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pair import Pair
+from ppl_vae.pairs.parts import made, masked, of_table, prior_of
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import ConditionalNormal, GaussianMixture, Prior, StandardNormal
 from ppl_vae.program.modules import release
 from ppl_vae.program.precision import Precision
-from ppl_vae.training import weights
 from ppl_vae.training.fit import fit
 from ppl_vae.training.history import History
 from ppl_vae.training.noise import put_back, streams
@@ -39,7 +34,7 @@ from ppl_vae.training.run import Run
 from ppl_vae.training.stopping import Callback, Keep
 from ppl_vae.using.trained import Trained
 
-__all__ = ["Experiment", "build", "load"]
+__all__ = ["Experiment"]
 
 
 class Experiment(Trained):
@@ -127,7 +122,7 @@ class Experiment(Trained):
         seed: int = 0,
         device: str = "auto",
     ) -> None:
-        made = pair.func if isinstance(pair, functools.partial) else pair
+        kind = pair.func if isinstance(pair, functools.partial) else pair
         if isinstance(data, type):
             instance("data", data, Dataset, "Digits()")
         data = as_dataset(data)
@@ -138,15 +133,15 @@ class Experiment(Trained):
                 f"optimizer is an instance of {name}, made before the networks that it would "
                 f"train: give the class, torch.optim.{name}, or a functools.partial of it"
             )
-        if not (inspect.isclass(made) and issubclass(made, Pair)):
+        if not (inspect.isclass(kind) and issubclass(kind, Pair)):
             raise ValueError(f"pair is {made!r}: give a subclass of Pair, or a partial of one")
-        data, self.objective = data.passing(made.extra), objective
+        data, self.objective = data.passing(kind.extra), objective
         if data.missing == "mask":
-            encoder = _masked("encoder", encoder)
+            encoder = masked("encoder", encoder)
             if "classifier" in inspect.signature(pair).parameters:
                 classifier = inspect.signature(pair).parameters["classifier"].default
-                masked: Any = {"classifier": _masked("classifier", classifier)}
-                pair = functools.partial(pair, **masked)
+                reading: Any = {"classifier": masked("classifier", classifier)}
+                pair = functools.partial(pair, **reading)
         self.optimizer = Adam() if optimizer is None else optimizer
         self.epochs, self.batch_size, self.critic_steps = epochs, batch_size, critic_steps
         self.patience, self.keep, self.monitor = patience, keep, monitor
@@ -158,9 +153,9 @@ class Experiment(Trained):
         if not dims:
             raise ValueError("dim is empty: give a dimension, or one for each layer of codes")
         (first, *rest), extra = data.size, data.width
-        q = _made("encoder", encoder, torch.Size([first + extra, *rest]), dim)
-        p_x = _made("likelihood", _of_table(likelihood, data), dims[0] + extra, data.size)
-        self.pair = pair(_prior(prior, q, dims[-1], extra), p_x, q)
+        q = made("encoder", encoder, torch.Size([first + extra, *rest]), dim)
+        p_x = made("likelihood", of_table(likelihood, data), dims[0] + extra, data.size)
+        self.pair = pair(prior_of(prior, q, dims[-1], extra), p_x, q)
         self.pair.missing = data.missing == "mask"
         objective.build(data.size, self.pair.codes)
         super().__init__(self.pair.model, self.pair.guide, data)
@@ -283,136 +278,3 @@ class Experiment(Trained):
         other.pair._modules = {**self.pair._modules, "prior": fitted}
         other._programs = other.pair.model, other.pair.guide
         return other
-
-
-def build(schema: Schema, settings: Mapping[str, Any], **given: Any) -> Experiment:
-    """The experiment that parsed settings describe, its weights started by their seed."""
-    # an objective may hold networks of its own, made before the experiment sets the seed
-    set_seed(settings["seed"])
-    experiment: Experiment = schema.build(settings, **given)
-    return experiment
-
-
-def load(
-    run: Run | str | Path,
-    trust: bool = False,
-    device: str = "auto",
-    data: Sequence[tuple[str, str]] = (),
-) -> Experiment:
-    """The trained experiment of a run, to be used at once: `load("runs/x").encode(rows)`.
-
-    Its configuration is resolved again and its weights are read; nothing is unpickled. Its data
-    are read when they are first asked for, as by `experiment.data`: what is kept of them in the
-    run's folder is enough to take new rows and to sample. They are looked for where they were,
-    then in the same place as seen from the run's folder.
-
-    Args:
-        run: the run or its folder.
-        trust: allow classes from outside the library, which are imported.
-        device: where to put the model; auto takes a GPU if there is one.
-        data: settings to put over the run's own, as dotted names with values.
-
-    Raises:
-        ValueError: if the folder's configuration is no experiment's, names a class from outside
-            the library, or its weights do not fit.
-        FileNotFoundError: if there is no run, or it has no weights.
-    """
-    run = run if isinstance(run, Run) else Run(run)
-    schema = Schema(Experiment, trust)
-    settings = schema.merge({}, run.settings)
-    for key, value in sorted(data, key=lambda option: option[0].count(".")):
-        settings = schema.merge(settings, nested(key, value))
-    tensors = run.load_weights()
-    with weights.no_larger(tensors):
-        experiment = _with_data(run, schema, schema.parse(settings))
-    pair = experiment.pair
-    weights.load(tensors, pair.model, pair.guide, experiment.objective)
-    pair.to(pick_device(device))
-    return experiment
-
-
-def _with_data(run: Run, schema: Schema, settings: Mapping[str, Any]) -> Experiment:
-    """The experiment, whose data wait until they are asked for if enough is kept of them."""
-    kept = run.data
-    if kept is None:
-        return build(schema, settings)
-
-    def read() -> Dataset:
-        try:
-            with torch.random.fork_rng():
-                set_seed(settings["seed"])
-                data: Dataset = schema.part(settings, "data")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{error}, which the run {str(run.path)!r} was trained on: --data.path says where "
-                "it is now, or data=[('data.path', ...)] of load"
-            ) from error
-        return data
-
-    return build(schema, settings, data=Remembered(Known.of_run(kept), read))
-
-
-def _named(place: str, name: str) -> Any:
-    """The library's class of this name, in any case."""
-    home = import_module(f"ppl_vae.{'guides' if place == 'encoder' else place + 's'}")
-    known = {k.lower(): k for k in home.__all__ if not inspect.isabstract(getattr(home, k))}
-    key = name.lower().replace("_", "")
-    if key not in known:
-        raise ValueError(f"{place} is {name!r}: known are {', '.join(sorted(known.values()))}")
-    return getattr(home, known[key])
-
-
-def _made(place: str, part: Any, *args: Any) -> Any:
-    """A part: one that is made already, or what its name or factory makes."""
-    if isinstance(part, nn.Module):
-        return part
-    made = _named(place, part) if isinstance(part, str) else part
-    if not callable(made):
-        raise TypeError(f"{place} is {part!r}: give a part, or a class that it is made by")
-    return made(*args)
-
-
-def _of_table(likelihood: Any, data: Dataset) -> Any:
-    """`Columns` as it is made of a table's columns; other likelihoods as they are."""
-    likelihood = _named("likelihood", likelihood) if isinstance(likelihood, str) else likelihood
-    if getattr(likelihood, "func", likelihood) is Columns:
-        likelihood = likelihood()
-    if not isinstance(likelihood, Columns) or likelihood.columns:
-        return likelihood
-    if data.layout is None:
-        raise ValueError(f"Columns is the likelihood of a table: give {data.name} as Table(...)")
-    columns = data.layout.x
-    return lambda dim, _: likelihood.build(dim, columns)
-
-
-def _masked(place: str, factory: Any) -> Any:
-    """A factory of the same part whose network reads rows with missing values.
-
-    A part that is made already is left as it is.
-    """
-    factory = _named(place, factory) if isinstance(factory, str) else factory
-    if isinstance(factory, nn.Module):
-        return factory
-    body = inspect.signature(factory).parameters.get("body")
-    if body is None:
-        raise ValueError(
-            f"{place} is {factory!r}, which takes no body=: make one that reads NaN, or leave "
-            'missing="mask"'
-        )
-    return functools.partial(factory, body=functools.partial(Masked, body=body.default))
-
-
-def _prior(factory: Any, encoder: nn.Module, dim: int, extra: int) -> Prior | ConditionalNormal:
-    if isinstance(factory, nn.Module):
-        return factory  # type: ignore[return-value]
-    factory = _named("prior", factory) if isinstance(factory, str) else factory
-    names = [*inspect.signature(factory).parameters]
-    if names[1:2] == ["size"]:
-        if not extra:
-            name = getattr(getattr(factory, "func", factory), "__name__", "the prior")
-            raise ValueError(
-                f"{name} is conditioned on covariates, and this pair has none: use a "
-                "ConditionalVAE, or a prior such as StandardNormal"
-            )
-        return factory(dim, torch.Size([extra]))
-    return factory(encoder if names[:1] == ["encoder"] else dim)

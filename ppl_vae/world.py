@@ -15,13 +15,15 @@ One process is a `World` whose methods are identities; several are `Processes`.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from ppl_vae.group import Group
 
 __all__ = ["Processes", "World", "by_itself", "here", "inside"]
 
@@ -81,6 +83,14 @@ class World:
         """The value as it is, or what several processes make of it."""
         return value
 
+    def agreed(self, key: Hashable) -> Hashable:
+        """What stands for the keys of all processes; None where one has none."""
+        return None if key is None else ()
+
+    def noting(self) -> AbstractContextManager[list[Any]]:
+        """Context in which it is noted what processes tell each other, and what came of it."""
+        return nullcontext([])
+
     # A loss
 
     def backward(self, loss: Tensor, params: Iterable[tuple[str, Tensor]]) -> None:
@@ -97,6 +107,12 @@ class World:
         Args:
             params: by name, the same names in all processes.
         """
+
+    def gradients(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """The sums over processes of gradients, of each parameter that has one in any."""
+        return grads
 
     def refuse(self, what: str, instead: str) -> None:
         """Refuses what several processes cannot do."""
@@ -126,7 +142,7 @@ class World:
         """Sets tensors to what the first process has, in place."""
 
 
-class Processes(World):
+class Processes(Group, World):
     """Several processes of one `torch.distributed` group.
 
     Args:
@@ -134,24 +150,25 @@ class Processes(World):
     """
 
     def __init__(self, timeout: float = 300.0) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        super().__init__()
         self.among = self.size
         self.timeout = timeout
         self.met: dict[Any, Any] = {}
         """The plate that is split, by the pairs that have been met."""
+        self.stream: list[Tensor] | None = None
+        """What all draw alike from, as states of torch's generators."""
         self._leaving: list[Callable[[], None]] = []
-        self._common: list[Tensor] | None = None
-        """The stream that all share."""
+
+    # Tensors
 
     def total(self, part: Tensor) -> Tensor:
-        found: Tensor = _Total.apply(part)
+        found: Tensor = _Total.apply(part, self)
         return found
 
     def totals(self, *parts: Tensor) -> Sequence[Tensor]:
         if not parts:
             return parts
-        flat = torch.stack([part.detach().double() for part in parts])
-        dist.all_reduce(flat)
+        flat = self.summed(torch.stack([part.detach().double() for part in parts]))
         return [number.to(part.dtype) for number, part in zip(flat, parts, strict=True)]
 
     def portion(self, value: Tensor, weight: Tensor | float | None = None) -> Tensor:
@@ -169,14 +186,6 @@ class Processes(World):
         around = [part.new_zeros([*shape[:dim], n, *shape[dim + 1 :]]) for n in (before, after)]
         return self.total(torch.cat([around[0], part, around[1]], dim))
 
-    def counts(self, count: int) -> list[int]:
-        """A count of each process."""
-        found = torch.zeros(self.size, dtype=torch.long, device=self._device("cpu"))
-        found[self.rank] = count
-        dist.all_reduce(found)
-        counts: list[int] = found.tolist()
-        return counts
-
     def number(self, count: int) -> int:
         return sum(self.counts(count))
 
@@ -186,18 +195,11 @@ class Processes(World):
     def first(self, said: T | None) -> T | None:
         return next((one for one in self.each(said) if one is not None), None)
 
-    def each(self, value: T) -> list[T]:
-        """A value of each process."""
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
-
     def over(self, value: T, how: "Callable[[Processes], T]") -> T:
         return how(self)
 
     def backward(self, loss: Tensor, params: Iterable[tuple[str, Tensor]]) -> None:
         named = dict(params)
-        self._agree(sorted(named))
         before = {name: param.grad for name, param in named.items()}
         for param in named.values():
             param.grad = None
@@ -211,20 +213,26 @@ class Processes(World):
 
     @torch.no_grad()
     def reduce(self, params: Mapping[str, Tensor]) -> None:
+        grads = {name: p.grad for name, p in params.items() if p.grad is not None}
+        for name, grad in self.gradients(params, grads).items():
+            params[name].grad = grad
+
+    def gradients(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         names = sorted(params)
-        if not names:
-            return
-        device = params[names[0]].device
-        has = torch.tensor([float(params[n].grad is not None) for n in names], device=device)
-        dist.all_reduce(has)
-        asked = [params[n] for n, count in zip(names, has.tolist(), strict=True) if count]
-        for kind in dict.fromkeys((p.dtype, p.device) for p in asked):
-            like = [p for p in asked if (p.dtype, p.device) == kind]
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in like]
-            flat = torch.cat([grad.reshape(-1) for grad in grads])
-            dist.all_reduce(flat)
-            for p, grad in zip(like, flat.split([p.numel() for p in like]), strict=True):
-                p.grad = grad.view_as(p).clone()
+        self._agree(names)
+        having = self.added([int(name in grads) for name in names])
+        asked = [name for name, count in zip(names, having, strict=True) if count]
+        found: dict[str, Tensor] = {}
+        for kind in dict.fromkeys((params[n].dtype, params[n].device) for n in asked):
+            like = [n for n in asked if (params[n].dtype, params[n].device) == kind]
+            own = [grads[n] if n in grads else torch.zeros_like(params[n]) for n in like]
+            flat = self.summed(torch.cat([grad.reshape(-1) for grad in own]))
+            parts = flat.split([grad.numel() for grad in own])
+            for name, part in zip(like, parts, strict=True):
+                found[name] = part.view_as(params[name]).clone()
+        return found
 
     def _agree(self, names: list[str]) -> None:
         """Refuses parameters that are not the same in all processes.
@@ -232,10 +240,8 @@ class Processes(World):
         Raises:
             RuntimeError: naming the first that some process lacks.
         """
-        mark = float(zlib.crc32("\n".join(names).encode()) & 0xFFFFF)
-        one = torch.tensor([mark, mark**2], dtype=torch.float64, device=self._device("cpu"))
-        dist.all_reduce(one)
-        total, squares = one.tolist()
+        mark = zlib.crc32("\n".join(names).encode()) & 0xFFFFF
+        total, squares = self.added([mark, mark**2])
         if total**2 == self.size * squares:
             return
         every = self.each(names)
@@ -250,7 +256,7 @@ class Processes(World):
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         with torch.no_grad():
             for tensor in tensors:
-                held = tensor.detach().to(self._device(tensor.device)).contiguous()
+                held = tensor.detach().to(self.device(tensor.device)).contiguous()
                 dist.broadcast(held, 0)
                 tensor.copy_(held)
 
@@ -279,10 +285,10 @@ class Processes(World):
         """From here on each process draws its own, and `alike` what the first would have drawn."""
         state = _states()
         for tensor in state:
-            moved = tensor.to(self._device("cpu"))
+            moved = tensor.to(self.device("cpu"))
             dist.broadcast(moved, 0)
             tensor.copy_(moved)
-        self._common = state
+        self.stream = state
         with self.alike(moving=False):
             seed = int(torch.randint(2**31, ()))
         self.seed(seed)
@@ -290,7 +296,7 @@ class Processes(World):
     def apart(self) -> None:
         """Parts the streams unless each process draws its own already."""
         marks = self.counts(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
-        if self._common is None or len({*marks}) < self.size:
+        if self.stream is None or len({*marks}) < self.size:
             self.part_streams()
 
     def seed(self, seed: int) -> None:
@@ -299,25 +305,25 @@ class Processes(World):
 
     @contextmanager
     def alike(self, moving: bool = True) -> Iterator[None]:
-        if self._common is None:
+        if self.stream is None:
             self.part_streams()
-        assert self._common is not None
+        assert self.stream is not None
         own = _states()
-        _set_states(self._common)
+        _set_states(self.stream)
         try:
             yield
             if moving:
-                self._common = _states()
+                self.stream = _states()
         finally:
             _set_states(own)
 
     @property
     def common(self) -> Tensor:
         """The state of what all draw alike."""
-        if self._common is None:
+        if self.stream is None:
             self.part_streams()
-        assert self._common is not None
-        return self._common[0]
+        assert self.stream is not None
+        return self.stream[0]
 
     @common.setter
     def common(self, state: Tensor) -> None:
@@ -327,7 +333,7 @@ class Processes(World):
                 torch.cuda.manual_seed(int(torch.randint(2**31, ())))
                 torch.set_rng_state(state.cpu())
             found = _states()
-        self._common = found
+        self.stream = found
 
     def drawn(self, batches: Iterator[T]) -> Iterator[T]:
         batches = iter(batches)
@@ -340,36 +346,27 @@ class Processes(World):
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        kept = self._common
+        kept = self.stream
         with super().seeded(seed):
-            self._common = _states()
+            self.stream = _states()
             self.seed(seed)
             try:
                 yield
             finally:
-                self._common = kept
-
-    def _device(self, device: torch.device | str) -> torch.device:
-        """Where what lies on a device is exchanged: on the GPU, if there is NCCL alone."""
-        if dist.get_backend() == "nccl":
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device(device)
+                self.stream = kept
 
 
 class _Total(torch.autograd.Function):
     """A sum over processes whose backward pass is a sum over processes."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
-        found = part.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(found)
-        return found
+    def forward(ctx: Any, part: Tensor, world: Processes) -> Tensor:
+        ctx.world = world
+        return world.summed(part)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        found = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(found)
-        return found
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.world.summed(grads[0]), None
 
 
 def _states() -> list[Tensor]:

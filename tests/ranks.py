@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -28,7 +30,8 @@ import test_divergences
 import test_objectives
 
 from ppl_vae import fit, processes, world
-from ppl_vae.data import Dataset
+from ppl_vae.data import Dataset, arrays
+from ppl_vae.data.mapped import Mapped
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.objectives import (
     GECO,
@@ -272,6 +275,22 @@ class Case:
     make: Callable[[], Objective]
     pair: Callable[[], Pair] = plain
 
+    def double(self) -> tuple[Objective, Pair]:
+        """Both, in double precision."""
+        objective, pair = self.make().double(), self.pair()
+        for part in objective.modules():
+            if isinstance(part, Counted) and getattr(part, "size", None) is not None:
+                part.size = 500
+        for owner in owners(pair):
+            owner.double()
+        return objective, pair
+
+
+def owners(pair: Pair) -> list[nn.Module]:
+    """The modules whose methods a pair is."""
+    found = {getattr(program, "__self__", None) for program in pair}
+    return [owner for owner in found if isinstance(owner, nn.Module)]
+
 
 def _divergence(case: test_divergences.Case) -> Case:
     return Case(lambda: InfoVAE(case.make(), alpha=0.5, scale=9.0), masked)
@@ -327,13 +346,7 @@ Step = dict[str, Any]
 def run(case: Case, whole: Tensor) -> list[Step]:
     """Loss, terms and gradients of the first steps, and what they have moved."""
     pyro.clear_param_store()
-    objective, pair = case.make().double(), case.pair()
-    for part in objective.modules():
-        if isinstance(part, Counted) and getattr(part, "size", None) is not None:
-            part.size = 500
-    for owner in {getattr(program, "__self__", None) for program in pair}:
-        if isinstance(owner, nn.Module):
-            owner.double()
+    objective, pair = case.double()
     (rows,) = world.here().shard(whole)
     torch.manual_seed(4)
     objective.loss(*pair, rows)
@@ -342,7 +355,7 @@ def run(case: Case, whole: Tensor) -> list[Step]:
     for k in range(steps):
         torch.manual_seed(5 + k)
         if isinstance(shared := world.here(), world.Processes):
-            shared._common = [torch.get_rng_state()]
+            shared.stream = [torch.get_rng_state()]
         step: Step = {"loss": objective.loss_and_grads(*pair, rows)}
         step |= {f"term {name}": value.clone() for name, value in objective.terms.items()}
         params = dict(pyro.get_param_store().named_parameters())
@@ -354,9 +367,8 @@ def run(case: Case, whole: Tensor) -> list[Step]:
                 param -= 1e-3 * grad
             param.grad = None
         step |= {f"buffer {n}": b.clone() for n, b in objective.named_buffers()}
-        for owner in {getattr(program, "__self__", None) for program in pair}:
-            if isinstance(owner, nn.Module):
-                step |= {f"own {n}": b.clone() for n, b in owner.named_buffers()}
+        for owner in owners(pair):
+            step |= {f"own {n}": b.clone() for n, b in owner.named_buffers()}
         found.append(step)
     release(*params.values())
     return found
@@ -381,7 +393,7 @@ def faulty(how: str) -> Iterator[None]:
     """Runs with a convention that is wrong."""
     if how == "own slice":
         kept = world._Total.backward
-        world._Total.backward = staticmethod(lambda ctx, *grads: grads[0])  # type: ignore
+        world._Total.backward = staticmethod(lambda ctx, *grads: (grads[0], None))  # type: ignore
         try:
             yield
         finally:
@@ -425,9 +437,8 @@ def fitted(case: Case, data: Any = None, **how: Any) -> dict[str, Any]:
     rows = Rows.make(236) if data is None else data
     history = fit(*pair, rows, objective, **settings | how)
     found: dict[str, Any] = {f"row {k}": row for k, row in enumerate(history.rows)}
-    for owner in {getattr(program, "__self__", None) for program in pair}:
-        if isinstance(owner, nn.Module):
-            found |= owner.state_dict()
+    for owner in owners(pair):
+        found |= owner.state_dict()
     params = pyro.get_param_store().named_parameters()
     found |= {n.split("$$$")[-1]: p.detach().clone() for n, p in params}
     return found
@@ -458,11 +469,16 @@ DRAWING = Case(lambda: InfoVAE(SlicedWasserstein(8), alpha=0.5, scale=9.0))
 
 
 def resuming(folder: str) -> dict[tuple[str, str], Any]:
-    """A training with an interruption, and without."""
+    """A training with an interruption, and without; and one that was begun by one process."""
     whole = fitted(DRAWING, epochs=4, out=f"{folder}/whole")
     fitted(DRAWING, epochs=2, out=f"{folder}/part")
     resumed = fitted(DRAWING, epochs=4, resume=f"{folder}/part")
-    return {("fit", "whole"): whole, ("fit", "resumed"): resumed}
+    if world.here().rank == 0:
+        with world.by_itself():
+            fitted(FITS["MMD"], epochs=2, out=f"{folder}/one")
+    world.here().number(0)  # the other waits here
+    more = fitted(FITS["MMD"], resume=f"{folder}/one")
+    return {("fit", "whole"): whole, ("fit", "resumed"): resumed, ("fit", "more"): more}
 
 
 class Counting(TorchDataset):  # type: ignore[misc]
@@ -484,6 +500,31 @@ class Noisy(Dataset):
 
     def epoch(self) -> Tensor:
         return self.train + 0.1 * torch.randn(len(self.train), 1)
+
+
+def mapped(folder: str) -> list[list[int]]:
+    """The rows of a file that each epoch reads, and as many rows more as it has."""
+    np.save(f"{folder}/{world.here().rank}.npy", Rows.make(236).numpy())
+    read: list[int] = []
+
+    class Watched(Mapped):
+        def __getitems__(self, places: Sequence[int]) -> Any:
+            read.extend(places)
+            return super().__getitems__(places)
+
+    large, kind, arrays._LARGE, arrays.Mapped = arrays._LARGE, Mapped, 0, Watched  # type: ignore
+    try:
+        rows = arrays.Arrays(f"{folder}/{world.here().rank}.npy", normalise="none")
+        ends: list[int] = [0]
+
+        def note(_: Any) -> None:
+            ends.append(len(read))
+
+        fitted(FITS["MMD"], data=rows, epochs=3, callbacks=[note])
+    finally:
+        arrays._LARGE, arrays.Mapped = large, kind  # type: ignore[attr-defined]
+    # the first has also what is looked at before
+    return [read[a:b] for a, b in pairwise(ends)][1:]
 
 
 def streaming() -> dict[tuple[str, str], Any]:
@@ -600,6 +641,8 @@ FAULTS = {
 
 def work(rank: int, folder: str, sizes: int = 2) -> None:
     """What each process does: all cases, and writes what it found."""
+    from ranks_recorded import recording
+
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(sizes),
@@ -616,15 +659,16 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
         with processes():
             for split, counts in SPLITS.items():
                 whole = Rows.make(sum(counts))
-                with _split(counts):
+                with shared_out(counts):
                     for name, case in CASES.items():
                         found[split, name] = run(case, whole)
                     for fault, name in FAULTS.items():
                         with faulty(fault.split(",")[0]):
                             found[split, f"! {fault}"] = run(CASES[name], whole)
             found |= {("fit", name): fitted(case) for name, case in FITS.items()}
-            found |= resuming(folder) | streaming() | refusing()
-            with _split((64, 21)):
+            found |= resuming(folder) | streaming() | refusing() | recording()
+            found["mapped", ""] = mapped(folder)
+            with shared_out((64, 21)):
                 found["scored", ""] = scored()
                 found["optimised", ""] = optimised()
     finally:
@@ -633,7 +677,7 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
 
 
 @contextmanager
-def _split(counts: tuple[int, ...]) -> Iterator[None]:
+def shared_out(counts: tuple[int, ...]) -> Iterator[None]:
     """Rows are shared out by these numbers."""
 
     def shard(self: Any, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -647,7 +691,7 @@ def _split(counts: tuple[int, ...]) -> Iterator[None]:
 
 
 def killed(out: str) -> None:
-    """A training of which the second process is killed in its third epoch."""
+    """A training of which the second process is killed after its third epoch."""
     torch.set_default_dtype(torch.float64)
 
     def kill(row: dict[str, float]) -> None:
@@ -655,4 +699,11 @@ def killed(out: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with processes(10.0):
-        fitted(DRAWING, epochs=4, out=out, callbacks=[kill])
+        fitted(FITS["MMD"], out=out, callbacks=[kill])
+
+
+def going_on(out: str, found: str) -> None:
+    """The training that was killed, to its end."""
+    torch.set_default_dtype(torch.float64)
+    with processes(60.0) as all_of_them:
+        torch.save(fitted(FITS["MMD"], resume=out), f"{found}/{all_of_them.rank}.pt")

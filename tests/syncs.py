@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyro
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,3 +26,9 @@ class Syncs(TorchDispatchMode):
         if name == "index":
             assert all(i is None or i.dtype != torch.bool for i in args[1]), "boolean index"
         return func(*args, **(kwargs or {}))
+
+
+def no_waiting(objective: Any, pair: Any) -> None:
+    """Holds that a loss of a pair with arguments is computed without a look at the device."""
+    with pyro.validation_enabled(False), Syncs():
+        objective.differentiable_loss(pair.model, pair.guide, *pair.args)

@@ -14,7 +14,7 @@ import yaml
 
 from ppl_vae import __version__, evaluation
 from ppl_vae.cli import main
-from ppl_vae.experiment import load
+from ppl_vae.loading import load
 from ppl_vae.report import results
 from ppl_vae.training.run import Run
 

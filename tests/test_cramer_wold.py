@@ -7,7 +7,7 @@ import mpmath
 import pyro.distributions as dist
 import pytest
 import torch
-from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
+from gaussians import MU, V, derivative, deviation, estimates, slopes, standard
 from scipy.special import hyp1f1
 from torch import Tensor
 
@@ -115,21 +115,6 @@ def test_silverman_counts_rows_with_weight() -> None:
     torch.testing.assert_close(masked, dropped)
     fixed = CramerWold((4 / (3 * 4)) ** 0.4)(AggregatePosterior.of(codes[keep], prior))
     torch.testing.assert_close(dropped, fixed)
-
-
-@pytest.mark.parametrize("integrated", [False, True])
-def test_single_precision(integrated: bool) -> None:
-    means = rows(50, 10).base_dist.loc
-
-    def value(dtype: torch.dtype) -> Tensor:
-        torch.set_default_dtype(dtype)
-        q = dist.Normal(means.to(dtype), 0.5).to_event(1)
-        of = q if integrated else means.to(dtype)
-        return CramerWold(pairs="all")(AggregatePosterior.of(of, standard(10)))
-
-    single, double = value(torch.float32), value(torch.float64)
-    assert single.dtype == torch.float32
-    assert single.item() == pytest.approx(double.item(), abs=2e-6)
 
 
 def test_bad_input() -> None:

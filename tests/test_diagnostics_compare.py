@@ -22,7 +22,7 @@ from ppl_vae.diagnostics.importance import ParetoK, unseen
 from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.evaluation import nll
 from ppl_vae.evaluation.weights import threshold
-from ppl_vae.experiment import build
+from ppl_vae.loading import build
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from gaussians import MU, V, derivative, deviation, estimates, rows, slopes, standard
+from gaussians import MU, V, derivative, deviation, estimates, slopes, standard
 from scipy.special import hyp1f1
 from torch import Tensor
 
@@ -105,21 +105,6 @@ def test_coinciding_rows_have_a_finite_gradient() -> None:
     Energy()(AggregatePosterior.of(codes, torch.zeros(4, 2))).backward()
     assert codes.grad is not None
     assert codes.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("integrated", [False, True])
-def test_single_precision(integrated: bool) -> None:
-    means = rows(50, 10).base_dist.loc
-
-    def value(dtype: torch.dtype) -> Tensor:
-        torch.set_default_dtype(dtype)
-        q = dist.Normal(means.to(dtype), 0.5).to_event(1)
-        of = q if integrated else means.to(dtype)
-        return Energy(pairs="all")(AggregatePosterior.of(of, standard(10)))
-
-    single, double = value(torch.float32), value(torch.float64)
-    assert single.dtype == torch.float32
-    assert single.item() == pytest.approx(double.item(), abs=2e-4)
 
 
 def test_bad_input() -> None:

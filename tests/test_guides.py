@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import special, stats
+from shaken import shaken
 from torch import nn
 from torch.distributions import kl_divergence
 
@@ -37,13 +38,6 @@ DENSE = {
     "Flow": _flow,
     "Flow spline": partial(_flow, flow="spline"),
 }
-
-
-def _shaken(module, by=0.3):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
-    return module
 
 
 def _silenced(encoder):
@@ -142,7 +136,7 @@ def test_each_layer_of_a_ladder_reads_the_one_before():
 
 
 def test_full_covariance_is_a_scaled_unit_triangular_factor():
-    q = _shaken(guides.FullCovarianceNormal(SIZE, 4, body=SMALL).double())
+    q = shaken(guides.FullCovarianceNormal(SIZE, 4, body=SMALL).double())
     x = torch.rand(5, *SIZE, dtype=torch.double)
     p = q(x)
     factor = p.scale_tril
@@ -155,7 +149,7 @@ def test_full_covariance_is_a_scaled_unit_triangular_factor():
 
 
 def test_low_rank_covariance():
-    q = _shaken(guides.LowRankNormal(SIZE, 4, rank=2, body=SMALL).double())
+    q = shaken(guides.LowRankNormal(SIZE, 4, rank=2, body=SMALL).double())
     x = torch.rand(5, *SIZE, dtype=torch.double)
     p = q(x)
     scale = p.cov_diag.sqrt()
@@ -168,7 +162,7 @@ def test_low_rank_covariance():
 @pytest.mark.parametrize("by", [0.3, 30.0])
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 0.1), (-100.0, 7.0)])
 def test_boxes_stay_inside_the_prior_and_their_kl_is_the_sum_of_log_widths(by, low, high):
-    encoder = _shaken(guides.UniformBox(SIZE, 3, low=low, high=high, body=SMALL), by)
+    encoder = shaken(guides.UniformBox(SIZE, 3, low=low, high=high, body=SMALL), by)
     prior = priors.Uniform(3, low=low, high=high)()
     q = encoder(torch.rand(500, *SIZE))
     z = q.rsample((20,))

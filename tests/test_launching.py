@@ -1,5 +1,6 @@
 """Processes of this machine, started together, and what is said when one of them fails."""
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -46,11 +47,16 @@ def test_all_well_and_an_interruption() -> None:
 
 @pytest.mark.usefixtures("double")
 def test_a_run_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
-    """From its last checkpoint, in one process where there were two."""
+    """From its last checkpoint, in three processes or in one where there were two."""
     with pytest.raises(Lost, match="process 1 of 2 was killed by SIGKILL"):
         launch(ranks.killed, (str(tmp_path / "run"),), 2)
-    found = ranks.fitted(ranks.DRAWING, epochs=4, resume=tmp_path / "run")
-    assert [name for name in found if name.startswith("row")] == [f"row {k}" for k in range(4)]
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    launch(ranks.going_on, (str(tmp_path / "other"), str(tmp_path)), 3)
+    whole = ranks.fitted(ranks.FITS["MMD"])
+    for rank in range(3):
+        assert ranks.unlike(torch.load(tmp_path / f"{rank}.pt"), whole) < 1e-10
+    alone = ranks.fitted(ranks.FITS["MMD"], resume=tmp_path / "run")
+    assert ranks.unlike(alone, whole) < 1e-10
 
 
 def test_a_launcher_s_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "files", "records", "state", "world"),
+    ("arguments", "files", "group", "records", "state"),
+    ("world",),
     ("together",),
     ("launching",),
     ("documents",),
@@ -37,6 +38,7 @@ ORDER = (
     ("using",),
     ("config",),
     ("experiment",),
+    ("loading",),
     ("comparison",),
     ("report",),
     ("reproductions",),

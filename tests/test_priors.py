@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import special, stats
+from shaken import shaken
 
 from ppl_vae import distributions, priors
 from ppl_vae.bodies import MLP
@@ -36,14 +37,6 @@ def _flow(**options):
         return priors.FlowPrior(dim, transforms=2, hidden=(16,), **options)
 
     return make
-
-
-def _moved(prior):
-    """The prior after a random step of its parameters, so that nothing stands at its start."""
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return prior
 
 
 def _array(tensor):
@@ -172,7 +165,7 @@ def test_vamp_prior_works_with_a_flow_encoder():
 
 
 def test_a_learned_direction_stays_on_the_sphere():
-    prior = _moved(priors.VonMisesFisher(3, concentration=5.0, learnable=True))
+    prior = shaken(priors.VonMisesFisher(3, concentration=5.0, learnable=True))
     p = prior()
     torch.testing.assert_close(p.loc.norm().item(), 1.0)
     assert prior.direction.norm() != 1

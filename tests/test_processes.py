@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks_recorded
 import torch
 from ranks import (
     CASES,
@@ -26,6 +27,7 @@ from ranks import (
     work,
     worst,
 )
+from ranks_recorded import RECORDED
 from torch import multiprocessing
 from torch.utils.data import DataLoader
 
@@ -111,6 +113,13 @@ def test_a_run_goes_on_as_if_nothing_had_been(shared: list[Found], folder: Path)
 
 
 @pytest.mark.usefixtures("double")
+def test_a_run_that_one_process_began_goes_on_over_two(shared: list[Found], folder: Path) -> None:
+    """And ends in the weights of the one: its noise is given by row."""
+    assert unlike(shared[0]["fit", "more"], fitted(FITS["MMD"])) < 1e-10
+    assert unlike(shared[1]["fit", "more"], shared[0]["fit", "more"]) == 0
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", ["stream", "loader", "drawn"])
 def test_rows_that_are_streamed_or_drawn_are_shared_out(shared: list[Found], name: str) -> None:
     case = Case(lambda: InfoVAE(MMD(pairs="all"), alpha=0.5, scale=9.0))
@@ -127,6 +136,53 @@ def test_each_process_reads_its_own_rows_of_a_stream(shared: list[Found]) -> Non
     read = [found["read", ""] for found in shared]
     for epoch in (slice(0, 118), slice(118, 236)):
         assert sorted(read[0][epoch] + read[1][epoch]) == list(range(236))
+
+
+def test_each_process_maps_its_own_rows_of_a_file(shared: list[Found]) -> None:
+    epochs = [found["mapped", ""] for found in shared]
+    assert len(epochs[0]) == 2
+    for one, other in zip(*epochs, strict=True):
+        assert sorted(one + other) == list(range(len(one + other)))
+        assert len(one) == pytest.approx(len(other), abs=4)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_steps_are_eager_ones_bit_for_bit(shared: list[Found], name: str) -> None:
+    """Where the first process has as many rows in all, and the second in turn another number."""
+    for found in shared:
+        recorded, eager = found["recorded", name], found["eager", name]
+        assert recorded["said"] == []
+        assert recorded["graphs"] == len(ranks_recorded.SPLITS)
+        assert recorded["losses"] == eager["losses"] == shared[0]["eager", name]["losses"]
+        assert all(map(torch.equal, recorded["state"], eager["state"]))
+        assert all(map(torch.equal, recorded["noise"], eager["noise"]))
+
+
+FALLS = {
+    "branching": "It appears that you're trying to get value out of a tracing tensor",
+    "counting": "its loss differs from the eager step's",
+}
+
+
+@pytest.mark.parametrize("name", FALLS)
+def test_where_one_cannot_record_all_stay_eager_and_say_so_once(
+    shared: list[Found], name: str
+) -> None:
+    for found in shared:
+        recorded, eager = found["recorded", name], found["eager", name]
+        (said,) = recorded["said"]
+        assert FALLS[name] in said
+        assert recorded["graphs"] == 0
+        if name != "counting":  # which has moved on by the try
+            assert recorded["losses"] == eager["losses"]
+            assert all(map(torch.equal, recorded["state"], eager["state"]))
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_with_recorded_steps_is_the_eager_one(shared: list[Found], name: str) -> None:
+    for found in shared:
+        assert unlike(found["recorded fit", name], found["fit", name]) == 0
+        assert found["replays", ""] > 5 * len(FITS)
 
 
 SAID = {

@@ -23,14 +23,6 @@ from ppl_vae.training.run import Run
 from ppl_vae.training.weights import load
 
 
-@pytest.fixture(autouse=True)
-def _clean_store():
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
-
-
 def _vae(body=None):
     size = (1, 8, 8)
     options = {} if body is None else {"body": body}

@@ -12,7 +12,7 @@ from ppl_vae.cli import main
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.evaluation import Estimate, registry
 from ppl_vae.evaluation.metric import GROUPS, Metric, Subject
-from ppl_vae.experiment import load
+from ppl_vae.loading import load
 from ppl_vae.report import results, webpage
 from ppl_vae.training.run import Run
 

@@ -16,8 +16,9 @@ from ppl_vae.data import Digits
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.evaluation import registry
 from ppl_vae.evaluation.metric import GROUPS, Effort
-from ppl_vae.experiment import Experiment, load
+from ppl_vae.experiment import Experiment
 from ppl_vae.guides import Deterministic
+from ppl_vae.loading import load
 from ppl_vae.objectives import MMD, InfoVAE
 from ppl_vae.report import results, webpage
 from ppl_vae.report.evaluation import evaluate_run, measured

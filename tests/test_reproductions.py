@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -143,13 +144,32 @@ def test_the_page_puts_what_is_contradicted_first(tmp_path: Path) -> None:
     page = table.table({"good": good, "bad": bad}, {"good": "x", "bad": "y"}, tmp_path)
     assert page.index("## Contradicted") < page.index("reproduce bad --scale small")
     assert page.index("reproduce bad --scale") < page.index("## Reproduced")
-    assert (
-        "| beta-VAE | x is large. *Rule: at least 1.* | 7 | x: -4.5 (-5 to -4) [≥ 1] | 2 |" in page
-    )
+    row = next(line for line in page.splitlines() if "reproduce bad --scale small" in line)
+    assert row.split(" | ")[:6] == [
+        "| beta-VAE", "x is large. *Rule: at least 1.*", "7", "x: -4.5 (-5 to -4) [≥ 1]", "2", "0",
+    ]  # fmt: skip
+    day, where = row.split(" | ")[6:8]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", day)
+    assert where == kept.machine()
     without = page[page.index("## Without a run") :]
     assert "* beta-VAE" not in without
     assert "* WAE figures: no experiment yet." in without
     assert "| `good` | x | small | small: 0 CPU s a seed, 2 seeds, " in page
+
+
+def test_an_excerpt_has_what_is_kept_and_what_is_not(tmp_path: Path) -> None:
+    good, bad = toy(5.0), toy(-5.0)
+    bad.run(tmp_path / "bad", "small", range(2))
+    lines = table.excerpt({"good": good, "bad": bad}, tmp_path).splitlines()
+    assert lines[2:] == [
+        "| x is large. | 7 | x: -4.5 (-5 to -4) [≥ 1] | **contradicted** | 2 "
+        "| `reproduce bad --scale small` |",
+        "| `ppl-vae reproduce good` | - | not run yet | - | 0 | - |",
+    ]
+    assert {line.count(" | ") for line in lines if "---" not in line} == {5}
+    with pytest.raises(ValueError, match="there is no experiment 'nothing'"):
+        reproductions.verdicts("nothing", out=tmp_path)
+    assert "| `ppl-vae reproduce beta_vae` |" in reproductions.verdicts("beta_vae", out=tmp_path)
 
 
 def test_spread() -> None:

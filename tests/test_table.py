@@ -12,7 +12,7 @@ import pytest
 import torch
 from pairs import PAIRS, Pair
 from pyro.infer import SVI
-from syncs import Syncs
+from syncs import no_waiting
 from torch import Tensor, nn
 
 from ppl_vae.objectives import (
@@ -153,11 +153,6 @@ def reach(objective: Objective, pair: Pair, left_out: set[str]) -> None:
     for key, gradient in zip(leaves, gradients, strict=True):
         assert (gradient is None) == (key in left_out), key
         assert gradient is None or gradient.isfinite().all(), key
-
-
-def no_waiting(objective: Objective, pair: Pair) -> None:
-    with pyro.validation_enabled(False), Syncs():
-        objective.differentiable_loss(pair.model, pair.guide, *pair.args)
 
 
 def step(objective: Objective, pair: Pair) -> None:

@@ -18,14 +18,6 @@ from ppl_vae.priors import StandardNormal, VampPrior
 SIZE = (1, 4, 4)
 
 
-@pytest.fixture(autouse=True)
-def _clean_store():
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
-
-
 def _small(inputs, outputs):
     return MLP(inputs, outputs, hidden=(32,))
 

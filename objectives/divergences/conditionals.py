@@ -12,7 +12,8 @@ from ppl_vae.objectives.divergences.location_scale import LocationScale, element
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, is_point
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import is_point
 
 __all__ = ["Conditionals"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from ppl_vae.program.density import is_real
-from ppl_vae.program.sites import is_point
+from ppl_vae.program.wrapping import is_point
 
 __all__ = ["LocationScale", "elementwise", "location_scale", "units"]
 

@@ -10,22 +10,16 @@ from torch import Tensor
 from ppl_vae.arguments import instance
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 from ppl_vae.objectives.divergences.divergence import Divergence
-from ppl_vae.objectives.divergences.expectation import (
-    expected_kernel,
-    matched_sum,
-    pair_sums,
-)
+from ppl_vae.objectives.divergences.expectation import expected_kernel, pair_sums
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import RBF, Kernel
 from ppl_vae.objectives.divergences.reach import is_out_of_reach
+from ppl_vae.objectives.divergences.shifted import sum_across, sum_within
 from ppl_vae.objectives.divergences.weighting import (
     cross_weights,
-    cyclic_shifts,
     living_data,
     normalised,
     pair_total,
-    pair_weights,
-    rows_by_datum,
 )
 
 __all__ = ["MMD"]
@@ -232,14 +226,9 @@ class MMD(Divergence):
         m = len(draws)
         self._need_two(m, of_prior=True)
         groups = torch.arange(m, device=shared.device) % len(q) if q.aligned else None
-        points, v_statistic = Gaussians(draws), self.statistic == "V"
-        total, weight = pair_sums(
-            kernel,
-            points,
-            points,
-            length,
-            lambda block: pair_weights(shared, groups, v_statistic, block),
-        ).sum(0)
+        total, weight = sum_within(
+            kernel, length, Gaussians(draws), shared, groups, diagonal=self.statistic == "V"
+        )
         return total / _or_one(weight), weight
 
     def _within(
@@ -251,57 +240,19 @@ class MMD(Divergence):
         shifts: int | None,
     ) -> Tensor:
         """The weighted mean of E k(z_i, z_j) over the pairs the statistic counts."""
-        v_statistic = self.statistic == "V" and rows.covariance is None
+        diagonal = self.statistic == "V" and rows.covariance is None
         self._need_two(len(q), rows.covariance is not None)
-        table = None if shifts is None else rows_by_datum(q.groups, q.weights, q.data)
-        if table is not None and shifts is not None and shifts < len(table) - 1:
-            total = _over_shifts(kernel, length, rows, q.weights, table, shifts)
-            # Of all pairs, not of these: a ratio of two random sums would be biased.
-            weight = pair_total(q.weights, q.groups)
-        else:
-            total, weight = pair_sums(
-                kernel,
-                rows,
-                rows,
-                length,
-                lambda block: pair_weights(q.weights, q.groups, v_statistic, block),
-            ).sum(0)
+        sums = sum_within(
+            kernel, length, rows, q.weights, q.groups, q.data, diagonal=diagonal, shifts=shifts
+        )
         if q.past is not None:
             # The mean over the batch paired with the batch and the past. Of two moving rows both
             # pass a gradient, of a pair with the past one of them: it counts twice.
-            extra = self._against_past(kernel, length, rows, q.weights, shifts, q.past)
-            total, weight = torch.stack([total, weight]) + 2 * extra - extra.detach()
+            past = self._conditional(q.past)
+            extra = sum_across(kernel, length, rows, q.weights, past, q.past.weights, shifts)
+            sums = sums + 2 * extra - extra.detach()
+        total, weight = sums
         return total / _or_one(weight)
-
-    def _against_past(
-        self,
-        kernel: Kernel,
-        length: _Length,
-        rows: Gaussians,
-        weights: Tensor,
-        shifts: int | None,
-        past: AggregatePosterior,
-    ) -> Tensor:
-        """Sums over pairs of a row and a past row: of weight times E k, and of weight, `(2,)`."""
-        before = self._conditional(past)
-        if shifts is None or shifts >= len(past):
-            total = pair_sums(
-                kernel, rows, before, length, lambda block: weights[block][:, None] * past.weights
-            )[:, 0].sum()
-        else:
-            _, partners, share = cyclic_shifts(past.weights > 0, shifts, first=0)
-            mine = torch.arange(len(rows), device=weights.device)
-            # The batch's rows take the places of the past's in turn.
-            total = matched_sum(
-                kernel,
-                rows,
-                before,
-                length,
-                mine[:, None],
-                partners.T[mine % len(past)],
-                lambda one, other: weights[one] * past.weights[other] * share[:, 0],
-            )
-        return torch.stack([total, weights.sum() * past.weights.sum()])
 
     def _closed_prior(self, q: AggregatePosterior) -> Gaussians | None:
         if self.prior == "sampled":
@@ -354,40 +305,6 @@ class MMD(Divergence):
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-
-def _over_shifts(
-    kernel: Kernel,
-    length: _Length,
-    rows: Gaussians,
-    weights: Tensor,
-    table: Tensor,
-    shifts: int,
-) -> Tensor:
-    """An unbiased estimate of the weighted sum of E k over pairs of rows of different data.
-
-    Each datum is paired with R others by random cyclic shifts of the data that have weight, all
-    rows of the one with all rows of the other. Dead pairs would make the sum of the live ones
-    vary from call to call.
-
-    Args:
-        kernel: the kernel.
-        length: its squared length-scale.
-        rows: the rows.
-        weights: theirs, `(n,)`.
-        table: the rows of each datum, `(data, choices)`; see `rows_by_datum`.
-        shifts: R, less than the number of data less 1.
-    """
-    data = (weights[table] * (table >= 0)).detach()
-    order, partners, share = cyclic_shifts(data.sum(1) > 0, shifts, first=1)
-
-    def pairs(one: Tensor, other: Tensor) -> Tensor:
-        # An index below 0 stands where a datum has fewer rows.
-        present = (one >= 0) & (other >= 0)
-        return present * share[..., None] * weights[one] * weights[other]
-
-    left, right = table[order][:, None, :, None], table[partners.T][:, :, None]
-    return matched_sum(kernel, rows, rows, length, left, right, pairs)
 
 
 def _or_one(total: Tensor) -> Tensor:

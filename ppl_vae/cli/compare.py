@@ -30,7 +30,7 @@ def compare(
     """
     from ppl_vae.comparison import compare
     from ppl_vae.evaluation.metric import Effort
-    from ppl_vae.experiment import load
+    from ppl_vae.loading import load
     from ppl_vae.report.evaluation import subject_of
     from ppl_vae.training.run import Run
 

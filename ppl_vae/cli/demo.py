@@ -59,7 +59,8 @@ def demo(
     import torch
 
     from ppl_vae.config.schema import Schema
-    from ppl_vae.experiment import Experiment, build
+    from ppl_vae.experiment import Experiment
+    from ppl_vae.loading import build
     from ppl_vae.report import results
     from ppl_vae.report.evaluation import evaluate_run
     from ppl_vae.training.run import Run

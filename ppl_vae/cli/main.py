@@ -143,7 +143,7 @@ def _train(words: list[str], timeout: float, data: Any = None) -> None:
         timeout: seconds to wait for the others.
         data: the data set; made by the words where None.
     """
-    from ppl_vae.experiment import build
+    from ppl_vae.loading import build
     from ppl_vae.report.evaluation import evaluate_run, tell
     from ppl_vae.together import processes
     from ppl_vae.training.run import Run
@@ -170,7 +170,7 @@ def show(words: list[str]) -> None:
     from ppl_vae.cli.commandline import configured
     from ppl_vae.cli.show import describe, draw
     from ppl_vae.config.help import resolved
-    from ppl_vae.experiment import build
+    from ppl_vae.loading import build
 
     read = configured(words, "show")
     if read is None:

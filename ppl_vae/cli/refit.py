@@ -27,7 +27,8 @@ def refit_prior(words: list[str]) -> None:
     """
     from ppl_vae.config.options import nested, split_options
     from ppl_vae.config.schema import Schema
-    from ppl_vae.experiment import Experiment, load
+    from ppl_vae.experiment import Experiment
+    from ppl_vae.loading import load
     from ppl_vae.program.modules import modules_of
     from ppl_vae.training.run import Run
     from ppl_vae.training.weights import state

@@ -14,7 +14,7 @@ from ppl_vae import files
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import distribution_name
+from ppl_vae.program.wrapping import distribution_name
 
 __all__ = ["describe", "draw"]
 

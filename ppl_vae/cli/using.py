@@ -1,12 +1,11 @@
 """The commands that use a run: codes of new rows, data from codes, samples."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
+
+from ppl_vae.cli.applied import Settings, as_array, command, load_run, new_rows, put
 
 __all__ = ["COMMANDS"]
-
-Settings = Sequence[tuple[str, str]]
-"""Settings of a run's data, as dotted names with values."""
 
 
 def encode(
@@ -39,12 +38,12 @@ def encode(
     from ppl_vae.using.files import check_out, write
 
     path = check_out(out, several=weights)
-    trained = _load(run, device, trust, settings)
-    rows = _new(trained, data, index)
+    trained = load_run(run, device, trust, settings)
+    rows = new_rows(trained, data, index)
     found = trained.encode(rows, draws, sd=sd, weights=weights, seed=seed)
     names = trained.code_names
     if draws:
-        more = {} if found.log_weights is None else {"log_weight": _values(found.log_weights)}
+        more = {} if found.log_weights is None else {"log_weight": as_array(found.log_weights)}
         write(path, found.codes, names, **more)
     else:
         write(path, found, names)
@@ -74,15 +73,14 @@ def decode(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, read
 
     path = check_out(out, pictures=True)
-    trained, codes = _load(run, device, trust, settings), read(data)
+    trained, codes = load_run(run, device, trust, settings), read(data)
     if hasattr(codes, "columns"):
         codes = codes[[n for n in trained.code_names if n in codes.columns] or [*codes.columns]]
     found = trained.decode(codes, None if given is None else read(given), mean=mean, seed=seed)
-    write(path, _shown(path, found, trained), trained.data_names, "Data from codes")
-    print(path)
+    put(path, found, trained, "Data from codes")
 
 
 def reconstruct(
@@ -108,14 +106,13 @@ def reconstruct(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, write
+    from ppl_vae.using.files import check_out
 
     path = check_out(out, pictures=not draws)
-    trained = _load(run, device, trust, settings)
-    rows = _new(trained, data, index)
+    trained = load_run(run, device, trust, settings)
+    rows = new_rows(trained, data, index)
     found = trained.reconstruct(rows, draws, seed=seed)
-    write(path, _shown(path, found, trained), trained.data_names, "Reconstructions")
-    print(path)
+    put(path, found, trained, "Reconstructions")
 
 
 def sample(
@@ -146,16 +143,15 @@ def sample(
     """
     from pathlib import Path
 
-    from ppl_vae.using.files import check_out, read, write
+    from ppl_vae.using.files import check_out, read
 
     path = check_out(Path(run, "samples.png") if out is None else out, pictures=True)
-    trained = _load(run, device, trust, settings)
+    trained = load_run(run, device, trust, settings)
     mean = path.suffix == ".png" if mean is None else mean
     rows = None if given is None else read(given)
     drawn = trained.sample(n, rows, steps=steps, mean=mean, seed=seed)
     title = f"{trained.drawn_as(mean and not steps)} at draws of z from the prior"
-    write(path, _shown(path, drawn, trained), trained.data_names, title)
-    print(path)
+    put(path, drawn, trained, title)
 
 
 def interpolate(
@@ -179,16 +175,15 @@ def interpolate(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, write
+    from ppl_vae.using.files import check_out
 
     file = check_out(out, pictures=True)
-    trained = _load(run, device, trust, settings)
-    rows = _new(trained, data)
+    trained = load_run(run, device, trust, settings)
+    rows = new_rows(trained, data)
     if len(rows) < 2:
         raise ValueError(f"{data!r} has {len(rows)} row: a way needs two")
     found = trained.interpolate(rows[:-1], rows[1:], steps, path=path)
-    write(file, _shown(file, found, trained), trained.data_names, "From row to row", steps)
-    print(file)
+    put(file, found, trained, "From row to row", steps)
 
 
 def traverse(
@@ -212,20 +207,13 @@ def traverse(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, write
+    from ppl_vae.using.files import check_out
 
     path = check_out(out, pictures=True)
-    trained = _load(run, device, trust, settings)
-    rows = _new(trained, data)
+    trained = load_run(run, device, trust, settings)
+    rows = new_rows(trained, data)
     found = trained.traverse(rows, values, dims)
-    write(
-        path,
-        _shown(path, found, trained),
-        trained.data_names,
-        "Along single coordinates",
-        len(values),
-    )
-    print(path)
+    put(path, found, trained, "Along single coordinates", len(values))
 
 
 def impute(
@@ -256,14 +244,13 @@ def impute(
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
-    from ppl_vae.using.files import check_out, write
+    from ppl_vae.using.files import check_out
 
     path = check_out(out, pictures=not draws)
-    trained = _load(run, device, trust, settings)
-    rows = _new(trained, data, index)
+    trained = load_run(run, device, trust, settings)
+    rows = new_rows(trained, data, index)
     found = trained.impute(rows, draws, method=method, num_samples=samples, seed=seed)
-    write(path, _shown(path, found, trained), trained.data_names, "Missing values filled in")
-    print(path)
+    put(path, found, trained, "Missing values filled in")
 
 
 def log_likelihood(
@@ -292,10 +279,10 @@ def log_likelihood(
     from ppl_vae.using.files import check_out, write
 
     path = None if out is None else check_out(out)
-    trained = _load(run, device, trust, settings)
-    rows = _new(trained, data, index)
+    trained = load_run(run, device, trust, settings)
+    rows = new_rows(trained, data, index)
     found = trained.log_likelihood(rows, samples, seed=seed)
-    values = _values(found)
+    values = as_array(found)
     error = f" +- {values.std(ddof=1) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
     print(f"log p(x) {values.mean():.6g}{error} nats per datum, {len(values)} rows")
     if path is not None:
@@ -304,56 +291,8 @@ def log_likelihood(
         print(path)
 
 
-def _load(run: str, device: str, trust: bool, settings: Settings) -> Any:
-    from ppl_vae.experiment import load
-
-    return load(run, trust, device, settings)
-
-
-def _new(trained: Any, data: str, index: str | None = None) -> Any:
-    """New rows from a file or a folder of images."""
-    from pathlib import Path
-
-    from ppl_vae.using.files import read
-
-    return trained.images(data) if Path(data).is_dir() else read(data, index)
-
-
-def _shown(path: Any, found: Any, trained: Any) -> Any:
-    """Data in their own units; of a picture, in those of the pair; in arrays, as numbers."""
-    from ppl_vae.data.tensors import as_tensor
-
-    known = trained.known
-    if path.suffix in (".png", ".npy", ".npz") and trained.layout is not None:
-        found = trained.layout.rows(found)
-    return known.shown(as_tensor(found)) if path.suffix == ".png" and known is not None else found
-
-
-def _values(found: Any) -> Any:
-    """Numbers of any form, as an array."""
-    import numpy as np
-
-    return np.asarray(found)
-
-
-def _command(function: Callable[..., None]) -> Callable[[list[str]], None]:
-    """A command of a function's signature; `--data.NAME` are settings over the run's own."""
-
-    def command(words: list[str]) -> None:
-        from ppl_vae.cli.commandline import DATA, data_options, parse
-
-        settings, rest = data_options(words)
-        file = [word for key, value in settings if key == "data" for word in ("--data", value)]
-        settings = [option for option in settings if option[0] != "data"]
-        given = parse(function, [*rest, *file], first="run", skip=("settings",), more=DATA[1:])
-        function(**given, settings=settings)
-
-    command.__doc__ = function.__doc__
-    return command
-
-
 COMMANDS = {
-    function.__name__.replace("_", "-"): _command(function)
+    function.__name__.replace("_", "-"): command(function)
     for function in (
         encode, decode, reconstruct, sample, interpolate, traverse, impute, log_likelihood
     )

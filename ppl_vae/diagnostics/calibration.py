@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.densities import check_prediction
 from ppl_vae.diagnostics.pair import Pair
+from ppl_vae.diagnostics.simulation import JOINT, placed, simulated_ranks
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.metric import Metric, Subject
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["METRICS", "Calibration", "Coverage", "calibration_of", "coverage", "sbc"]
-
-_JOINT = "log_joint"
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +102,7 @@ class Calibration(Record):
         inside = {
             name: np.stack([(np.abs(u - 0.5) <= c / 2).mean(0) for c in nominal])
             for name, u in self.uniform.items()
-            if name != _JOINT
+            if name != JOINT
         }
         error = np.sqrt(nominal * (1 - nominal) / self.simulations)
         return Coverage(nominal, inside, error, self.simulations)
@@ -183,12 +181,12 @@ def sbc(
     draw_count(draws, 9)
     pair = Pair(model, guide, x, plate)
     check_prediction(pair)
-    rebuild = arguments or _replace(pair)
+    rebuild = arguments or placed(pair)
     rounds = []
     with seeded(seed):
         pair.vectorise  # noqa: B018  tried once, before it is copied to every simulated data set
         for _ in range(-(-simulations // pair.size)):
-            rounds.append(_round(pair, rebuild, draws, block))
+            rounds.append(simulated_ranks(pair, rebuild, draws, block))
     tables = [
         {k: np.concatenate([r[i][k] for r in rounds])[:simulations] for k in rounds[0][i]}
         for i in range(4)
@@ -233,71 +231,6 @@ def coverage(
     """
     result = sbc(model, guide, x, simulations=simulations, draws=draws, **options)
     return result.coverage(levels)
-
-
-_Table = dict[str, np.ndarray]
-
-
-def _round(
-    pair: Pair, rebuild: Callable[[dict[str, Tensor]], tuple[Any, ...]], draws: int, block: int
-) -> tuple[_Table, _Table, _Table, _Table]:
-    pair = pair.holding(pair.shared())
-    made, observed = pair.simulate()
-    fresh = pair.replace(args=rebuild(observed))
-    truth = {k: made.values[k][0] for k in pair.locals}
-    truth[_JOINT] = pair.per_datum(made.log_p, pair.sites)[0]
-    below = {k: torch.zeros(v.shape) for k, v in truth.items()}
-    equal = {k: torch.zeros(v.shape) for k, v in truth.items()}
-    first = {k: torch.zeros(v.shape, dtype=torch.double) for k, v in truth.items()}
-    second = {k: v.clone() for k, v in first.items()}
-    for part in fresh.posterior(draws, block=block):
-        values = {k: part.values[k] for k in pair.locals}
-        values[_JOINT] = pair.per_datum(part.log_p, pair.sites)
-        for k, value in values.items():
-            below[k] += (value < truth[k]).sum(0)
-            equal[k] += (value == truth[k]).sum(0)
-            # Around the truth, so that squares of large numbers are not subtracted.
-            gap = value.double() - truth[k].double()
-            first[k] += gap.sum(0)
-            second[k] += gap.square().sum(0)
-    ranks, uniform, variance = {}, {}, {}
-    for k in truth:
-        rank = below[k] + torch.floor(torch.rand(truth[k].shape) * (equal[k] + 1))
-        ranks[k] = rank.long().numpy()
-        noise = torch.rand(rank.shape, dtype=torch.double)
-        uniform[k] = ((rank.double() + noise) / (draws + 1)).numpy()
-        if k != _JOINT:
-            variance[k] = ((second[k] - first[k].square() / draws) / (draws - 1)).numpy()
-    return ranks, uniform, {k: truth[k].double().numpy() for k in variance}, variance
-
-
-def _replace(pair: Pair) -> Callable[[dict[str, Tensor]], tuple[Any, ...]]:
-    """Puts drawn observed sites in the place of the arguments that hold the observed values."""
-    places: dict[int, str] = {}
-    local = [k for k in pair.observed if pair.sites[k].local]
-    for name in pair.observed:
-        raw = pair.raw[name]
-        found = [
-            i
-            for i, arg in enumerate(pair.args)
-            if isinstance(arg, Tensor) and arg.shape == raw.shape and torch.equal(arg, raw)
-        ]
-        if not found and local and name not in local:
-            continue  # an observation outside the plate stays as it is
-        if not found:
-            raise ValueError(
-                f"no argument is the observed value of {name!r} as it is: say with arguments= how "
-                "to make the arguments from the drawn observed sites"
-            )
-        places.update(dict.fromkeys(found, name))
-
-    def rebuild(drawn: dict[str, Tensor]) -> tuple[Any, ...]:
-        return tuple(
-            drawn[places[i]].reshape(arg.shape).to(arg.dtype) if i in places else arg
-            for i, arg in enumerate(pair.args)
-        )
-
-    return rebuild
 
 
 def calibration_of(subject: Subject) -> Calibration:
@@ -352,7 +285,7 @@ METRICS = (
         "small where q is not the posterior",
         "posterior",
         _ranks,
-        label=lambda name: {_JOINT: "log p(x, z)", "all": "everything ranked"}.get(name, name),
+        label=lambda name: {JOINT: "log p(x, z)", "all": "everything ranked"}.get(name, name),
     ),
     Metric(
         "coverage",

@@ -15,8 +15,8 @@ from ppl_vae.diagnostics.pair import Draws, Pair
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation import weights
 from ppl_vae.evaluation.estimate import Estimate, share_of
-from ppl_vae.evaluation.likelihood import weights_of
 from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.own_draws import weights_of
 from ppl_vae.evaluation.programs import Data, Program, seeded
 from ppl_vae.evaluation.weights import UNSEEN, Weights, threshold
 from ppl_vae.records import Record, table

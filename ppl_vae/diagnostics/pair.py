@@ -12,10 +12,11 @@ from ppl_vae.diagnostics.draws import Draws, same_densities
 from ppl_vae.diagnostics.runs import Runs
 from ppl_vae.diagnostics.sites import Layout
 from ppl_vae.evaluation.programs import Data, Program, arguments_of
+from ppl_vae.program.joint_rows import check_by_row
 from ppl_vae.program.plates import PlateName, check_full, global_only
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import is_point
+from ppl_vae.program.wrapping import is_point
 
 __all__ = ["Draws", "Pair"]
 
@@ -46,7 +47,7 @@ class Pair(Runs):
         check_full(reading.guide_trace, reading.model_trace)
         self.plate = _row_plate(reading, plate)
         if self.plate is not None:
-            reading.check_by_row([self.plate])
+            check_by_row(reading.model_sites, [self.plate])
         # What the model sums over has no draws.
         outer = {k: s for k, s in reading.model_sites.items() if s.role != "marginalised"}
         inner = reading.guide_sites

@@ -9,13 +9,15 @@ from ppl_vae.evaluation.annealing import annealed_nll
 from ppl_vae.evaluation.classifier import class_divergence, train_classifier
 from ppl_vae.evaluation.codes import active_units, log_det, posterior_codes
 from ppl_vae.evaluation.columns import column_errors
-from ppl_vae.evaluation.disentanglement import dci, disentanglement, factor_vae_score, mig, sap
+from ppl_vae.evaluation.disentanglement import dci, disentanglement, mig, sap
 from ppl_vae.evaluation.distances import fid, kid
 from ppl_vae.evaluation.estimate import Estimate
+from ppl_vae.evaluation.factor_vae import factor_vae_score
 from ppl_vae.evaluation.geometry import path_length
 from ppl_vae.evaluation.information import mutual_information, surgery
-from ppl_vae.evaluation.likelihood import log_weights, nll
+from ppl_vae.evaluation.likelihood import nll
 from ppl_vae.evaluation.matching import full_mmd, mmd
+from ppl_vae.evaluation.own_draws import log_weights
 from ppl_vae.evaluation.probes import knn_probe, linear_probe, svm_probe
 from ppl_vae.evaluation.samples import generate, reconstruction_error, sharpness
 from ppl_vae.evaluation.terms import distortion, elbo, elbo_terms, rate

@@ -9,7 +9,7 @@ from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.pair import Pair, Terms
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
-from ppl_vae.program.sites import has_moments
+from ppl_vae.program.wrapping import has_moments
 from ppl_vae.records import Record
 
 __all__ = [

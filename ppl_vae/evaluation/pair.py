@@ -15,7 +15,8 @@ from ppl_vae.program.agreement import check_match
 from ppl_vae.program.blocks import Blocks, at_rows
 from ppl_vae.program.density import closed_kl, log_density
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, is_point
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import is_point
 
 __all__ = ["Pair", "Terms", "with_values"]
 

@@ -13,8 +13,9 @@ from ppl_vae.evaluation.programs import Data, Program, arguments_of, evaluating
 from ppl_vae.program.agreement import check_match
 from ppl_vae.program.density import closed_kl, log_density
 from ppl_vae.program.plates import NoDataPlate, check_full, rowless
-from ppl_vae.program.sites import Site, is_point
+from ppl_vae.program.sites import Site
 from ppl_vae.program.whole import Whole
+from ppl_vae.program.wrapping import is_point
 from ppl_vae.records import Record
 
 __all__ = ["Total", "TotalTerms", "pair_or_total", "total_terms"]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ppl_vae.program.density import log_density
 from ppl_vae.program.handlers import SetIndices
+from ppl_vae.program.joint_rows import check_by_row
 from ppl_vae.program.modules import Program, evaluating
 from ppl_vae.program.plates import NoDataPlate, PlateName, check_full
 from ppl_vae.program.running import read
@@ -181,7 +182,7 @@ class Blocks(Whole):
         self.reading = reading = read(self.model, self.guide, args, check_shapes=True)
         self.plate = reading.plate(self._asked)
         check_full(reading.model_trace, reading.guide_trace, plate=self.plate)
-        reading.check_by_row([self.plate])
+        check_by_row(reading.model_sites, [self.plate])
         self._densities = tuple(_densities(s) for s in (reading.model_sites, reading.guide_sites))
         inside = (site.plate(self.plate) for site in reading.guide_sites.values())
         return next(plate.size for plate in inside if plate is not None)

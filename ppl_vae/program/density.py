@@ -10,7 +10,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence
 
-from ppl_vae.program.sites import Site, is_point
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import is_point
 
 __all__ = ["closed_kl", "density", "is_real", "log_density"]
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from ppl_vae.program.plates import NoDataPlate, reason
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, distribution_name, support_name
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import distribution_name, support_name
 
 __all__ = ["describe"]
 

@@ -11,7 +11,8 @@ from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-from ppl_vae.program.sites import Site, distribution_name, has_moments, read_site
+from ppl_vae.program.sites import Site, read_site
+from ppl_vae.program.wrapping import distribution_name, has_moments
 
 __all__ = [
     "AtMean",

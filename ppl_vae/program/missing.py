@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 
 from ppl_vae.program.modules import Program, modules_of
-from ppl_vae.program.sites import distribution_name
+from ppl_vae.program.wrapping import distribution_name
 
 __all__ = ["Marginalised", "by_element", "dependent", "filled", "reads_missing", "with_missing"]
 

@@ -1,7 +1,6 @@
 """One run of a guide and of the model replayed against it, read as sites and rows of data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +9,11 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppl_vae.program.agreement import same
 from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
-from ppl_vae.program.dimensions import dimension
 from ppl_vae.program.enumeration import Enumeration
 from ppl_vae.program.handlers import run_to_last
+from ppl_vae.program.joint_rows import rows_of
 from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import (
@@ -26,7 +24,8 @@ from ppl_vae.program.plates import (
     plate_names,
 )
 from ppl_vae.program.rows import Rows
-from ppl_vae.program.sites import Site, distribution_name, has_mask_inside, read_sites
+from ppl_vae.program.sites import Site, read_sites
+from ppl_vae.program.wrapping import distribution_name
 
 __all__ = ["Reading", "joined"]
 
@@ -228,60 +227,10 @@ class Reading:
         joint = [name for name in self.latent if name in chosen]
         key = (plates, tuple(joint))
         if key not in self._rows:
-            self._rows[key] = self._find_rows(joint, plates)
+            self._rows[key] = rows_of(
+                joint, plates, self.model_sites, self.guide_sites, self.enumeration
+            )
         return joint, self._rows[key]
-
-    def _find_rows(self, joint: Sequence[str], plates: tuple[str, ...]) -> Rows:
-        first = self.guide_sites[joint[0]]
-        for name in joint:
-            site = self.guide_sites[name]
-            for key in ("scale", "mask"):
-                if not same(getattr(first, key), getattr(site, key)):
-                    raise ValueError(
-                        f"sites {first.name!r} and {name!r} of one joint differ in {key}: give "
-                        "each a divergence of its own with sites={...}, or name those that agree "
-                        "with sites=[...]"
-                    )
-            for fn in (site.fn, self.model_sites[name].fn):
-                if has_mask_inside(fn):
-                    raise ValueError(
-                        f"the distribution of site {name!r} has a mask inside to_event, which "
-                        "does not say which rows count: mask after .to_event(), or use `with "
-                        "poutine.mask(mask=...):` in model and guide"
-                    )
-        if any(self.model_sites[name].summed is not None for name in joint):
-            self.check_by_row(plates)
-        rows = Rows.of(first, plates)
-        choices = self._choices(joint, plates)
-        if not choices:
-            return rows
-        return replace(
-            rows,
-            enumerated=tuple(self.enumerated[name] for name in choices),
-            choices=tuple(choices.values()),
-            probability=self.enumeration.probability(choices, first),
-        )
-
-    def check_by_row(self, plates: Sequence[str]) -> None:
-        """Refuses densities that do not split by row, as what all rows share is summed out.
-
-        Raises:
-            ValueError: naming a site that the model sums over outside the plates.
-        """
-        for name in self.marginalised:
-            k = self.model_sites[name]
-            dim = dimension(k)
-            if k.inside(plates) or dim is None:
-                continue
-            for site in self.model_sites.values():
-                batch = site.fn.batch_shape
-                if site.inside(plates) and len(batch) >= -dim and batch[dim] > 1:
-                    raise ValueError(
-                        f"site {name!r} of the model is summed over outside plate {plates}, and "
-                        f"{site.name!r} depends on it, so the rows have no densities of their "
-                        "own: give each row a value of it, inside the plate, or use "
-                        "InfoVAE(alpha=0)"
-                    )
 
     def check_drawn(self) -> None:
         """Refuses to draw observations given latents where both depend on what is summed over,
@@ -299,26 +248,6 @@ class Reading:
                 f"{self.marginalised[0]!r}, which the model sums over and would draw anew; sample "
                 "it in the guide, or use pyro.infer.infer_discrete"
             )
-
-    def _choices(self, joint: Sequence[str], plates: tuple[str, ...]) -> dict[str, int]:
-        """The enumerated sites that a row's codes depend on, with their sizes."""
-        if not self.enumerated:
-            return {}
-        sites = [self.guide_sites[n] for n in joint]
-        shapes = [s.value.shape[: s.value.dim() - s.event_dim] for s in sites]
-        shapes += [s.fn.batch_shape for s in sites]
-        shapes += [self.model_sites[n].batch_shape for n in joint]
-        choices = self.enumeration.choices(*shapes)
-        for name in choices:
-            inside = list(self.guide_sites[name].dims)
-            if not inside or not set(inside) <= set(plates):
-                where = f"in plates {inside}" if inside else "outside the data plate"
-                raise ValueError(
-                    f"site {name!r} is enumerated {where}, so a row of plate {plates} does not "
-                    "have one value of it: leave the sites that depend on it out with sites=, or "
-                    "use an objective without a divergence, such as BetaVAE()"
-                )
-        return choices
 
     # Densities, in nats
 

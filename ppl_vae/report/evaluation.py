@@ -7,7 +7,8 @@ from typing import Any
 from ppl_vae import files
 from ppl_vae.evaluation.metric import Effort, Subject, When
 from ppl_vae.evaluation.registry import Measured, asked, due, measure
-from ppl_vae.experiment import Experiment, load
+from ppl_vae.experiment import Experiment
+from ppl_vae.loading import load
 from ppl_vae.report import results
 from ppl_vae.report.findings import findings
 from ppl_vae.report.pictures import draw_diagnostics, draw_pictures

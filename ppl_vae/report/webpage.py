@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppl_vae import files
-from ppl_vae.experiment import Experiment, load
+from ppl_vae.experiment import Experiment
+from ppl_vae.loading import load
 from ppl_vae.plots.palette import CYCLE
 from ppl_vae.report import page, results
 from ppl_vae.report.evaluation import evaluate_run

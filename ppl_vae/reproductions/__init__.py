@@ -16,7 +16,7 @@ from typing import Any
 from ppl_vae import files
 from ppl_vae.reproductions.common.reproduction import Results, Scale
 
-__all__ = ["reproduce"]
+__all__ = ["reproduce", "verdicts"]
 
 
 def names() -> list[str]:
@@ -102,6 +102,22 @@ def reproduce(
         print(text)
         for picture in results.pictures:
             print(picture)
+
+
+def verdicts(*names: str, out: str | Path = "docs/reproductions") -> str:
+    """What is kept of some experiments, as a table in Markdown: the claims, the sources' figures
+    and ours with the bounds of the rules, and the verdicts.
+
+    Args:
+        names: of experiments.
+        out: folder with a folder for each, as `reproduce` leaves it.
+
+    Raises:
+        ValueError: if there is no such experiment.
+    """
+    from ppl_vae.reproductions.common.table import excerpt
+
+    return excerpt({name: experiment(name) for name in names}, Path(out))
 
 
 def as_text(results: Results) -> str:

@@ -12,7 +12,6 @@ The source shows curves and samples and no figure (InfoVAE, arXiv:1706.02262, on
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import pyro
 
@@ -26,9 +25,8 @@ from ppl_vae.reproductions.common.measures import (
     match,
     packed,
     quality,
-    unpacked,
 )
-from ppl_vae.reproductions.common.pictures import images as draw_images
+from ppl_vae.reproductions.common.pictures import samples
 from ppl_vae.reproductions.common.reproduction import Found, Reproduction, by_seed, value
 from ppl_vae.reproductions.common.training import batches, mnist, pair_of, train
 from ppl_vae.reproductions.common.verdicts import Claim, Condition
@@ -105,15 +103,6 @@ def claims(found: Found) -> Sequence[Claim]:
     ]
 
 
-def draw(found: Found, folder: Path) -> Sequence[Path]:
-    """Samples of both, below training data."""
-    seed, run = next(iter(found.items()))
-    there = [name for name in NAMES if name in run]
-    rows = [unpacked(run[there[0]]["data"]), *(unpacked(run[name]["samples"]) for name in there)]
-    title = f"data, then samples of: {', '.join(there)} (seed {seed})"
-    return [draw_images(folder / "samples.png", rows, title)]
-
-
 EXPERIMENT = Reproduction(
     scales={
         "small": {"steps": 2000, "side": 14, "hidden": 128},
@@ -122,5 +111,5 @@ EXPERIMENT = Reproduction(
     cells=cells,
     columns=("train NLL", "NLL", "gap", "gap error", "size", "log-det/d", "FID", "classes"),
     claims=claims,
-    draw=draw,
+    draw=partial(samples, names=NAMES),
 )

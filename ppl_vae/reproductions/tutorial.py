@@ -14,7 +14,7 @@ Autoencoders (InfoVAE)", S. Zhao, 2017; 10,000 steps.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 import pyro
 
@@ -22,8 +22,8 @@ from ppl_vae import evaluation as ev
 from ppl_vae import guides, likelihoods
 from ppl_vae.objectives import MMD, RBF, WAE, BetaVAE, Objective, SquaredError
 from ppl_vae.reproductions.common.kept import Cell, Measures
-from ppl_vae.reproductions.common.measures import match, packed, probe, unpacked
-from ppl_vae.reproductions.common.pictures import images as draw_images
+from ppl_vae.reproductions.common.measures import match, packed, probe
+from ppl_vae.reproductions.common.pictures import samples
 from ppl_vae.reproductions.common.reproduction import Found, Reproduction, by_seed, value
 from ppl_vae.reproductions.common.training import batches, mnist, pair_of, train
 from ppl_vae.reproductions.common.verdicts import Claim, Condition
@@ -117,15 +117,6 @@ def claims(found: Found) -> Sequence[Claim]:
     ]
 
 
-def draw(found: Found, folder: Path) -> Sequence[Path]:
-    """Samples of each, below data."""
-    seed, run = next(iter(found.items()))
-    there = [name for name in NAMES if name in run]
-    rows = [unpacked(run[there[0]]["data"]), *(unpacked(run[name]["samples"]) for name in there)]
-    title = f"data, then samples of: {'; '.join(there)} (seed {seed})"
-    return [draw_images(folder / "samples.png", rows, title)]
-
-
 EXPERIMENT = Reproduction(
     scales={
         "small": {"steps": 1500, "images": 5000, "side": 14, "hidden": 128},
@@ -134,5 +125,5 @@ EXPERIMENT = Reproduction(
     cells=cells,
     columns=("log-det/d", "MMD^2", "sliced W", "SVM", "error"),
     claims=claims,
-    draw=draw,
+    draw=partial(samples, names=NAMES),
 )

@@ -12,7 +12,8 @@ from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.program.modules import Program, evaluating
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import Site, distribution_name, is_point
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import distribution_name, is_point
 from ppl_vae.training.guard import name_at
 from ppl_vae.training.regions import VECTORS, fitting, region_of
 

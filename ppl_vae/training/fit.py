@@ -233,8 +233,6 @@ def fit(
             ):
                 if batch_size != ready.batch_size:
                     shown.say(f"steps of {ready.batch_size} rows, as the DataLoader gives them")
-                if here().size > 1 and not session.is_over:
-                    shown.say(f"{here().size} processes: steps are eager, and not recorded")
                 if session.is_over:
                     ended = "patience ended it" if len(session.history) < epochs else "it is over"
                     shown.say(f"{len(session.history)} epochs are trained, and {ended}")

@@ -16,7 +16,8 @@ from ppl_vae.data.checks import first_marked
 from ppl_vae.pairs.pair import Pair, part_name
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import Site, distribution_name
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import distribution_name
 from ppl_vae.training.grouped import Grouped
 
 __all__ = ["NotFinite", "check_support", "first_bad_site"]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy
 import torch
 
+from ppl_vae.world import Processes, here
+
 __all__ = ["Noise", "put_back", "streams"]
 
 
@@ -40,6 +42,8 @@ def put_back(states: Mapping[str, Any]) -> None:
 class Noise:
     """The states of torch's generators, of the CPU and of the GPU a batch lies on, to go back to.
 
+    With several processes, also of what all draw alike.
+
     Args:
         device: of the batch.
     """
@@ -49,12 +53,22 @@ class Noise:
         self._cpu = torch.get_rng_state()
         # these lie on the host: reading them waits for nothing
         self._gpu = [torch.cuda.get_rng_state(gpu) for gpu in self.devices]
+        alike: list[torch.Tensor] = []
+        self._alike = here().over(alike, lambda world: world.stream or alike)
 
     def same(self, other: "Noise") -> bool:
         """Whether both are of the same states."""
-        return all(map(torch.equal, [self._cpu, *self._gpu], [other._cpu, *other._gpu]))
+        return all(map(torch.equal, self._all, other._all))
 
     def restore(self) -> None:
         torch.set_rng_state(self._cpu)
         for gpu, noise in zip(self.devices, self._gpu, strict=True):
             torch.cuda.set_rng_state(noise, gpu)
+        here().over(None, self._restore)
+
+    def _restore(self, world: Processes) -> None:
+        world.stream = self._alike or world.stream
+
+    @property
+    def _all(self) -> list[torch.Tensor]:
+        return [self._cpu, *self._gpu, *self._alike]

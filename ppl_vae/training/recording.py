@@ -16,6 +16,7 @@ from ppl_vae.objectives import Objective
 from ppl_vae.program.modules import Program
 from ppl_vae.program.registration import register
 from ppl_vae.training.graphs import simplify
+from ppl_vae.world import here
 
 __all__ = ["NotRecorded", "Recording", "tensors_of"]
 
@@ -27,8 +28,7 @@ class NotRecorded(RuntimeError):
 class Recording:
     """Loss and gradients of one step, as a graph that reads parameters and buffers where they lie.
 
-    Making one is a step itself, which `outputs` is of: queues, running statistics and the
-    objective's step have moved.
+    Making one moves what a step moves: queues, running statistics, the objective's step and terms.
 
     Args:
         objective: the loss.
@@ -39,7 +39,6 @@ class Recording:
 
     Attributes:
         params: what the programs asked for, as leaves.
-        outputs: the loss, what the host reads of terms and divergences, and gradients.
         kept: the tensors that the graph reads where they lie, some of which a replay writes to.
 
     Raises:
@@ -57,7 +56,6 @@ class Recording:
     ) -> None:
         self.objective = objective
         self.params: list[Tensor] = []
-        self.outputs: list[Tensor] = []
 
         def step(*tensors: Tensor) -> list[Tensor]:
             rest = iter(tensors)
@@ -72,12 +70,17 @@ class Recording:
             grads: Sequence[Tensor | None] = [None] * len(asked)
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss, asked, allow_unused=True)
-            found = [(p, g) for p, g in zip(asked, grads, strict=True) if g is not None]
-            self._trained = [p for p, _ in found]
+            own = {p: g for p, g in zip(asked, grads, strict=True) if g is not None}
+            stored = dict(pyro.get_param_store().named_parameters())
+            # in the store a parameter has its names; outside, its place
+            outside = set(asked) - set(stored.values())
+            named = stored | {f"{k}": p for k, p in enumerate(asked) if p in outside}
+            every = here().gradients(named, {n: own[p] for n, p in named.items() if p in own})
+            found = {named[name]: grad for name, grad in every.items()}
+            self._trained = [*found]
             self._terms, self._flags = list(objective.terms), objective.flags()
             read = [*objective.terms.values(), *(d.out_of_reach[s] for d, s in self._flags)]
-            self.outputs = [t.detach() for t in (loss, *read, *(g for _, g in found))]
-            return self.outputs
+            return [t.detach() for t in (loss, *read, *found.values())]
 
         host = _host_noise()
         self._modules: dict[nn.Module, bool] = {}
@@ -117,12 +120,15 @@ class Recording:
         )
 
     def replay(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        """`outputs` of other tensors of the same shapes, under noise drawn anew."""
+        """The loss, what the host reads of terms and divergences, and gradients, of other tensors.
+
+        Their shapes are the same, and noise is drawn anew.
+        """
         with torch.no_grad():
             return self._run(*tensors_of(args, kwargs))
 
     def publish(self, outputs: Sequence[Tensor]) -> float:
-        """Leaves terms and gradients where an eager step does, and returns the loss.
+        """Leaves terms and gradients of a replay where an eager step does, and returns the loss.
 
         Raises:
             FloatingPointError: as `Objective.loss_and_grads`.

@@ -1,15 +1,38 @@
 """Whether two steps from one state are the same."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from ppl_vae.training.noise import Noise
+from ppl_vae.objectives import Divergence, Objective
+from ppl_vae.training.noise import Noise, put_back, streams
 from ppl_vae.training.recording import Recording, tensors_of
 
-__all__ = ["State", "up_to_rounding"]
+__all__ = ["State", "undone", "up_to_rounding"]
+
+
+@contextmanager
+def undone(objective: Objective, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Context after which what a step moves, besides terms, is what and where it was."""
+    noise = streams()
+    parts = [p for p in objective.modules() if isinstance(p, Divergence | Objective)]
+    states = [part.state() for part in parts]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    tensors = [t for t in (*buffers, *tree_leaves(states)) if isinstance(t, Tensor)]
+    values = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
+        put_back(noise)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for part, state in zip(parts, states, strict=True):
+            part.load_state(state)
 
 
 class State:

@@ -126,10 +126,12 @@ class Session:
         for name, value in state["baselines"].items():
             pyro.get_param_store()[name] = value
         self.ready.watch.load_state(state["watch"])
-        self._start, self._now = state["streams"]["start"], state["streams"]["now"]
+        kept = state["streams"]
+        # one process draws the order of rows from what several drew alike from
+        self._start, self._now = kept["start"], {**kept["now"], "torch": _alike(kept)}
         for states in (self._start, self._now):  # what is not one is refused here
             put_back(states)
-        here().over(None, lambda world: self._take_up(world, state["streams"]))
+        here().over(None, lambda world: self._take_up(world, kept))
 
     def _of_all(self, now: Mapping[str, Any]) -> dict[str, Any]:
         """The streams of several processes: each one's own, and what all draw alike."""
@@ -143,12 +145,12 @@ class Session:
 
         The order of rows goes on in either case.
         """
-        world.common = kept.get("common", kept["start"]["torch"])
+        world.common = _alike(kept)
         each = kept.get("each", [])
         if len(each) == world.size:
             self._now = each[world.rank]
         else:
-            with world.alike():
+            with world.alike(moving=False):
                 seed = int(torch.randint(2**31, ()))
             world.seed(seed)
             self._now = streams()
@@ -275,3 +277,9 @@ class Session:
             self.best.restore()
         if self.keeper is not None:
             self.keeper.weights(self.weights.state())
+
+
+def _alike(kept: Mapping[str, Any]) -> Tensor:
+    """The state of what all draw alike, which in one process is what it draws from."""
+    common: Tensor = kept.get("common", kept["now"]["torch"])
+    return common

@@ -12,7 +12,7 @@ from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.program.plates import NoDataPlate
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.running import read
-from ppl_vae.program.sites import has_moments
+from ppl_vae.program.wrapping import has_moments
 from ppl_vae.training.history import History
 
 __all__ = ["ROWS", "carried", "codes", "spreads", "warn_of_collapse"]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import pyro
@@ -11,24 +12,27 @@ from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from ppl_vae.objectives import Divergence, Objective
+from ppl_vae.objectives import Objective
 from ppl_vae.program.handlers import is_handled
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.state import same_environment
 from ppl_vae.training.grouped import Grouped
 from ppl_vae.training.held import Held
-from ppl_vae.training.noise import put_back, streams
 from ppl_vae.training.recording import Recording
-from ppl_vae.training.sameness import State, up_to_rounding
-from ppl_vae.world import here
+from ppl_vae.training.sameness import State, undone, up_to_rounding
+from ppl_vae.training.traced import Traced, Untraceable
+from ppl_vae.world import here, inside
 
 __all__ = ["SVI"]
 
 # A recording costs some 50 steps: a short training is over before it pays.
 _FIRST = 16
 _KEPT = 4
+
+Key = tuple[Hashable, Hashable]
+Notes = list[tuple[Any, Any]]
+"""What the hosts of several processes said in a step, and what came of it."""
 
 
 class SVI(pyro.infer.SVI):  # type: ignore[misc]
@@ -52,8 +56,11 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     agree to rounding; else, and where there is no compiler, a warning says why and the recorded
     graph is used.
 
-    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)`, under effect handlers, or over
-    several processes are eager.
+    Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)` or under effect handlers are eager.
+
+    Over several processes their sums are in the graph. At each step they agree by one exchange
+    that all have a graph for what they are given, or else all take an eager step; where one
+    cannot record, or meets a difference, all stay eager. Nothing is compiled there.
 
     Args:
         model: the model.
@@ -95,8 +102,11 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         self._optimizer = Grouped(optim)
         self._moved: set[Tensor] = set()
         """The parameters that have had a gradient, which is 0 in a step that gives none."""
-        self._steps: dict[Hashable, int | Recording] = {}
-        """By what a graph depends on: how many eager steps, or the graph."""
+        self._steps: dict[Key, int | Notes | Recording] = {}
+        """By what a graph depends on, here and in all processes.
+
+        How many eager steps there were; what processes told each other in one; then the graph.
+        """
         self._equal: set[Recording] = set()
 
     @property
@@ -114,24 +124,34 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a step and returns the loss, as `pyro.infer.SVI.step`."""
-        if self._objective is None or is_handled() or here().size > 1:
+        if self._objective is None:
             return self._eager(args, kwargs)
-        key = self._key(args, kwargs)
+        own = self._key(args, kwargs)
+        graphs = [made for key, made in self._steps.items() if key[0] == own]
+        fits = all(made.fits for made in graphs if isinstance(made, Recording))
+        every = here().agreed(None if is_handled() or not fits else own)
+        if every is None:
+            return self._eager(args, kwargs)
+        key = own, every
         found = self._steps.pop(key, 0)
         self._steps[key] = found  # the last used comes last
         if isinstance(found, Recording):
-            if not found.fits:
-                return self._eager(args, kwargs)
             if found not in self._equal:
                 return self._compare(found, args, kwargs)
             return self._act(found.params, found.publish(found.replay(args, kwargs)))
-        if found == _FIRST:
-            return self._record(self._objective, key, args, kwargs)
+        if isinstance(found, list):
+            return self._record(self._objective, key, found, args, kwargs)
         self._steps[key] = found + 1
         if len(self._steps) > _KEPT:
             oldest = self._steps.pop(next(iter(self._steps)))
             self._equal -= {oldest}  # type: ignore[arg-type]
-        return self._eager(args, kwargs)
+        if found + 1 < _FIRST:
+            return self._eager(args, kwargs)
+        # the last before the recording, without the checks that a trace leaves out too
+        with here().noting() as notes, pyro.validation_enabled(False):
+            loss = self._eager(args, kwargs)
+        self._steps[key] = notes
+        return loss
 
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         loss, params = self._gradients(args, kwargs)
@@ -147,32 +167,34 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         return torch_item(loss), list(dict.fromkeys(params))
 
     def _record(
-        self, objective: Objective, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        objective: Objective,
+        key: Key,
+        notes: Notes,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> float:
-        buffers = [(b, b.clone()) for module in self._modules for b in module.buffers()]
-        gathered: dict[Divergence | Objective, Any] = {
-            part: tree_map(_cloned, part.state())
-            for part in objective.modules()
-            if isinstance(part, Divergence | Objective)
-        }
-        noise = streams()
-        try:
-            with same_environment():
-                made = Recording(objective, self.model, self.guide, args, kwargs)
-        except (
-            Exception
-        ) as error:  # of whatever kind: the eager step says whether it is the user's
-            put_back(noise)
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
-            for part, state in gathered.items():
-                part.load_state(state)
-            loss = self._eager(args, kwargs)
-            self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
-            return loss
-        self._steps[key] = made
-        return self._act(made.params, made.publish(made.outputs))
+        reason = None
+        with undone(objective, self._modules):
+            try:
+                with same_environment(), self._traced(notes):
+                    made = Recording(objective, self.model, self.guide, args, kwargs)
+            except (
+                Exception
+            ) as error:  # of whatever kind: the eager step says whether it is the user's
+                reason = str(error).strip().splitlines()[0] or type(error).__name__
+        loss = self._eager(args, kwargs)
+        reason = here().first(reason)
+        if reason is None:
+            self._steps[key] = made
+        else:
+            self._stay_eager(reason)
+        return loss
+
+    def _traced(self, notes: Notes) -> AbstractContextManager[Any]:
+        """Context in which a step is traced, whatever the other processes do."""
+        nothing: AbstractContextManager[Any] = nullcontext()
+        return here().over(nothing, lambda world: inside(Traced(world, notes)))
 
     def _compare(self, made: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """An eager step, after the recorded one from the same state."""
@@ -183,6 +205,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         loss, params = self._gradients(args, kwargs)
         eager = State(made, args, kwargs)
         other = made.difference(outputs, loss, torch.equal) or recorded.difference(eager)
+        other = here().first(other)
         if other is None:
             self._equal.add(made)
         else:
@@ -203,6 +226,8 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     ) -> None:
         """Compiles a graph, and takes it if its step is the eager one up to rounding."""
         try:
+            if here().size > 1:
+                raise Untraceable("a compiler may have processes sum in another order each")
             with same_environment():
                 made.compile()
                 outputs = made.replay(args, kwargs)
@@ -249,10 +274,6 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for a in (*args, *kwargs.values())
         ]
         return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
-
-
-def _cloned(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _plain(argument: Any) -> Hashable:

@@ -11,7 +11,8 @@ from ppl_vae.evaluation.pair import Pair
 from ppl_vae.evaluation.programs import Data, Program, check_positive, evaluating
 from ppl_vae.evaluation.samples import draws, has_mean
 from ppl_vae.program.handlers import AtMean
-from ppl_vae.program.sites import Site, has_moments
+from ppl_vae.program.sites import Site
+from ppl_vae.program.wrapping import has_moments
 
 __all__ = ["decode", "latents"]
 

@@ -16,6 +16,7 @@ import pytest
 import quadrature
 import torch
 from scipy import special, stats
+from shaken import shaken
 from torch import Tensor, nn
 
 from ppl_vae import guides
@@ -200,13 +201,6 @@ dense = pytest.mark.parametrize(
     [case for case in CASES.values() if case.density],
     ids=[name for name, case in CASES.items() if case.density],
 )
-
-
-def shaken(module: nn.Module, by: float = 0.2) -> Any:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
-    return module
 
 
 def read_off(inputs: Any, outputs: Any) -> nn.Module:

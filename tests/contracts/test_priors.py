@@ -15,6 +15,7 @@ import pytest
 import quadrature
 import torch
 from scipy import special, stats
+from shaken import shaken
 from torch import Tensor, nn
 
 from ppl_vae import priors
@@ -251,11 +252,7 @@ every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 def made(case: Case, d: int, dtype: torch.dtype = torch.float64) -> Any:
     """The prior after a random step of its parameters, so that nothing stands at its start."""
-    prior = cast(case.make(d), dtype)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return prior
+    return shaken(cast(case.make(d), dtype))
 
 
 def cast(prior: Any, dtype: torch.dtype) -> Any:

@@ -15,7 +15,7 @@ import torch
 
 from ppl_vae import files
 
-__all__ = ["Cell", "Kept", "Measures", "finish", "machine", "read", "write"]
+__all__ = ["Cell", "Kept", "Measures", "finish", "machine", "read", "today", "write"]
 
 Measures = dict[str, Any]
 """Numbers by name, and the curves and images that pictures are drawn from."""
@@ -72,10 +72,9 @@ def finish(cell: Cell, seed: int, folder: Path) -> Kept:
     start = time.process_time()
     measures = cell.work(seed=seed, **cell.settings)
     seconds = time.process_time() - start
-    today = datetime.now(UTC).date().isoformat()
     content = {
         "measures": measures, "settings": dict(cell.settings), "CPU seconds": round(seconds, 1),
-        "date": today, "machine": machine(),
+        "date": today(), "machine": machine(),
     }  # fmt: skip
     files.folder(folder)
     write(content, cell.path(folder, seed))
@@ -116,6 +115,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return value
+
+
+def today() -> str:
+    """The day, in UTC."""
+    return datetime.now(UTC).date().isoformat()
 
 
 @cache

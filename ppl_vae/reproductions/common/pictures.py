@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.plots.palette import GREY, MARKERS, Drawing, line_colours, logarithmic, styled
+from ppl_vae.reproductions.common.measures import unpacked
 from ppl_vae.reproductions.common.reproduction import Found
 
-__all__ = ["bars", "curves", "images", "lines"]
+__all__ = ["bars", "curves", "images", "lines", "samples"]
 
 Series = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
 """Curves by name: the x and y of each seed."""
@@ -87,6 +88,16 @@ def images(path: Path, rows: Sequence[Tensor], title: str) -> Path:
     """Rows of as many images each."""
     plots.save(plots.samples(torch.cat([*rows]), columns=len(rows[0])), path, title)
     return path
+
+
+def samples(found: Found, folder: Path, names: Sequence[str]) -> Sequence[Path]:
+    """The samples that cells of the first seed keep, below the data if the first keeps any."""
+    seed, run = next(iter(found.items()))
+    there = [name for name in names if name in run]
+    data = [unpacked(run[name]["data"]) for name in there[:1] if "data" in run[name]]
+    rows = [*data, *(unpacked(run[name]["samples"]) for name in there)]
+    title = f"{'data, then ' * len(data)}samples of: {'; '.join(there)} (seed {seed})"
+    return [images(folder / "samples.png", rows, title)]
 
 
 @styled

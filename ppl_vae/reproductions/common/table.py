@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ppl_vae.reproductions.common.reproduction import Results, spread
 from ppl_vae.reproductions.common.verdicts import Claim
 
-__all__ = ["ROWS", "table"]
+__all__ = ["ROWS", "excerpt", "table"]
 
 ROWS = (
     "VAE (ELBO)", "beta-VAE", "capacity-annealed beta-VAE", "high beta, then low",
@@ -58,6 +59,20 @@ Those on MNIST read it from the folder that `PPL_VAE_DATA` names.
 """
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A claim as a scale of its experiment has decided it."""
+
+    name: str
+    scale: str
+    claim: Claim
+    results: Results
+
+    @property
+    def command(self) -> str:
+        return f"`reproduce {self.name} --scale {self.scale}`"
+
+
 def table(experiments: Mapping[str, Any], titles: Mapping[str, str], folder: Path) -> str:
     """The page.
 
@@ -66,42 +81,75 @@ def table(experiments: Mapping[str, Any], titles: Mapping[str, str], folder: Pat
         titles: what each shows, by name.
         folder: that keeps their cells, a folder for each.
     """
-    found: list[tuple[str, str, Claim, Results]] = []
+    found = _entries(experiments, folder)
+    counts = [f"{sum(e.claim.verdict == word for e in found)} {word}" for word in _ORDER]
+    lines = [_HEAD + f"{len(found)} claims: {', '.join(counts)}.\n"]
+    for word in _ORDER:
+        entries = [entry for entry in found if entry.claim.verdict == word]
+        if entries:
+            lines += [f"## {word.capitalize()}\n", _rows(entries)]
+    lines += ["## Without a run\n", _without(experiments, {e.claim.row for e in found})]
+    lines += ["## Experiments\n", _machines(experiments, titles, folder)]
+    return "\n".join(lines)
+
+
+def excerpt(experiments: Mapping[str, Any], folder: Path) -> str:
+    """A table of some experiments' claims, with the verdicts on what is kept.
+
+    Args:
+        experiments: by name.
+        folder: that keeps their cells, a folder for each.
+    """
+    lines = _header("claim", "the source's", "ours", "verdict", "seeds", "command")
+    entries = _entries(experiments, folder)
+    for e in entries:
+        cells = (e.claim.text, e.claim.author or "-", _ours(e.claim), f"**{e.claim.verdict}**")
+        lines.append(_row([*cells, f"{e.results.seeds}", e.command]))
+    there = {e.name for e in entries}
+    for name in [name for name in experiments if name not in there]:
+        lines.append(_row([f"`ppl-vae reproduce {name}`", "-", "not run yet", "-", "0", "-"]))
+    return "\n".join(lines) + "\n"
+
+
+def _entries(experiments: Mapping[str, Any], folder: Path) -> list[_Entry]:
+    """The claims of all that is kept: what is contradicted first, then in the sources' order."""
+    found = []
     for name, experiment in experiments.items():
         for scale in experiment.scales:
             results = experiment.results(folder / name, scale)
             if results.rows:
-                found += [(name, scale, claim, results) for claim in results.claims]
-    found.sort(key=lambda entry: (_ORDER.index(entry[2].verdict), _place(entry[2])))
-    counts = [f"{sum(c.verdict == word for *_, c, _ in found)} {word}" for word in _ORDER]
-    lines = [_HEAD + f"{len(found)} claims: {', '.join(counts)}.\n"]
-    for word in _ORDER:
-        entries = [entry for entry in found if entry[2].verdict == word]
-        if entries:
-            lines += [f"## {word.capitalize()}\n", _rows(entries)]
-    lines += ["## Without a run\n", _without(experiments, {c.row for *_, c, _ in found})]
-    lines += ["## Experiments\n", _machines(experiments, titles, folder)]
-    return "\n".join(lines)
+                found += [_Entry(name, scale, claim, results) for claim in results.claims]
+    return sorted(found, key=lambda e: (_ORDER.index(e.claim.verdict), _place(e.claim)))
 
 
 def _place(claim: Claim) -> int:
     return ROWS.index(claim.row) if claim.row in ROWS else len(ROWS)
 
 
-def _rows(entries: Sequence[tuple[str, str, Claim, Results]]) -> str:
-    columns = ("row", "claim and rule", "the source's", "ours", "seeds", "command")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name, scale, claim, results in entries:
+def _rows(entries: Sequence[_Entry]) -> str:
+    lines = _header(
+        "row", "claim and rule", "the source's", "ours", "seeds", "CPU s a seed", "date",
+        "machine", "command",
+    )  # fmt: skip
+    for e in entries:
         cells = (
-            claim.row or "ours",
-            f"{claim.text} *Rule: {claim.rule}.*",
-            claim.author or "-",
-            _ours(claim),
-            str(results.seeds),
-            f"`reproduce {name} --scale {scale}`",
+            e.claim.row or "ours",
+            f"{e.claim.text} *Rule: {e.claim.rule}.*",
+            e.claim.author or "-",
+            _ours(e.claim),
+            f"{e.results.seeds}",
+            f"{e.results.seconds:.0f}",
+            _range(e.results.dates),
+            "; ".join(e.results.machines) or "-",
+            e.command,
         )
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
+
+
+def _range(dates: Sequence[str]) -> str:
+    """The first and the last of days in order."""
+    return " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "-"
 
 
 def _ours(claim: Claim) -> str:
@@ -139,14 +187,13 @@ def _without(experiments: Mapping[str, Any], shown: set[str]) -> str:
 
 
 def _machines(experiments: Mapping[str, Any], titles: Mapping[str, str], folder: Path) -> str:
-    columns = ("experiment", "what it shows", "scales", "run", "machine", "pictures")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = _header("experiment", "what it shows", "scales", "run", "machine", "pictures")
     for name, experiment in experiments.items():
         runs, machines, pictures = [], set[str](), sorted((folder / name).glob("*.png"))
         for scale in experiment.scales:
             found = experiment.results(folder / name, scale)
             if found.rows:
-                day = f", {', '.join(found.dates)}" if found.dates else ""
+                day = f", {_range(found.dates)}" if found.dates else ""
                 seeds = f"{found.seeds} seed{'s' * (found.seeds > 1)}"
                 runs.append(f"{scale}: {found.seconds:.0f} CPU s a seed, {seeds}{day}")
                 machines |= set(found.machines)
@@ -160,6 +207,10 @@ def _machines(experiments: Mapping[str, Any], titles: Mapping[str, str], folder:
         )  # fmt: skip
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
+
+
+def _header(*columns: str) -> list[str]:
+    return [_row(columns), "|---" * len(columns) + "|"]
 
 
 def _row(cells: Sequence[str]) -> str:

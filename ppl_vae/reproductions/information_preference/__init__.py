@@ -31,13 +31,13 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ppl_vae.reproductions.common.kept import write
+from ppl_vae.reproductions.common.kept import machine, today, write
 from ppl_vae.reproductions.common.reproduction import Results, Scale
 from ppl_vae.reproductions.information_preference.apart import digits_at_half, one_gradient
 from ppl_vae.reproductions.information_preference.cells import Cell, build, cells
@@ -95,6 +95,7 @@ class _Experiment:
             _draw(every, found, folder) if draw and rows else (),
             sum(last) / max(1, len(seeds)),
             len(seeds),
+            *(_said(found, name) for name in ("date", "machine")),
         )
 
     def _check(self, scale: str) -> None:
@@ -107,6 +108,12 @@ EXPERIMENT = _Experiment()
 
 def _cells(seeds: Sequence[int]) -> list[Cell]:
     return cells(len(seeds), seeds[0]) if seeds else []
+
+
+def _said(found: Mapping[str, Mapping[int, Mapping[str, Any]]], name: str) -> list[str]:
+    """The different words that measures keep under a name; the first of them had none."""
+    every = [measured for steps in found.values() for measured in steps.values()]
+    return sorted({measured[name] for measured in every if name in measured})
 
 
 def _word(number: float | None) -> str:
@@ -146,7 +153,8 @@ def _finish(cell: Cell, step: int, data: dict[str, Any], out: Path) -> None:
     state = folder / "state.pt"
     if state.exists():
         write(torch.load(state, weights_only=True)["curves"], folder / "curves.json")
-    write(found | {"CPU seconds": round(saved["seconds"])}, folder / f"{step}.json")
+    of_it = {"CPU seconds": round(saved["seconds"]), "date": today(), "machine": machine()}
+    write(found | of_it, folder / f"{step}.json")
 
 
 def _apart(out: Path, seeds: Sequence[int], end: float) -> dict[str, Any]:
