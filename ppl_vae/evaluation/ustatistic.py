@@ -34,7 +34,7 @@ def pair_sums(
     r"""Sums over all pairs of $k(l_i^T r_j)$, in memory that is linear in rows.
 
     Args:
-        kernel: an elementwise function of the products.
+        kernel: an elementwise function of the products, which may write where they are.
         left: `(n, f)`.
         right: `(m, f)`.
         block: rows and columns of the kernel matrix held at once.
@@ -47,11 +47,15 @@ def pair_sums(
     square = torch.zeros((), dtype=torch.float64, device=left.device)
     # One matrix product gives the kernel's argument, another each sum: little traffic.
     one_left, one_right = left.new_ones(n, 1), right.new_ones(m, 1)
+    # Memory that is new for each block would take longer to get than to fill.
+    room = left.new_empty(min(block, n) * min(block, m))
     for i in range(0, n, block):
         one = slice(i, min(i + block, n))
         for j in range(i if same else 0, m, block):
             two = slice(j, min(j + block, m))
-            values = kernel(left[one] @ right[two].T)
+            a, b = left[one], right[two].T
+            products = room[: len(a) * b.shape[1]].view(len(a), b.shape[1])
+            values = kernel(torch.mm(a, b, out=products))
             if same and i == j:
                 values.fill_diagonal_(0)
             rows[one] += (values @ one_right[two])[:, 0]
