@@ -169,7 +169,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for part, state in gathered.items():
                 part.load_state(state)
             loss = self._eager(args, kwargs)
-            self._stay_eager(str(error).strip().splitlines()[0] or type(error).__name__)
+            self._stay_eager(_reason(error))
             return loss
         self._steps[key] = made
         return self._act(made.params, made.publish(made.outputs))
@@ -249,6 +249,14 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             for a in (*args, *kwargs.values())
         ]
         return (*given, *kwargs, torch.get_default_dtype(), self._held.key())
+
+
+def _reason(error: Exception) -> str:
+    """Why a step cannot be recorded, in our words where the recorder's are of its own insides."""
+    text = str(error).strip()
+    if "tracing tensor" in text:
+        return "a number is read from a tensor on the way (.item(), a Python branch on data)"
+    return text.partition("\n")[0].rstrip(". ") or type(error).__name__
 
 
 def _cloned(value: Any) -> Any:
