@@ -12,6 +12,7 @@ from pairs import PAIRS
 from ppca import PPCA
 
 from ppl_vae.diagnostics import coverage, predictive_check, sbc
+from ppl_vae.diagnostics.predictive import estimates_of
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +262,11 @@ def test_wrong_noise_fails_the_predictive_check(ppca):
     wrong = dataclasses.replace(ppca, noise=ppca.noise * 3)
     result = predictive_check(wrong.model, wrong.guide, x, source="prior", seed=0)
     assert result.p_values["sd"] > 0.995
+    assert "'sd': > 0.995" in repr(result)
+    found = estimates_of(result)["sd"]
+    assert (found.value, found.bound) == (200 / 201, "lower")
+    few = estimates_of(dataclasses.replace(result, p_values={"sd": 0.0, "mean": 0.3}))
+    assert [str(each) for each in few.values()] == ["<= 0.004975", "0.3"]
     statistic = {"third": lambda d: d[:, 2].pow(2).mean()}
     result = predictive_check(wrong.model, wrong.guide, x, statistics=statistic, seed=0)
     truth = float(x[:, 2].pow(2).mean())

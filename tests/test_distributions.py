@@ -168,6 +168,25 @@ def test_continuous_bernoulli_draws_match_the_density(logit):
     assert_within_errors(grad.double(), ContinuousBernoulli(logits=logits[0].double()).variance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bernoulli_without_gradients_is_the_cross_entropy(dtype):
+    """To a rounding of the largest term, at grey values and where logits are 0 or far out."""
+    far = torch.tensor([0.0, 1e-8, 0.5, 15.0, 40.0, 300.0])
+    logits = torch.cat([far, -far])[:, None].to(dtype)
+    x = torch.tensor([0.0, 0.3, 1.0], dtype=dtype)
+    found = Bernoulli(logits=logits).log_prob(x)
+    wide, grey = torch.broadcast_tensors(logits.double(), x.double())
+    exact = torch.nn.functional.binary_cross_entropy_with_logits(wide, grey, reduction="none")
+    assert found.dtype == dtype
+    error = (found.double() + exact).abs()
+    assert (error <= 2 * torch.finfo(dtype).eps * (1 + wide.abs())).all()
+    with torch.no_grad():  # of a parameter, which has the gradient of both elsewhere
+        leaf = logits.clone().requires_grad_()
+        assert torch.equal(Bernoulli(logits=leaf).log_prob(x), found)
+    (slope,) = torch.autograd.grad(Bernoulli(logits=leaf).log_prob(x).sum(), leaf)
+    torch.testing.assert_close(slope, (x - logits.sigmoid()).sum(1, keepdim=True))
+
+
 def test_bernoulli_scores_grey_values_by_cross_entropy():
     x = torch.tensor([0.0, 0.25, 1.0])
     logits = torch.tensor([0.3, -1.0, 2.0])

@@ -54,7 +54,12 @@ CASES: dict[str, tuple[Facts, str, str, str]] = {
     "used": (facts(usage=entry(9.0, 0.2)), "use of the code", "good", "9 nats; it uses z"),
     "no rate": (facts(rate=entry(0.01, 0.001)), "use of the code", "problem", "the prior"),
     "inactive": (
-        facts(codes((1, 0.01), (0.5, 0.9))), "inactive codes", "note", "1 of 2 codes: z[0]"
+        facts(codes((1, 0.01), (0.5, 0.9))),
+        "codes that say nothing", "note", "1 of 2 codes; a tenth of their noise; z[0]",
+    ),
+    "silent, and active by its spread": (
+        facts(codes((3, 0.2), (0.5, 0.9)), active_units=entry(2.0)),
+        "codes that say nothing", "note", "1 of 2 codes; z[0]; above 0.01, are 2",
     ),
     "collapsed": (facts(codes((1, 0.01), (1, 0.1))), "collapse", "problem", "z[0], z[1]"),
     "narrow": (
@@ -64,6 +69,10 @@ CASES: dict[str, tuple[Facts, str, str, str]] = {
     "narrow under another prior": (
         facts(codes((0.1, 0.3)), standard=False, mmd_u=entry(0.2, 0.01)),
         "match of q(z) and the prior", "problem", "",
+    ),
+    "as wide as another prior": (
+        facts(standard=False, log_det=entry(1.3, 0.01), mmd_u=entry(0.002, 0.0005)),
+        "match of q(z) and the prior", "good", "MMD² 0.002",
     ),
     "wide": (facts(log_det=entry(0.3, 0.01)), "match of q(z) and the prior", "problem", "wider"),
     "perhaps wide": (facts(log_det=entry(0.3, 0.2)), "match of q(z) and the prior", "good", ""),
@@ -99,8 +108,8 @@ CASES: dict[str, tuple[Facts, str, str, str]] = {
         "likelihood", "good", "fitted to each datum",
     ),
     "statistics": (
-        facts(predictive__sd=entry(0.0), predictive__mean=entry(0.4)),
-        "model and data", "problem", "sd (p 0)",
+        facts(predictive__sd=entry(0.0049, bound="upper"), predictive__mean=entry(0.4)),
+        "model and data", "problem", "sd (p <= 0.0049)",
     ),
     "rising": (
         facts(losses(9, 5, 4, 4.5, 5, 5.2)), "held-out loss", "problem", "epoch 3 of 6; 1 nats"
@@ -200,7 +209,8 @@ def test_a_run_that_learns_by_heart(tmp_path: Path) -> None:
 
 def test_another_prior_s_codes_have_no_spread_to_keep(tmp_path: Path) -> None:
     experiment = Experiment(linear(40), BetaVAE(), dim=2, prior=VampPrior, likelihood=Normal)
-    known = judge(facts(codes((0.1, 0.3)), standard=False, log_det=entry(-1.0, 0.1)))
+    known = judge(facts(codes((0.1, 0.3)), standard=False, mmd_u=entry(0.2, 0.01)))
+    assert known[0].level == "problem"
     assert "has sd" not in known[0].text
     found = {"metrics": {"usage": entry(9.0, 0.1)}}
     assert findings(found, History(), experiment)[0].level == "good"

@@ -317,7 +317,7 @@ class Selecting(Owner):
     ("kind", "reason"),
     [
         (Host, "Python's or NumPy's"),
-        (Branching, "tracing tensor"),
+        (Branching, r"a Python branch on data\)\. SVI"),
         (Selecting, "shape of a tensor depends on numbers"),
         (Hidden, "its loss differs"),
     ],

@@ -115,6 +115,13 @@ def sweep(words: list[str]) -> None:
             print(" && ".join(shlex.join(["ppl-vae", *words]) for words in cell.commands))
         return
     files.folder(out)
+    if todo:
+        epochs = sorted({cell.settings["epochs"] for cell in todo})
+        there = f", {len(cells) - len(todo)} more are there" if len(todo) < len(cells) else ""
+        print(
+            f"{len(todo)} runs of {' or '.join(map(str, epochs))} epochs{there}; logs in {out}",
+            flush=True,
+        )
     failed = _run(todo, jobs)
     done = [cell for cell in cells if cell not in failed]
     if done:
@@ -199,7 +206,8 @@ def _run(cells: Sequence[_Cell], jobs: int) -> list[_Cell]:
             if ended.returncode or not cell.is_done:
                 failed.append(cell)
             state = "failed" if cell in failed else "done"
-            print(f"{len(cells) - len(queue) - len(running)}/{len(cells)} {cell.name}: {state}")
+            ended_so_far = len(cells) - len(queue) - len(running)
+            print(f"{ended_so_far}/{len(cells)} {cell.name}: {state}", flush=True)
     finally:
         for process in running:
             process.terminate()

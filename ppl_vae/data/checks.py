@@ -9,6 +9,7 @@ from torch import Tensor
 from ppl_vae.data.tensors import as_tensor
 
 __all__ = [
+    "MASK",
     "Channels",
     "Missing",
     "channels_first",
@@ -29,6 +30,9 @@ Channels = Literal["first", "last"]
 
 Missing = Literal["refuse", "mask"]
 """What is done about NaN."""
+
+MASK = 'missing="mask" (--data.missing mask)'
+"""What a refusal of missing values names."""
 
 
 def channels_first(x: Tensor, channels: Channels | None, name: str) -> Tensor:
@@ -81,7 +85,7 @@ def check_finite(
     wrong = x.isinf() if missing == "mask" else ~torch.isfinite(x)
     if wrong.any():
         value, place = first_marked(x, wrong)
-        mask = ', or give missing="mask", which leaves NaN out' if value != value else ""
+        mask = f", or give {MASK}, which leaves NaN out" if value != value else ""
         raise ValueError(
             f"{name}{place} is {value} ({int(wrong.sum())} such values): drop those rows or fill "
             f"them in{mask}"

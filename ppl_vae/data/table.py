@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.data.checks import Missing
+from ppl_vae.data.checks import MASK, Missing
 from ppl_vae.data.columns import Column, Kind, absent, is_table, kind_of, library_of
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.frames import read_table
@@ -88,7 +88,7 @@ class Table(Dataset):
             if part is not None:
                 _check_missing(part, given_names, said, "")
                 if missing == "refuse":
-                    _check_missing(part, taken, said, ', or give missing="mask"')
+                    _check_missing(part, taken, said, f", or give {MASK}")
         if held is None:
             table, held = _split(table, held_out, seed, name)
         made = [Column.of(table, column, kinds[column]) for column in taken]

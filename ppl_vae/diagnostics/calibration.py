@@ -12,7 +12,7 @@ from ppl_vae.diagnostics.pair import Pair
 from ppl_vae.diagnostics.simulation import JOINT, placed, simulated_ranks
 from ppl_vae.diagnostics.sites import draw_count
 from ppl_vae.evaluation.estimate import Estimate
-from ppl_vae.evaluation.metric import Metric, Subject
+from ppl_vae.evaluation.metric import P_VALUE, Metric, Subject
 from ppl_vae.evaluation.programs import Data, Program, seeded
 from ppl_vae.evaluation.terms import require_density
 from ppl_vae.pairs.pair import Pair as LibraryPair
@@ -281,7 +281,7 @@ METRICS = (
     Metric(
         "sbc",
         "Calibration of {}, KS test",
-        "p-value",
+        P_VALUE,
         "small where q is not the posterior",
         "posterior",
         _ranks,

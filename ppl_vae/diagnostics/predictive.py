@@ -15,12 +15,19 @@ from ppl_vae.diagnostics.sites import Layout, draw_count
 from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.metric import Metric, Subject
 from ppl_vae.evaluation.programs import Data, Program, seeded
-from ppl_vae.records import Record, table
+from ppl_vae.records import Record, p_value, table
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["METRICS", "STATISTICS", "PredictiveCheck", "predictive_check", "predictive_of"]
+__all__ = [
+    "METRICS",
+    "STATISTICS",
+    "PredictiveCheck",
+    "estimates_of",
+    "predictive_check",
+    "predictive_of",
+]
 
 Statistic = Callable[[Tensor], Tensor]
 """Maps data, (n, *event), to a number."""
@@ -45,7 +52,8 @@ class PredictiveCheck(Record):
         observed: T(x) for each statistic.
         replicated: T of each drawn data set, (draws,), for each statistic.
         p_values: share of draws with T above the data's plus half the share with T equal to it
-            (the mid-p-value), $P(T > t) + P(T = t) / 2$.
+            (the mid-p-value), $P(T > t) + P(T = t) / 2$. A 0 or a 1 says that none or all are
+            beyond the data, and is shown as a bound, below 1 / (draws + 1) or above the rest.
     """
 
     site: str
@@ -53,6 +61,14 @@ class PredictiveCheck(Record):
     observed: dict[str, float]
     replicated: dict[str, np.ndarray]
     p_values: dict[str, float]
+
+    @property
+    def draws(self) -> int:
+        """How many data sets were drawn."""
+        return len(next(iter(self.replicated.values())))
+
+    def _told_p(self, p: float) -> str:
+        return p_value(p, self.draws)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """As a `pandas.DataFrame`, a row for each statistic."""
@@ -190,10 +206,17 @@ def predictive_of(subject: Subject) -> PredictiveCheck:
     return predictive_check(*subject.pair, subject.few, seed=subject.effort.seed)
 
 
-def _p_values(subject: Subject) -> dict[str, Estimate]:
-    found = subject.once(predictive_of)
-    note = f"{len(next(iter(found.replicated.values())))} data sets drawn at the data's own codes"
-    return {name: Estimate(p, note=note) for name, p in found.p_values.items()}
+def estimates_of(found: PredictiveCheck) -> dict[str, Estimate]:
+    """The p-values by statistic; that of one which no draw or every draw exceeds is a bound."""
+    note = f"{found.draws} data sets drawn at the data's own codes"
+    least = 1 / (found.draws + 1)  # all that so many draws tell of a rarer one
+    values = {}
+    for name, p in found.p_values.items():
+        side: Literal["lower", "upper"] | None = (
+            "upper" if p < least else "lower" if 1 - p < least else None
+        )
+        values[name] = Estimate(min(max(p, least), 1 - least), bound=side, note=note)
+    return values
 
 
 METRICS = (
@@ -203,7 +226,7 @@ METRICS = (
         "mid-p-value",
         "near 0 or 1 where the model does not produce it",
         "samples",
-        _p_values,
+        lambda subject: estimates_of(subject.once(predictive_of)),
         when="asked",
     ),
 )

@@ -260,7 +260,7 @@ METRICS = (
         "log_det",
         "log det of the covariance, over d",
         "nats per dimension",
-        "0 as for the prior",
+        "0 as for N(0, I)",
         "match",
         lambda s: s.once(codes_of).log_det(),
         when="fit",

@@ -13,7 +13,7 @@ from ppl_vae.evaluation.estimate import Estimate
 from ppl_vae.evaluation.programs import Program, seeded
 from ppl_vae.program.modules import modules_of
 
-__all__ = ["GROUPS", "NATS", "Effort", "Inapplicable", "Metric", "Subject", "When"]
+__all__ = ["GROUPS", "NATS", "P_VALUE", "Effort", "Inapplicable", "Metric", "Subject", "When"]
 
 When = Literal["fit", "evaluate", "asked"]
 """Whether a metric is computed after each training, by each evaluation, or by name alone."""
@@ -30,6 +30,7 @@ GROUPS = {
 """The headings that metrics stand under, by the name they are asked for together."""
 
 NATS = "nats per datum"
+P_VALUE = "p-value"
 
 T = TypeVar("T")
 

@@ -177,7 +177,7 @@ def plot_predictive(result: Replicates) -> Figure:
         drawn, truth = result.replicated[name], result.observed[name]
         ax.hist(drawn, bins=25, color=SKY, edgecolor="white", lw=0.4, label="drawn")
         ax.axvline(truth, color=RED, lw=2, label="data")
-        ax.set_title(f"{name}   p = {result.p_values[name]:.2g}")
+        ax.set_title(f"{name}   p {_equals(result.p_values[name], len(drawn))}")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     grid.flat[0].legend()
@@ -262,7 +262,7 @@ def _bins(draws: int, simulations: int) -> int:
     return fitting[-1] if fitting else most
 
 
-def _equals(p: float) -> str:
+def _equals(p: float, draws: int | None = None) -> str:
     """A p-value after its letter: "= 0.03", or "< 1e-06"."""
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"
+    text = p_value(p, draws)
+    return text if text.startswith(("<", ">")) else f"= {text}"

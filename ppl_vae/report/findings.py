@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from ppl_vae.evaluation.codes import ACTIVE
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.priors import StandardNormal
@@ -27,8 +28,9 @@ USED = 0.1
 things apart, and less than what two trainings of one model differ by."""
 
 SILENT = 0.005
-"""Nats that a code's mean can carry at most, (1/2) log(1 + (spread / noise)^2), below which it is
-inactive: a spread of a tenth of the noise, the line of `active_units` for a noise of 1."""
+"""Nats that a code's mean can carry at most, (1/2) log(1 + (spread / noise)^2), below which it
+says nothing: a spread of a tenth of the noise. `active_units` has the same line for a noise of 1,
+but by the spread alone: a code of little spread and less noise is inactive, and says much."""
 
 SPREAD = 0.1
 """log det of the covariance of q(z) over d, from which it is too wide or too narrow: 5 % of the
@@ -154,16 +156,23 @@ def _silent(f: Facts) -> Finding | None:
     silent = [name for name, code in found.items() if carried(*code) < SILENT]
     if not silent:
         return None
-    some = f"{len(silent)} of {len(found)} codes say nothing of the data: {_listed(silent)}."
+    some = (
+        f"{len(silent)} of {len(found)} codes say nothing of the data, their means spreading by "
+        f"less than a tenth of their noise: {_listed(silent)}."
+    )
+    units = f.value("active_units")
+    if units is not None and units != len(found) - len(silent):
+        some += f" Active units, by a variance of the means above {ACTIVE:g}, are {units:.0f}."
     if len(silent) == len(found):
         return Finding("problem", "collapse", some, section="codes")
     advice = "Fewer dimensions would do, or a weaker penalty."
-    return Finding("note", "inactive codes", some, advice, "traversals")
+    return Finding("note", "codes that say nothing", some, advice, "traversals")
 
 
 def _match(f: Facts) -> Finding | None:
     """Whether q(z) matches the prior."""
-    mmd, log_det = f.value("mmd_u"), f.value("log_det")
+    # a learned prior has a covariance of its own, and the determinant is against that of N(0, I)
+    mmd, log_det = f.value("mmd_u"), f.value("log_det") if f.standard else None
     if mmd is None and log_det is None:
         return None
     said = []
@@ -261,7 +270,11 @@ def _predictive(f: Facts) -> Finding | None:
     }
     if not far:
         return None
-    told = _listed([f"{statistic} (p {value:.2g})" for statistic, value in far.items()])
+    sides = {"upper": "<= ", "lower": ">= ", None: ""}
+    told = _listed([
+        f"{statistic} (p {sides[f.metrics[name + statistic].get('bound')]}{value:.3g})"
+        for statistic, value in far.items()
+    ])  # fmt: skip
     text = f"the model does not produce the data's {told}."
     return Finding("problem", "model and data", text, "Look at the likelihood's family.")
 

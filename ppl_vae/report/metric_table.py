@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ppl_vae.evaluation.metric import GROUPS
+from ppl_vae.evaluation.metric import GROUPS, P_VALUE
 from ppl_vae.evaluation.registry import about, title
 from ppl_vae.records import p_value
 
@@ -92,7 +92,7 @@ def _cell(entry: Mapping[str, Any] | None, noted: bool) -> Cell:
         return Cell()
     population, fixed = entry["data_error"], entry["standard_error"]
     value, spread = shown(entry["value"], population if population is not None else fixed)
-    if entry["unit"] == "p-value" and entry["value"] is not None:
+    if entry["unit"] == P_VALUE and entry["value"] is not None:
         value = _sign(p_value(entry["value"]))
     side = {"lower": "≥ ", "upper": "≤ "}.get(entry["bound"] or "", "")
     numbers = {"value": entry["value"], "standard-error": fixed, "data-error": population}

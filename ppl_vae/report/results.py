@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ppl_vae import files
 from ppl_vae.documents import conforms, read_json
 from ppl_vae.evaluation.estimate import Estimate
-from ppl_vae.evaluation.metric import GROUPS
+from ppl_vae.evaluation.metric import GROUPS, P_VALUE
 from ppl_vae.evaluation.registry import Measured, about, metrics
 from ppl_vae.records import p_value
 from ppl_vae.training.run import SUMMARY, Run
@@ -117,7 +117,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         shown = entry["note"] or "infinite"
         if value is not None:
             own = {f.name: entry[f.name] for f in fields(Estimate)}
-            is_p = entry["unit"] == "p-value"
+            is_p = entry["unit"] == P_VALUE
             shown = p_value(value) if is_p else str(Estimate(**own))
         told.append(f"{name:28} {shown:24} {entry['unit'] if value is not None else ''}".rstrip())
         if value is not None and entry["flag"]:
@@ -146,7 +146,8 @@ def folded(entries: Mapping[str, Any], most: int = 12) -> dict[str, Any]:
         if len(names) <= most or not given:
             shown |= {name: entries[name] for name in names}
             continue
-        ends = (f"{entries[n]['value']:.4g} of {n.removeprefix(f'{family}/')}"
+        told = p_value if entries[given[0]]["unit"] == P_VALUE else "{:.4g}".format
+        ends = (f"{told(entries[n]['value'])} of {n.removeprefix(f'{family}/')}"
                 for n in (given[0], given[-1]))  # fmt: skip
         shown[f"{family}/the median of {len(given)}"] = entries[given[0]] | {
             "value": median(entries[n]["value"] for n in given),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.evaluation import posterior_codes
-from ppl_vae.evaluation.codes import ACTIVE, Codes
+from ppl_vae.evaluation.codes import Codes
 from ppl_vae.evaluation.metric import Inapplicable
 from ppl_vae.evaluation.programs import seeded
 from ppl_vae.evaluation.samples import draw
@@ -18,6 +18,8 @@ from ppl_vae.experiment import Experiment
 from ppl_vae.plots.rows import is_image
 from ppl_vae.program.density import is_real
 from ppl_vae.program.modules import evaluating
+from ppl_vae.report.findings import SILENT
+from ppl_vae.training.spread import carried
 from ppl_vae.using.decoding import decode, latents
 
 __all__ = ["Shown"]
@@ -103,10 +105,13 @@ class Shown:
         return self.codes.mean[:, self.codes.slices[self.moved]].var(0)
 
     def active(self, most: int) -> dict[int, str]:
-        """The dimensions of widest means, and what they are called; inactive ones are said."""
+        """The dimensions of widest means, and what they are called; it is said of those that say
+        nothing of the data."""
         order = self._spread.argsort(descending=True)[:most].tolist()
-        silent = (self._spread < ACTIVE).tolist()
-        return {j: f"{self.moved}[{j}]" + " (inactive)" * silent[j] for j in order}
+        noise = self.codes.variance[:, self.codes.slices[self.moved]].mean(0).sqrt().tolist()
+        spread = self._spread.sqrt().tolist()
+        silent = {j for j in order if carried(noise[j], spread[j]) < SILENT}
+        return {j: f"{self.moved}[{j}]" + " (says nothing)" * (j in silent) for j in order}
 
     def check_real(self) -> None:
         """Refuses spaces in which a straight line leaves the prior's support."""

@@ -188,7 +188,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
             except (
                 Exception
             ) as error:  # of whatever kind: the eager step says whether it is the user's
-                reason = str(error).strip().splitlines()[0] or type(error).__name__
+                reason = _reason(error)
         loss = self._eager(args, kwargs)
         reason = here().first(reason)
         if reason is None:
@@ -291,6 +291,14 @@ def check_loss(loss: ELBO | Callable[..., Any]) -> None:
     if not isinstance(loss, Objective):
         name = getattr(loss, "__name__", type(loss).__name__)
         here().refuse(f"{name}, a loss of Pyro's,", "use InfoVAE or its kin")
+
+
+def _reason(error: Exception) -> str:
+    """Why a step cannot be recorded, in our words where the recorder's are of its own insides."""
+    text = str(error).strip()
+    if "tracing tensor" in text:
+        return "a number is read from a tensor on the way (.item(), a Python branch on data)"
+    return text.partition("\n")[0].rstrip(". ") or type(error).__name__
 
 
 def _plain(argument: Any) -> Hashable:
