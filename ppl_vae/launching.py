@@ -15,7 +15,7 @@ from torch import multiprocessing
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from tqdm import tqdm
 
-from ppl_vae.together import CAUSE, PORT, Lost, line
+from ppl_vae.together import PORT, Lost, line
 
 __all__ = ["launch"]
 
@@ -133,7 +133,7 @@ def _raise(store: Any, codes: Sequence[int | None]) -> NoReturn:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             raise Lost(f"process {rank} of {len(codes)} was killed by {name}")
-    told: dict[int, tuple[int, str]] = {}
+    told = {}
     for rank in range(len(codes)):
         if store.check([f"{_CODE}/{rank}"]):
             code, _, said = store.get(f"{_CODE}/{rank}").decode().partition(" ")
@@ -141,10 +141,18 @@ def _raise(store: Any, codes: Sequence[int | None]) -> NoReturn:
     for code, said in told.values():  # of the first process first, which keeps the run
         if code >= 128:
             raise Stopped(code, said.partition(": ")[2] or "stopped")
-    cause = store.get(CAUSE).decode() if store.check([CAUSE]) else ""
-    if not cause and told:
-        cause = next(iter(told.values()))[1].removeprefix("Lost: ")
-    codes_told = {code for code, _ in told.values()}
-    if codes_told == {1} or "NotFinite" in cause:
+    cause = _cause([said for _, said in told.values()], len(codes))
+    if {code for code, _ in told.values()} == {1} or "NotFinite" in cause:
         raise ArithmeticError(cause)
     raise Lost(cause or f"processes ended with exit codes {[*codes]}")
+
+
+def _cause(said: Sequence[str], count: int) -> str:
+    """What the first says that has failed by itself; without its kind where all say the same."""
+    own = [words for words in said if not words.startswith("Lost: ")]
+    if len(own) == count and len({*own}) == 1:
+        return own[0].partition(": ")[2] or own[0]
+    lost = [words.removeprefix("Lost: ") for words in said if words not in own]
+    # another may have told which it was and why
+    named = [words for words in lost if words.startswith("process ")]
+    return next(iter([*named, *own, *lost]), "")

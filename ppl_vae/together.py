@@ -1,5 +1,6 @@
 """Being one of several processes that train together: how it begins, and how it ends."""
 
+import itertools
 import os
 import time
 import warnings
@@ -10,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from ppl_vae.world import Processes, World, here, inside
 
-__all__ = ["CAUSE", "PORT", "TIMEOUT", "Lost", "line", "processes", "started"]
+__all__ = ["PORT", "TIMEOUT", "Lost", "line", "processes", "started"]
 
 TIMEOUT = 300.0
 """Seconds that a process waits for the others."""
@@ -22,11 +23,12 @@ TIMEOUT = 300.0
 PORT = "PPL_VAE_STORE"
 """Where, in the environment, a `launch` on this machine says the port of its store."""
 
-CAUSE = "ppl_vae/cause"
-"""Under which the first process that fails says why in the store that all have."""
+# Under which the first process that fails says why in the store that all have; which have left at
+# the end; and which have waited for others in vain.
+_CAUSE, _LEFT, _WAITS = "cause", "left", "waits"
 
-# Which have left at the end, and which have waited for others in vain.
-_LEFT, _WAITS = "ppl_vae/left", "ppl_vae/waits"
+_times = itertools.count(1)
+"""How often this process has joined the others: the store may be that of a group before."""
 
 
 class Lost(RuntimeError):
@@ -82,11 +84,13 @@ def processes(timeout: float = TIMEOUT, backend: str | None = None) -> Iterator[
     if ours and started() < 2:
         yield here()
         return
+    prefix = f"ppl_vae/{next(_times)}"
     if ours:
-        _begin(timeout, backend)
+        _begin(timeout, backend, prefix)
     world = Processes(timeout)
+    store = PrefixStore(prefix, _store())
     try:
-        with inside(world), _failing_together(world), _quiet(world.rank > 0):
+        with inside(world), _failing_together(world, store), _quiet(world.rank > 0):
             yield world
     finally:
         world.leave()
@@ -94,18 +98,29 @@ def processes(timeout: float = TIMEOUT, backend: str | None = None) -> Iterator[
             dist.destroy_process_group()
 
 
-def _begin(timeout: float, backend: str | None) -> None:
-    """Joins the group that the environment, or a `launch`, tells of."""
+def _begin(timeout: float, backend: str | None, prefix: str) -> None:
+    """Joins the group that the environment, or a `launch`, tells of.
+
+    In the store addresses stand under a prefix, as those of a group before are there still.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     able = torch.cuda.is_available() and local < torch.cuda.device_count()
     backend = backend or ("cpu:gloo,cuda:nccl" if able else "gloo")
     if able:
         torch.cuda.set_device(local)
-    how: dict[str, Any] = {"timeout": timedelta(seconds=timeout)}
+    limit = timedelta(seconds=timeout)
     if port := os.environ.get(PORT):
-        how["store"] = TCPStore("127.0.0.1", int(port), is_master=False)
-        how |= {"rank": int(os.environ["RANK"]), "world_size": started()}
-    dist.init_process_group(backend, **how)
+        store = TCPStore("127.0.0.1", int(port), is_master=False)
+        rank, count = int(os.environ["RANK"]), started()
+    else:
+        store, rank, count = next(rendezvous("env://", timeout=limit))
+    dist.init_process_group(
+        backend,
+        timeout=limit,
+        store=PrefixStore(prefix, store),
+        rank=rank,
+        world_size=count,
+    )
 
 
 @contextmanager
@@ -118,18 +133,17 @@ def _quiet(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _failing_together(world: Processes) -> Iterator[None]:
+def _failing_together(world: Processes, store: Any) -> Iterator[None]:
     """Tells the others why this process fails, and says of them which has failed first."""
-    store = _store()
     try:
         yield
     except Exception as error:
         if _is_of_the_group(error):
             raise Lost(_reason(world, store, error)) from error
-        _tell(store, CAUSE, f"process {world.rank}: {line(error)}")
+        _tell(store, _CAUSE, f"process {world.rank}: {line(error)}")
         raise
     except BaseException as error:
-        _tell(store, CAUSE, f"process {world.rank}: {line(error)}")
+        _tell(store, _CAUSE, f"process {world.rank}: {line(error)}")
         raise
     _tell(store, f"{_LEFT}/{world.rank}", "1")
 
@@ -149,7 +163,7 @@ def _store() -> Any:
 
 def _tell(store: Any, key: str, said: str) -> None:
     with suppress(Exception):
-        if key != CAUSE or not store.check([key]):
+        if key != _CAUSE or not store.check([key]):
             store.set(key, said)
 
 
@@ -167,8 +181,8 @@ def _reason(world: Processes, store: Any, error: Exception) -> str:
     others = [rank for rank in range(world.size) if rank != world.rank]
     with suppress(Exception):
         for _ in range(10):
-            if store.check([CAUSE]):
-                return str(store.get(CAUSE).decode())
+            if store.check([_CAUSE]):
+                return str(store.get(_CAUSE).decode())
             time.sleep(0.1)
         left = [r for r in others if store.check([f"{_LEFT}/{r}"])]
         if left:

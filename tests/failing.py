@@ -10,7 +10,9 @@ from ppl_vae.together import processes
 
 
 def work(how: str, timeout: float, seen: Tensor) -> None:
-    """Goes on together until the second process fails in some way."""
+    """Goes on together, for a second time, until the second process fails in some way."""
+    with processes(timeout) as world:
+        world.number(0)
     with processes(timeout) as world:
         seen[world.rank] += 1
         for k in range(10):
@@ -23,6 +25,8 @@ def work(how: str, timeout: float, seen: Tensor) -> None:
                     break
                 if how == "asleep":
                     time.sleep(60)
+            if how == "alike" and k == 5:
+                raise ValueError("x has 3 negative counts in row 7")
             if how == "interrupted" and k == 5:
                 raise KeyboardInterrupt(f"stopped after step {k}, says {world.rank}")
             world.number(k)

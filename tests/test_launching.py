@@ -16,6 +16,7 @@ from ppl_vae.together import Lost, started
 SAID = {
     "killed": "process 1 of 2 was killed by SIGKILL",
     "raising": "process 1: ValueError: x has 3 negative counts in row 7",
+    "alike": "x has 3 negative counts in row 7",
     "leaving": "process 1 has left while process 0 goes on: let all take as many steps",
     "asleep": "process 1 has not been heard from for 8 s (timeout=), so it is slow, asleep or "
     "gone",
