@@ -26,11 +26,12 @@ def test_lambda_is_chosen_on_training_rows(monkeypatch: pytest.MonkeyPatch) -> N
 
     names = ("rate", "distortion", "probe_linear", "mmd_u", "log_det")
     values = {name: SimpleNamespace(value=0.0) for name in names}
+    monkeypatch.setattr(divergences, "mnist", lambda *_, **__: None)
     monkeypatch.setattr(divergences, "_trained", trained)
     monkeypatch.setattr(divergences, "_nll", nll)
     monkeypatch.setattr(divergences, "subject_of", lambda experiment: None)
     monkeypatch.setattr(divergences, "evaluate", lambda *_: SimpleNamespace(found=values))
-    found = measure(0, "MMD, RBF, 64", 10, 1, 10, (0.25, 1.0, 4.0))
+    found = measure(0, "MMD, RBF, 64", 10, 1, 10, factors=(0.25, 1.0, 4.0))
     assert (found["factor"], found["NLL"]) == (4.0, 9.0)
     found = measure(0, "MMD, RBF, 64", 10, 1, 10)
     assert (found["factor"], found["NLL"]) == (1.0, 8.0)

@@ -77,9 +77,9 @@ def lines(
             axes.axhline(marks[panel], color=GREY, linestyle="--", linewidth=0.9)
         axes.set(title=panel, xlabel=label)
     if len(names) > 1:
-        figure.legend(
-            [*handles.values()], [*handles], loc="outside lower center", ncols=min(6, len(names))
-        )
+        across = min(6, 2 * len(panels) + 1, len(names))
+        where = "outside lower center"
+        figure.legend([*handles.values()], [*handles], loc=where, ncols=across)
     plots.save(figure, path, title)
     return path
 
