@@ -94,7 +94,9 @@ FAULTS = (
         "+ (v == observed[k]).mean() / 2",
         "",
     ),
-    Fault("contraction's variance by L", "_round", "(draws - 1)).numpy()", "draws).numpy()"),
+    Fault(
+        "contraction's variance by L", "simulated_ranks", "(draws - 1)).numpy()", "draws).numpy()"
+    ),
     Fault("covariance of a chain by K", "_averaged", "(num_samples - 1)", "num_samples"),
     Fault(
         "validation loss with new noise each time",
