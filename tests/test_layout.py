@@ -21,7 +21,7 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "files", "records", "state", "world"),
+    ("arguments", "files", "records", "state", "terminal", "world"),
     ("together",),
     ("launching",),
     ("documents",),
