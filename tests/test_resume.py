@@ -354,9 +354,24 @@ def test_whole_checkpoints_of_something_else_are_refused(
     assert "\n" not in str(refused.value)
 
 
+def test_a_log_with_a_second_name_is_gone_on_with_apart(tmp_path: Path) -> None:
+    """As copies that are made of hard links have; the other file stays as it is."""
+    make, folder = TRAININGS["elbo"], tmp_path / "run"
+    train(make, out=tmp_path / "whole", epochs=2)
+    train(make, out=folder, epochs=1)
+    kept = tmp_path / "kept"
+    kept.hardlink_to(folder / "metrics.jsonl")
+    before = kept.read_bytes()
+    train(make, resume=folder, epochs=2)
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert kept.read_bytes() == before
+
+
 def test_what_no_checkpoint_can_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotKept, match="a/1 is of object"):
         checkpoint.write(tmp_path / "x", {"a": [1, object()]})
+    with pytest.raises(NotKept, match=r"besides tensors has [\d,]+ bytes, and may have 8,388,608"):
+        checkpoint.write(tmp_path / "x", {"a": "x" * 2**23})
     assert not [*tmp_path.iterdir()]
 
     class Odd(MMD):
