@@ -54,6 +54,6 @@ class _Spelt:
 
 @contextmanager
 def spelling() -> Iterator[None]:
-    """Has all that is printed go through `spelt`."""
-    with redirect_stdout(_Spelt(sys.stdout)):
+    """Has all that is printed go through `spelt`; without an output nothing is printed."""
+    with redirect_stdout(None if sys.stdout is None else _Spelt(sys.stdout)):
         yield
