@@ -188,13 +188,15 @@ class Session:
         except (NotFinite, KeyboardInterrupt):
             self._end_early()
             raise
+        finally:
+            self._asked.close()
         if self.best is not None:
             self.best.restore()
 
     def _epoch(self) -> dict[str, float]:
         """Trains what is left of an epoch, and logs and saves it."""
         ready, training = self.ready, self.training
-        row = training.epoch(self._batches(), self._shown.bar, self._between)
+        row = training.epoch(self._given(self._batches()), self._shown.bar, self._between)
         self._now = streams()
         validated = training.validate(
             self._checked, ready.batch_size, ready.seed, self._asked.check
@@ -230,6 +232,15 @@ class Session:
         first = [*islice(batches, 1)]  # the order is drawn with it
         put_back(now)
         return chain(first, batches)
+
+    def _given(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+        """The batches; the signal that asks for the end may have ended a loader's workers too."""
+        try:
+            yield from batches
+        except RuntimeError:
+            if self._asked.signal is not None and here().size == 1:
+                self._asked.check()
+            raise
 
     def _begin_order(self) -> None:
         """Notes the streams as they are, from which the order of an epoch is drawn."""
