@@ -19,6 +19,7 @@ __all__ = [
     "append",
     "check",
     "folder",
+    "is_shared",
     "opened",
     "plain",
     "present",
@@ -221,6 +222,11 @@ def plain(path: str | Path) -> None:
         _refuse_other(Path(path), os.lstat(path).st_mode)
 
 
+def is_shared(path: str | Path) -> bool:
+    """Whether a file has a second name (a hard link), by which it is some other file too."""
+    return present(path) and os.lstat(path).st_nlink > 1
+
+
 def present(path: str | Path) -> bool:
     """Whether there is anything of that name, were it a link to nothing."""
     return os.path.lexists(path)
@@ -275,7 +281,7 @@ def read_text(path: str | Path, limit: int = _LIMIT) -> str:
 
 def sweep(path: str | Path) -> None:
     """Removes the drafts that a process which was killed left in a folder."""
-    for left in Path(path).glob(f"{_DRAFT}*"):
+    for left in Path(path).glob(f"{_DRAFT}{'[0-9a-f]' * 16}*"):
         if not left.is_dir():
             left.unlink(missing_ok=True)
 

@@ -1,8 +1,10 @@
 """Folders and files that a stranger may send: what is done, and which command meets it."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import struct
 import zipfile
@@ -15,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+
+from ppl_vae.training import checkpoint
 
 Damage = Callable[[Path], None]
 """What is done in a folder with `run`, a trained and evaluated one, and `x.npy`, its data."""
@@ -23,6 +27,7 @@ Damage = Callable[[Path], None]
 SAMPLE = ("sample", "run", "--n", "2", "--out", "drawn.npy")
 DRAW = ("sample", "run", "--n", "2")
 REPORT = ("report", "run", "--out", "page.html")
+RESUME = ("fit", "--resume", "run", "--epochs", "2")
 EVALUATE = ("evaluate", "run", "--quick", "--metrics", "usage")
 
 
@@ -44,6 +49,7 @@ def cases() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
     yield from _known()
     yield from _logs()
     yield from _weights()
+    yield from _checkpoints()
     yield from _summaries()
     yield from _drawings()
     yield from _arrays()
@@ -314,6 +320,109 @@ def _weights() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
     yield "weights: 8 GiB of nothing", large, SAMPLE
 
 
+def _checkpoints() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
+    name = "run/checkpoint.safetensors"
+
+    def other(change: Callable[[Any], object]) -> Damage:
+        """Whole, and of something else."""
+
+        def damage(root: Path) -> None:
+            kept = checkpoint.read(root / name)
+            change(kept)
+            checkpoint.write(root / name, kept)
+
+        return damage
+
+    def text(content: str, root: Path) -> None:
+        """Whole, and of values that `write` does not write."""
+        header = {"checkpoint": f"1 {hashlib.sha256(content.encode()).hexdigest()} {content}"}
+        (root / name).write_bytes(save({}, header))
+
+    def first(change: Callable[[torch.Tensor], object]) -> Damage:
+        def changed(kept: Any) -> None:
+            weights = kept["state"]["weights"]
+            weights[min(weights)] = change(weights[min(weights)])
+
+        return other(changed)
+
+    def put(value: object, *place: str) -> Damage:
+        def changed(kept: Any) -> None:
+            for key in place[:-1]:
+                kept = kept[key]
+            kept[place[-1]] = value
+
+        return other(changed)
+
+    found: dict[str, Damage] = {
+        "empty": write(name, b""),
+        "header of 43 TiB": write(name, struct.pack("<Q", 43 * 2**40) + b"{}"),
+        "file of 8 TiB": lambda root: os.truncate(root / name, 2**43),
+        "half": lambda root: os.truncate(root / name, 900),
+        "none": lambda root: (root / name).unlink(),
+        "pipe": lambda root: ((root / name).unlink(), os.mkfifo(root / name)),
+        "link": lambda root: ((root / name).rename(root / "c"), (root / name).symlink_to("../c")),
+        "deep": partial(text, "[" * 50_000 + "]" * 50_000),
+        "values beyond number": partial(text, "[" + "[]," * 13_000_000 + "[]]"),
+        "long text": partial(text, '{"map": [["a", "' + "x" * 90_000_000 + '"]]}'),
+        "keys of lists": partial(text, '{"map": [[[1], 2]]}'),
+        "number of 5,000 digits": partial(text, '{"map": [["a", ' + "9" * 5000 + "]]}"),
+        "no tensor of that name": partial(text, '{"map": [["a", {"tensor": "b"}]]}'),
+        "weights that are NaN": first(lambda x: x * torch.nan),
+        "weights of doubles": first(lambda x: x.double()),
+        "weights of text": first(lambda x: "x"),
+        "weights of another shape": first(lambda x: x[..., :1].clone()),
+        "settings of lists": put([1], "settings"),
+        "settings of others": put({"batch_size": {"a": [1] * 10_000}}, "settings"),
+        "row of text": put({"epoch": 1, "step": 1, "loss": "<b>"}, "state", "row"),
+        "row of a list": put([1], "state", "row"),
+        "no row": put(None, "state", "row"),
+        "sums of text": put({"loss": "x", "rows": 0, "sums": {}}, "state", "training", "mean"),
+        "sums of numbers": put(
+            {"loss": 0.0, "rows": 1, "sums": {"a": 3}}, "state", "training", "mean"
+        ),
+        "sums of no rows": put(1, "state", "training", "done"),
+        "moved of nobody": put([["x"], []], "state", "training", "moved"),
+        "optimiser of text": put("adam", "state", "training", "optimizer"),
+        "streams that are short": put(torch.zeros(3).byte(), "state", "streams", "now", "torch"),
+        "streams of text": put("x", "state", "streams", "start", "python"),
+        "baselines of others": put({"z": torch.zeros(2)}, "state", "baselines"),
+        "objective of text": put({"": {"step": "x"}}, "state", "objective"),
+        "patience of text": put({"best": "x", "epoch": 1, "seen": 1}, "state", "watch"),
+    }
+    for value in (-1, 2**62, 2.5, None, True, [1], 10**30):
+        found |= {
+            f"{value} epochs": put(value, "state", "epochs"),
+            f"{value} steps": put(value, "state", "training", "step"),
+            f"{value} steps done": put(value, "state", "training", "done"),
+            f"{value} calls before": put({"calls": value}, "began"),
+        }
+    for each, damage in found.items():
+        yield f"checkpoint: {each}", damage, RESUME
+
+    def replaced(make: Callable[[Path], object], root: Path) -> None:
+        shutil.rmtree(root / "run/tensorboard", ignore_errors=True)
+        make(root / "run/tensorboard")
+
+    kinds: dict[str, Callable[[Path], object]] = {
+        "pipe": os.mkfifo,
+        "file": Path.touch,
+        "link": lambda path: path.symlink_to("../elsewhere"),
+    }
+    for kind, make in kinds.items():
+        yield f"{kind} at tensorboard", partial(replaced, make), RESUME
+    yield "rows that are others", _rows, (*RESUME, "--data.path", "x.npy")
+    yield "rows that are gone", lambda root: None, (*RESUME, "--data.path", "gone.npy")
+    yield (
+        "rows of a pipe",
+        lambda root: os.mkfifo(root / "p.npy"),
+        (*RESUME, "--data.path", "p.npy"),
+    )
+
+
+def _rows(root: Path) -> None:
+    np.save(root / "x.npy", np.zeros((80, 4), np.float32))
+
+
 def _summaries() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
     texts = {
         "half": '{"metrics": {"el',
@@ -472,6 +581,7 @@ def _tables() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
         "ragged.csv": b"a,b\n1,2\n1,2,3\n",
         "quote.csv": b'a,b\n"1,2\n',
         "names.csv": b"a,b,c,d\n",
+        "same.csv": b",".join([b"a"] * 10**5) + b"\n" + b",".join([b"1"] * 10**5),
         "words.csv": b"a,b,c,d\nx,y,z,w\n",
         "empty.parquet": b"",
         "bytes.parquet": b"PAR1" + b"\xff" * 100 + b"PAR1",

@@ -555,3 +555,9 @@ def test_the_help_lists_every_command_under_a_heading(
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines if line.startswith("  ")} == COMMANDS.keys()
     assert [line[:-1] for line in lines if line.endswith(":")] == [*GROUPS]
+
+
+def test_without_an_output_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a service that has closed it."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--version"]) == 0

@@ -200,5 +200,6 @@ def test_drafts_of_the_killed_are_swept(tmp_path: Path) -> None:
             os._exit(0)
     os.waitpid(child, 0)
     assert len([*tmp_path.iterdir()]) == 2
+    (tmp_path / ".draft-of-mine").touch()
     files.sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".draft-of-mine"}

@@ -135,6 +135,20 @@ def test_folders_that_are_refused_in_one_line(folder: Path, tmp_path: Path) -> N
         Folder(str(tmp_path / "empty"))
 
 
+def test_no_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL goes by what a file holds, and has Ghostscript run what an EPS file says."""
+    from PIL import EpsImagePlugin
+
+    ran: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **_: ran.append(args))
+    held = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    for k in range(4):
+        (tmp_path / f"{k}.png").write_bytes(held)
+    with pytest.raises(ValueError, match=r"0.png' is not an image that can be read"):
+        Folder(str(tmp_path), held_out=0.25)
+    assert not ran
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_from_flags_to_codes_of_a_new_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool

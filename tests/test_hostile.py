@@ -127,6 +127,33 @@ def test_words_of_a_run_are_words_in_the_page(folder: Path) -> None:
     assert page.words.count(BAD) > 5
 
 
+ESC = "\x1b]0;mine\x07\x1b[2J\x9b1m\u202e\u2028"
+
+
+@pytest.mark.parametrize("command", [hostile.EVALUATE, hostile.REPORT, hostile.SAMPLE])
+def test_words_of_a_run_are_words_on_the_terminal(
+    command: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None of them clears a screen or renames a window."""
+    summary = json.loads((folder / "run/summary.json").read_text())
+    for entry in summary["metrics"].values():
+        entry.update({key: ESC for key in ("note", "flag", "unit")})
+    summary["metrics"][ESC] = summary["metrics"]["elbo"]
+    summary["skipped"] = {ESC: ESC, "khat_median": ESC}
+    (folder / "run/summary.json").write_text(json.dumps(summary))
+    known = json.loads((folder / "run/data.json").read_text())
+    (folder / "run/data.json").write_text(json.dumps(known | {"name": ESC, "classes": [ESC] * 3}))
+    (folder / "run").rename(folder / ESC)
+    words = [ESC if word == "run" else word for word in command]
+    assert main(words) == 0
+    config = yaml.safe_load((folder / ESC / "config.yaml").read_text())
+    (folder / ESC / "config.yaml").write_text(yaml.safe_dump(config | {ESC: 1}))
+    assert main(words) == 2
+    said = "".join(capsys.readouterr())
+    assert "has no setting" in said
+    assert all(character.isprintable() or character == "\n" for character in said)
+
+
 def test_odd_codes_in_a_log_do_no_harm(folder: Path) -> None:
     """Noise without a spread, neither, and the ends of what numbers can be."""
     row: dict[str, float | None] = {

@@ -21,7 +21,7 @@ HOMES = {
 """The folder of each package that setuptools maps, inner ones first."""
 
 ORDER = (
-    ("arguments", "files", "group", "records", "state"),
+    ("arguments", "files", "group", "records", "state", "terminal"),
     ("world",),
     ("together",),
     ("launching",),

@@ -1,5 +1,6 @@
 """Checkpoints: a run that is gone on with becomes what it would have been, bit for bit."""
 
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -204,6 +205,52 @@ def test_a_loader_goes_on_from_the_start_of_its_epoch(stop_at: Any, tmp_path: Pa
         assert contents(tmp_path / f"{name}-run") == contents(tmp_path / name)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_ends_a_loader_s_workers_too(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a terminal or a service sends it, to all processes."""
+
+    def loaded() -> Any:
+        pair, _, objective, optimizer, _ = TRAININGS["elbo"]()
+        loader = DataLoader(TensorDataset(ROWS), batch_size=10, num_workers=1)
+        return pair, loader, objective, optimizer, {}
+
+    between = Session._between
+
+    def then(session: Session) -> None:
+        if session.training.step == 2:
+            signal.raise_signal(number)
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+        between(session)
+
+    monkeypatch.setattr(Session, "_between", then)
+    with pytest.raises((KeyboardInterrupt, SystemExit), match="stopped after step 2; fit"):
+        train(loaded, out=tmp_path / "run", epochs=1)
+    assert callable(signal.getsignal(signal.SIGCHLD))  # torch's own again
+
+
+def test_a_signal_while_a_loader_is_waited_for(tmp_path: Path) -> None:
+    class Ended(DataLoader[Any]):
+        def __iter__(self) -> Any:
+            yield from [*super().__iter__()][:3]
+            if has_begun:
+                signal.raise_signal(signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+
+    has_begun: list[int] = []
+
+    def loaded() -> Any:
+        pair, _, objective, optimizer, _ = TRAININGS["elbo"]()
+        return pair, Ended(TensorDataset(ROWS), batch_size=10), objective, optimizer, {}
+
+    # of the three batches before the error, the last is held back: one row would be joined to it
+    with pytest.raises(SystemExit, match="stopped after step 5; fit"):
+        train(loaded, out=tmp_path / "run", epochs=3, callbacks=[has_begun.append])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch, which no test changes."""
@@ -354,9 +401,24 @@ def test_whole_checkpoints_of_something_else_are_refused(
     assert "\n" not in str(refused.value)
 
 
+def test_a_log_with_a_second_name_is_gone_on_with_apart(tmp_path: Path) -> None:
+    """As copies that are made of hard links have; the other file stays as it is."""
+    make, folder = TRAININGS["elbo"], tmp_path / "run"
+    train(make, out=tmp_path / "whole", epochs=2)
+    train(make, out=folder, epochs=1)
+    kept = tmp_path / "kept"
+    kept.hardlink_to(folder / "metrics.jsonl")
+    before = kept.read_bytes()
+    train(make, resume=folder, epochs=2)
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert kept.read_bytes() == before
+
+
 def test_what_no_checkpoint_can_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotKept, match="a/1 is of object"):
         checkpoint.write(tmp_path / "x", {"a": [1, object()]})
+    with pytest.raises(NotKept, match=r"besides tensors has [\d,]+ bytes, and may have 8,388,608"):
+        checkpoint.write(tmp_path / "x", {"a": "x" * 2**23})
     assert not [*tmp_path.iterdir()]
 
     class Odd(MMD):

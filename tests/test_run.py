@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,14 @@ def test_a_folder_of_something_else_is_refused(overwrite: bool, tmp_path: Path) 
     with pytest.raises(FileExistsError, match="is a file"):
         Run.create(tmp_path / "thesis.tex", {}, overwrite)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".run-0123456789abcdef", ".run-of-mine"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+    Run.create(tmp_path / "run", {})
+    assert {file.name for file in tmp_path.iterdir()} == {"run", ".run-of-mine"}
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:

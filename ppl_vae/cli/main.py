@@ -19,6 +19,7 @@ from ppl_vae import __version__, files
 from ppl_vae.cli.refit import refit_prior
 from ppl_vae.cli.sweep import sweep
 from ppl_vae.cli.using import COMMANDS as USING
+from ppl_vae.terminal import spelling, spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _short_warnings():
             return _dispatch(words)
     except KeyboardInterrupt as stop:
-        print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
+        print(f"ppl-vae: {spelt(str(stop)) or 'stopped'}", file=sys.stderr)
         return 130
     except SystemExit as stop:  # a command's help, or a training's end by SIGTERM
         if said := getattr(stop, "said", ""):
-            print(f"ppl-vae: {said}", file=sys.stderr)
+            print(f"ppl-vae: {spelt(said)}", file=sys.stderr)
         return int(stop.code or 0)
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("PPL_VAE_TRACEBACK"):
@@ -260,12 +261,12 @@ def _free(name: str) -> Path:
 
 @contextmanager
 def _short_warnings() -> "Iterator[None]":
-    """Warnings of this library as one line each."""
+    """Warnings of this library as one line each, and printed words as they are read."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"ppl-vae: warning: {_line(message)}", file=sys.stderr)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), spelling():
         warnings.showwarning = show
         yield
 
@@ -273,7 +274,7 @@ def _short_warnings() -> "Iterator[None]":
 def _line(error: object) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         error = files.told(error, error.filename)
-    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = [line.strip() for line in spelt(str(error)).splitlines() if line.strip()]
     # torch puts the offending values below
     told = " ".join(text[:2])[:300] if text and text[0].endswith(":") else "".join(text[:1])
     told = told if len(told) <= 500 else f"{told[:500]} ..."

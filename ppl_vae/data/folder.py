@@ -23,6 +23,9 @@ __all__ = ["Folder", "Images"]
 _LARGE = 2**29
 # An image has so many pixels at most.
 _PIXELS = 2**26
+# Formats of the names that torchvision takes. Others have PIL run programs (Ghostscript for EPS),
+# and it goes by what a file holds, whatever its name.
+_FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
 
 
 class Folder(Dataset):
@@ -178,7 +181,7 @@ class Images(TorchDataset[Any]):
         if not Path(file).is_file():
             raise ValueError(f"{file!r} is no plain file: remove it")
         try:
-            with Image.open(file) as opened:
+            with Image.open(file, formats=_FORMATS) as opened:
                 if opened.width * opened.height > _PIXELS:
                     raise ValueError(f"it has {opened.width} x {opened.height} pixels")
                 image = _eight_bits(ImageOps.exif_transpose(opened))

@@ -1,5 +1,7 @@
 """Tables in files."""
 
+import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ def read_table(path: str | Path, index: str | None = None) -> Any:
     pandas = pandas_for(path)
     try:
         if path.suffix == ".csv":
+            _check_names(path)
             found = pandas.read_csv(path)
         else:
             _check_size(path)
@@ -60,6 +63,14 @@ def read_table(path: str | Path, index: str | None = None) -> Any:
             raise ValueError(f"{str(path)!r} has no column {index!r}, only {[*found.columns]}")
         found = found.set_index(index)
     return found
+
+
+def _check_names(path: Path) -> None:
+    """Refuses a CSV file that names a column twice, over which pandas may take hours."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next((row for row in csv.reader(file) if row), [])
+    if twice := [name for name, n in Counter(names).items() if name and n > 1]:
+        raise ValueError(f"column {twice[0]!r} is there twice: give each one use")
 
 
 # A table may grow to so many bytes, or so many times its file's, whichever is more.

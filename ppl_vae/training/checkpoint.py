@@ -16,13 +16,15 @@ from torch import Tensor
 
 from ppl_vae import files
 
-__all__ = ["NotKept", "read", "write"]
+__all__ = ["NotKept", "count", "number", "read", "write"]
 
 _KEY, _VERSION = "checkpoint", "1"
+# How many bytes names and values may have: what is read of them takes some fifty times as many.
+_HEADER = 2**23
 
 
 class NotKept(TypeError):
-    """A value that no checkpoint can hold."""
+    """What no checkpoint can hold."""
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
@@ -33,7 +35,8 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
         state: numbers, text, None and tensors, in lists, tuples and mappings.
 
     Raises:
-        NotKept: for anything else, naming where it stands; nothing is written.
+        NotKept: for anything else, naming where it stands, or where names and values besides
+            tensors are more than 8 MB; nothing is written.
     """
     from safetensors.torch import save
 
@@ -41,7 +44,12 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     text = json.dumps(_plain(state, "", tensors), separators=(",", ":"))
     # one entry, as the order of several would be left to chance
     header = {_KEY: f"{_VERSION} {_digest(text, tensors)} {text}"}
-    files.write_bytes(path, save(tensors, header))
+    content = save(tensors, header)
+    if (size := _header(content)) > _HEADER:
+        raise NotKept(
+            f"what it holds besides tensors has {size:,} bytes, and may have {_HEADER:,}"
+        )
+    files.write_bytes(path, content)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -53,9 +61,11 @@ def read(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    with files.opened(path, limit=2**37):
-        pass  # it is a plain file
+    with files.opened(path, limit=2**37) as plain:
+        size = _header(plain.read(8))
     damaged = ValueError(f"{str(path)!r} is not a whole checkpoint: remove it")
+    if size > _HEADER:
+        raise damaged
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(_KEY, "")
@@ -81,6 +91,33 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def count(value: object) -> int:
+    """A value of a checkpoint that must be a number of something.
+
+    Raises:
+        TypeError: for any other.
+    """
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise TypeError(f"{value!r} counts nothing")
+    return value
+
+
+def number(value: object) -> float:
+    """A value of a checkpoint that must be a number, be it infinite or NaN.
+
+    Raises:
+        TypeError: for any other.
+    """
+    if type(value) is not int and type(value) is not float:
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _header(content: bytes) -> int:
+    """The length of the header of a safetensors file, which is said at its start."""
+    return int.from_bytes(content[:8], "little")
+
+
 def _plain(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """A value as JSON has it, whose tensors are put aside under the names of their places."""
     if isinstance(value, Tensor):
@@ -95,7 +132,8 @@ def _plain(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         plain = [_plain(v, f"{place}/{k}", tensors) for k, v in enumerate(value)]
         return plain if isinstance(value, list) else {"tuple": plain}
-    raise NotKept(f"{place.strip('/')} is of {type(value).__name__}")
+    kind = type(value).__name__
+    raise NotKept(f"{place.strip('/')} is of {kind}, which is no number, text or tensor")
 
 
 def _value(plain: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -68,7 +68,7 @@ def make(
     check(path, names[0], overwrite)
     path = Path(path)
     parent = files.folder(path.parent)
-    for left in parent.glob(".run-*"):
+    for left in parent.glob(f".run-{'[0-9a-f]' * 16}"):
         _remove_left(left)
     staged = parent / f".run-{secrets.token_hex(8)}"
     with files.telling(path, "made"):

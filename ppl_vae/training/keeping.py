@@ -53,9 +53,7 @@ class Keeper:
         except NotKept as error:
             self._is_able = False
             warnings.warn(
-                f"the run has no checkpoints, and cannot be resumed: {error}, which is no number, "
-                "text or tensor",
-                stacklevel=2,
+                f"the run has no checkpoints, and cannot be resumed: {error}", stacklevel=2
             )
 
     def epoch(

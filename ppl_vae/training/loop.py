@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.data.loaders import Batches
 from ppl_vae.program.modules import Program, evaluating, modules_of
 from ppl_vae.training import optimizer_state
+from ppl_vae.training.checkpoint import count, number
 from ppl_vae.training.guard import GuardedOptimizer, NotFinite, first_bad_site, lacks_memory
 from ppl_vae.training.history import KINDS
 from ppl_vae.training.noise import Noise
@@ -65,33 +66,38 @@ class Weights:
 
 
 class Mean:
-    """Running means over rows, kept on the device until they are read."""
+    """Running means over rows, kept on the device until they are read.
+
+    Attributes:
+        rows: how many there have been.
+    """
 
     def __init__(self) -> None:
-        self._loss, self._rows = 0.0, 0
+        self._loss, self.rows = 0.0, 0
         self._sums: dict[str, Tensor] = {}
 
     def state(self) -> dict[str, Any]:
         """The sums so far, for a checkpoint."""
-        return {"loss": self._loss, "rows": self._rows, "sums": self._sums}
+        return {"loss": self._loss, "rows": self.rows, "sums": self._sums}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state` gave."""
-        self._loss, self._rows, self._sums = state["loss"], state["rows"], dict(state["sums"])
+        self._loss, self.rows = number(state["loss"]), count(state["rows"])
+        self._sums = {name: x.to(torch.float64).reshape(()) for name, x in state["sums"].items()}
 
     def add(self, loss: float, terms: Mapping[str, Tensor], rows: int) -> None:
         self._loss += loss
-        self._rows += rows
+        self.rows += rows
         for name, term in terms.items():
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(term, dtype=torch.float64)
             self._sums[name].add_(term, alpha=rows)
 
     def read(self) -> dict[str, float]:
-        found = {"loss": self._loss / self._rows}
+        found = {"loss": self._loss / self.rows}
         if self._sums:
             # one transfer for all
-            values = (torch.stack(list(self._sums.values())) / self._rows).tolist()
+            values = (torch.stack(list(self._sums.values())) / self.rows).tolist()
             found |= dict(zip(self._sums, values, strict=True))
         for kind in KINDS:
             parts = [v for name, v in found.items() if name.startswith(f"{kind}/")]
@@ -186,8 +192,10 @@ class Training:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state` gave."""
         params = self.weights.trained()
-        self.step, self.done = state["step"], state["done"]
+        self.step, self.done = count(state["step"]), count(state["done"])
         self.mean.load_state(state["mean"])
+        if (self.done > 0) != (self.mean.rows > 0):
+            raise TypeError(f"{self.done} steps of an epoch were on {self.mean.rows} rows")
         self.watch.load_state(state["watch"])
         for svi, moved in zip((self.main, self.critic), state["moved"], strict=True):
             svi.set_moved(params[name] for name in moved)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ppl_vae.terminal import spelt
 from ppl_vae.training.history import KINDS
 
 __all__ = ["Progress", "brief", "showing"]
@@ -28,10 +29,11 @@ class Progress:
             said = f"epoch {row['epoch']}/{self._epochs}: {brief(row)}"
             if "validation/loss" in row:
                 said += f"; held out {brief(row, 'validation/')}"
-            print(said, file=sys.stderr, flush=True)
+            print(spelt(said), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Shows a line of text."""
+        text = spelt(text)
         if self._lines:
             print(text, file=sys.stderr, flush=True)
         elif not self.bar.disable:

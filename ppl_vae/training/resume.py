@@ -7,14 +7,13 @@ from typing import Any
 from pyro.infer import ELBO
 
 from ppl_vae import files
-from ppl_vae.documents import conforms
 from ppl_vae.objectives import Objective
 from ppl_vae.training import checkpoint
 from ppl_vae.training.adapters import AnyOptimizer
 from ppl_vae.training.board import board
 from ppl_vae.training.keeping import Keeper, Kept
 from ppl_vae.training.optim import Scheduled
-from ppl_vae.training.run import CHECKPOINT, Run
+from ppl_vae.training.run import CHECKPOINT, METRICS, Run
 from ppl_vae.training.session import Session
 from ppl_vae.world import here
 
@@ -47,10 +46,10 @@ def reopened(run: Run) -> dict[str, Any]:
     path = run.path / CHECKPOINT
     try:
         found = checkpoint.read(path)
-        began: Any = found.get("began")
-        if not {"settings", "state"} <= found.keys() or not conforms(began, Mapping[str, int]):
-            raise _foreign(run)
+        began = {name: checkpoint.count(n) for name, n in found["began"].items()}
         return {**found, "began": {"calls": 0, **began}}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _foreign(run) from error
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{str(run.path)!r} has no checkpoint to resume: start={str(run.path)!r} begins "
@@ -115,8 +114,9 @@ def go_on(
     is_last = session.best is None or watch.epoch == epochs
     if epochs > len(history) and is_last:
         run.save_weights(session.weights.state())
-    if epochs != len(history):
+    if epochs > len(history):
         keeper.show(session.history.last)
+    if epochs != len(history) or files.is_shared(run.path / METRICS):
         run.rewrite(session.history)
     if run.config.get("epochs") != session.ready.epochs:
         run.save_config({**run.config, "epochs": session.ready.epochs})

@@ -54,6 +54,8 @@ class Run:
         for name in _OWN:  # said at once, and not when it is reached
             if not (self.path / name).is_dir() or (self.path / name).is_symlink():
                 files.plain(self.path / name)
+                if name == BOARD and files.present(self.path / name):
+                    raise NotADirectoryError(f"{str(self.path / name)!r} is a file: remove it")
             elif name != BOARD:
                 raise IsADirectoryError(f"{str(self.path / name)!r} is a folder: remove it")
         self._lock: Lock | None = None

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from ppl_vae.data.loaders import InMemory
 from ppl_vae.objectives import Divergence, Objective
 from ppl_vae.training.adapters import end_epoch
+from ppl_vae.training.checkpoint import count, number
 from ppl_vae.training.guard import NotFinite
 from ppl_vae.training.history import History
 from ppl_vae.training.keeping import Keeper
@@ -106,7 +107,11 @@ class Session:
         """
         device = self.ready.first[0].device
         state = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, dict(state))
-        over = state["epochs"]
+        over, row = count(state["epochs"]), state["row"]
+        if (over > 0) != (row is not None):
+            raise TypeError(f"the row of {over} epochs is {row!r}")
+        if row is not None:
+            _ = [number(x) for x in row.values()], count(row["epoch"]), count(row["step"])
         if len(history) < over - 1:
             raise ValueError(f"the log has {len(history)} epochs and the checkpoint {over}")
         begun = over + (state["training"]["done"] > 0)
@@ -116,13 +121,15 @@ class Session:
             )
         fill(self.weights.all(), state["weights"])
         self.weights.good.take()
-        self.history = History([*history.rows[: max(over - 1, 0)], *[state["row"]] * (over > 0)])
+        self.history = History([*history.rows[: max(over - 1, 0)], *[row] * (over > 0)])
         if self.best is not None:
             self.best.load_state(state["best"])
         self.training.load_state(state["training"])
         for name, part in self._gathering():
             part.load_state(state["objective"][name])
         for name, value in state["baselines"].items():
+            if not name.startswith(_BASELINE):
+                raise TypeError(f"{name!r} is no baseline")
             pyro.get_param_store()[name] = value
         self.ready.watch.load_state(state["watch"])
         kept = state["streams"]
@@ -183,13 +190,15 @@ class Session:
         except (NotFinite, KeyboardInterrupt):
             self._end_early()
             raise
+        finally:
+            self._asked.close()
         if self.best is not None:
             self.best.restore()
 
     def _epoch(self) -> dict[str, float]:
         """Trains what is left of an epoch, and logs and saves it."""
         ready, training = self.ready, self.training
-        row = training.epoch(self._batches(), self._shown.bar, self._between)
+        row = training.epoch(self._given(self._batches()), self._shown.bar, self._between)
         self._now = streams()
         validated = training.validate(
             self._checked, ready.batch_size, ready.seed, self._asked.check
@@ -225,6 +234,15 @@ class Session:
         first = [*islice(batches, 1)]  # the order is drawn with it
         put_back(now)
         return chain(first, batches)
+
+    def _given(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+        """The batches; the signal that asks for the end may have ended a loader's workers too."""
+        try:
+            yield from batches
+        except RuntimeError:
+            if self._asked.signal is not None and here().size == 1:
+                self._asked.check()
+            raise
 
     def _begin_order(self) -> None:
         """Notes the streams as they are, from which the order of an epoch is drawn."""

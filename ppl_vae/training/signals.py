@@ -29,11 +29,16 @@ class Asked:
 
     A signal for which something else has been set up already is left to that. Only the main
     thread can take signals: in another this does nothing.
+
+    A terminal, or a service that is stopped, sends the signal to the workers of a `DataLoader`
+    too, and torch raises an error wherever this process is when one of them is killed. From the
+    first signal to `close` it does not.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, object] = {}
+        self._of_workers: object = None
 
     def __enter__(self) -> "Asked":
         usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -54,6 +59,14 @@ class Asked:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         self._leave()
+        if hasattr(signal, "SIGCHLD"):  # not there on Windows
+            self._of_workers = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def close(self) -> None:
+        """Puts all back, once what the training leaves is written."""
+        if self._of_workers is not None:
+            signal.signal(signal.SIGCHLD, self._of_workers)  # type: ignore[arg-type]
+            self._of_workers = None
 
     def _leave(self) -> None:
         for number, handler in self._before.items():

@@ -10,6 +10,7 @@ from torch import nn
 
 from ppl_vae.objectives import Constraint, Divergence
 from ppl_vae.objectives.schedules import schedules_of
+from ppl_vae.training.checkpoint import count, number
 
 __all__ = ["Callback", "Keep", "Watch", "asks_to_stop"]
 
@@ -90,7 +91,8 @@ class Watch:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state` gave."""
-        self.best, self.epoch, self._seen = state["best"], state["epoch"], state["seen"]
+        self.best, self.epoch = number(state["best"]), count(state["epoch"])
+        self._seen = count(state["seen"])
 
     @property
     def is_over(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_vae.objectives import InfoVAE, penalty_noise
 from ppl_vae.objectives.noise import PenaltyNoise
 from ppl_vae.program.modules import Program
+from ppl_vae.training.checkpoint import count, number
 
 __all__ = ["NoiseWatch"]
 
@@ -65,9 +66,10 @@ class NoiseWatch:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state` gave."""
-        self._next, self._active = state["next"], state["active"]
-        self._first = {name: PenaltyNoise(**noise) for name, noise in state["first"].items()}
-        self._streak = dict(state["streak"])
+        self._next, self._active = max(_FIRST, count(state["next"])), state["active"] is True
+        first = {k: {f: number(x) for f, x in each.items()} for k, each in state["first"].items()}
+        self._first = {name: PenaltyNoise(**noise) for name, noise in first.items()}
+        self._streak = {name: count(n) for name, n in state["streak"].items()}
 
 
 def _said(step: int, name: str, now: PenaltyNoise) -> str:

@@ -108,12 +108,6 @@ def load(
     live = state(modules, params)
     tensors = {_plain(name): value for name, value in tensors.items()}
     saved = {k: v for k, v in tensors.items() if k in live or not k.startswith("objective.")}
-    check(live, saved)
-    for name, value in saved.items():
-        # a mask may be infinite, where it is so anyway
-        here = value.to(live[name].device)
-        if not bool((here.isfinite() | (here == live[name])).all()):
-            raise ValueError(f"the weights are damaged: {name!r} is not finite")
     fill(live, saved)
 
 
@@ -121,9 +115,15 @@ def fill(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Copies saved values into live tensors of the same names.
 
     Raises:
-        ValueError: if a name, a shape or a type differs; nothing is copied.
+        ValueError: if a name, a shape or a type differs, or a value is not finite; nothing is
+            copied.
     """
     check(live, saved)
+    for name, value in saved.items():
+        # a mask may be infinite, where it is so anyway
+        here = value.to(live[name].device)
+        if not bool((here.isfinite() | (here == live[name])).all()):
+            raise ValueError(f"the weights are damaged: {name!r} is not finite")
     with torch.no_grad():
         for name, value in saved.items():
             live[name].copy_(value)
@@ -198,8 +198,9 @@ class Snapshot:
 
     def load_state(self, copies: Sequence[Tensor]) -> None:
         """Keeps the values that `state` gave."""
-        for mine, copy in zip(self._copies, copies, strict=True):
-            mine.copy_(copy)
+        names = [str(k) for k in range(len(self._copies))]
+        mine = dict(zip(names, self._copies, strict=True))
+        fill(mine, dict(zip(names, copies, strict=True)))
 
     def take(self) -> None:
         """Keeps the values as they are now."""
