@@ -25,6 +25,9 @@ from ppl_vae.world import Processes, here
 
 __all__ = ["Objective", "Terms", "Weight"]
 
+# How many pairs several processes keep in mind at once.
+_MET = 16
+
 Weight = float | Callable[[Tensor], Tensor]
 """A coefficient: a number, or a function of the step (a 0-dim tensor that counts up)."""
 
@@ -302,16 +305,18 @@ class Objective(ELBO, Portable):
         kwargs: dict[str, Any],
     ) -> Callable[..., Any]:
         """The guide as several processes run it, once all start from the same weights."""
-        pair = (model, guide)
-        if pair not in world.met:
+        key = (model, guide, self)
+        found = world.met.pop(key, None)
+        if found is None or not found.holds:
             register(self)
             own = [*self.modules()]
             parts = {p for d in own if isinstance(d, Divergence) for p in d.modules()}
             local = [module for module in own if module not in parts]
-            world.met[pair] = meet(
-                world, model, guide, args, kwargs, self.plate, own=own, local=local
-            )
-        return Alike(world.alike, world.met[pair])(guide)  # type: ignore[no-any-return]
+            found = meet(world, model, guide, args, kwargs, self.plate, own=own, local=local)
+        world.met[key] = found
+        if len(world.met) > _MET:
+            del world.met[next(iter(world.met))]
+        return Alike(world.alike, found.plate)(guide)  # type: ignore[no-any-return]
 
     def _get_trace(
         self,

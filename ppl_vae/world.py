@@ -154,7 +154,7 @@ class Processes(Group, World):
         self.among = self.size
         self.timeout = timeout
         self.met: dict[Any, Any] = {}
-        """The plate that is split, by the pairs that have been met."""
+        """What is known of pairs and objectives that all have from the first."""
         self.stream: list[Tensor] | None = None
         """What all draw alike from, as states of torch's generators."""
         self._leaving: list[Callable[[], None]] = []

@@ -38,6 +38,7 @@ from ppl_vae.objectives import (
     IWAE,
     MMD,
     TCVAE,
+    Adversarial,
     AggregateKL,
     BetaVAE,
     CapacityVAE,
@@ -577,6 +578,15 @@ def unequal(x: Tensor) -> None:
     pyro.factor("more", 0 * pyro.param(f"of {world.here().rank}", torch.tensor(1.0)))
 
 
+def holding(least: int) -> None:
+    """Processes of which the second has a parameter more, or all another shape of one."""
+    rank = world.here().rank
+    if rank >= least:
+        pyro.param("more", torch.ones(1 + rank))
+    (rows,) = world.here().shard(Rows.make(64))
+    BetaVAE().loss(lambda x: plain_model(x), plain_guide, rows)
+
+
 def said(act: Callable[[], Any]) -> str:
     try:
         act()
@@ -603,6 +613,8 @@ def refusing(folder: str) -> dict[tuple[str, str], str]:
         "written": lambda: fit(*global_latent(), whole, IWAE(2), out=f"{folder}/no", **settings),
         "batch": lambda: fit(*plain(), whole, BetaVAE(), batch_size=1, **settings),
         "infinite": lambda: BetaVAE().loss_and_grads(infinite, plain_guide, rows),
+        "held": lambda: holding(1),
+        "shapes": lambda: holding(0),
         "unequal": lambda: BetaVAE().loss_and_grads(unequal, plain_guide, rows),
     }
     found = {}
@@ -628,6 +640,29 @@ def optimised() -> dict[str, Tensor]:
     params = {name: p for name, p in module.named_parameters() if p.requires_grad}
     world.here().reduce(params)
     return {name: p.grad.clone() for name, p in params.items() if p.grad is not None}
+
+
+def met_again() -> list[Tensor]:
+    """Where a parameter of the data starts, at first and after the store was cleared."""
+    pair, (rows,) = lazy(), world.here().shard(Rows.make(128))
+    found = []
+    for _ in range(2):
+        pyro.clear_param_store()
+        BetaVAE().double().loss(*pair, rows)
+        found.append(pyro.param("start").detach().clone())
+    return found
+
+
+def critics() -> list[Tensor]:
+    """The first weights of critics that are made with other noise in each process."""
+    pair, (rows,) = plain(), world.here().shard(Rows.make(128))
+    found = []
+    for k in range(2):
+        torch.manual_seed(10 * k + world.here().rank)
+        objective = InfoVAE(Adversarial(dim=D)).double()
+        objective.loss(*pair, rows)
+        found.append(next(objective.parameters()).detach().clone())
+    return found
 
 
 REPEATS = 120
@@ -702,6 +737,7 @@ def work(rank: int, folder: str, sizes: int = 2) -> None:
             found |= {("fit", name): fitted(case) for name, case in FITS.items()}
             found |= resuming(folder) | streaming() | refusing(folder) | recording()
             found["mapped", ""], found["halved", ""] = mapped(folder), halved()
+            found["met again", ""], found["critics", ""] = met_again(), critics()
             with shared_out((64, 21)):
                 found["scored", ""] = scored()
                 found["optimised", ""] = optimised()

@@ -17,6 +17,7 @@ from ranks import (
     SPLITS,
     Case,
     Counting,
+    D,
     Noisy,
     Rows,
     fitted,
@@ -99,6 +100,18 @@ def test_one_process_is_left_as_it_is() -> None:
 def test_fit_ends_with_the_weights_of_one_process(shared: list[Found], name: str) -> None:
     assert unlike(shared[0]["fit", name], fitted(FITS[name])) < 1e-10
     assert unlike(shared[1]["fit", name], shared[0]["fit", name]) == 0
+
+
+def test_all_start_from_the_first_process_whenever_there_is_something_new(
+    shared: list[Found],
+) -> None:
+    """Parameters of the data after the store was cleared, and another objective's critic."""
+    start = Rows.make(128)[:64, :D].mean(0)
+    for found in shared:
+        for one in found["met again", ""]:
+            torch.testing.assert_close(one, start, rtol=1e-12, atol=1e-12)
+        assert all(map(torch.equal, found["critics", ""], shared[0]["critics", ""]))
+        assert not torch.equal(*found["critics", ""])
 
 
 @pytest.mark.usefixtures("double")
@@ -215,6 +228,10 @@ SAID = {
     "batch": "ValueError: batch_size is 1, of all 2 processes together: each needs a row or more",
     "infinite": "FloatingPointError: term 'reconstruction/bad' is -inf at step 1: look at the "
     "distribution's parameters there, the data, or the learning rate",
+    "held": "RuntimeError: parameter 'more' is in processes [1] of 2 alone: let all ask for the "
+    "same parameters at each step",
+    "shapes": "RuntimeError: the 2 processes hold [5, 5] parameters and buffers, of other shapes: "
+    "build the same model, guide and objective in each",
     "unequal": "RuntimeError: parameter 'of 1' is in processes [1] of 2 alone: let all ask for "
     "the same parameters at each step",
     "callback": "2 epochs",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -19,7 +19,7 @@ from ppl_vae.program.reading import Reading
 from ppl_vae.program.running import read
 from ppl_vae.world import Processes, by_itself
 
-__all__ = ["Alike", "batch_plate", "meet", "spread"]
+__all__ = ["Alike", "Met", "batch_plate", "meet", "spread"]
 
 
 def batch_plate(reading: Reading, plate: PlateName | None = None) -> str:
@@ -73,6 +73,26 @@ def spread(reading: Reading, world: Processes, plate: PlateName | None = None) -
     return reading
 
 
+@dataclass(frozen=True)
+class Met:
+    """A pair that all processes have from the first.
+
+    Attributes:
+        plate: the plate that is split among processes.
+        params: what stood in Pyro's store.
+    """
+
+    plate: str
+    params: Mapping[str, Tensor]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the store has these parameters and no others."""
+        stored = dict(pyro.get_param_store().named_parameters())
+        same = all(stored[name] is p for name, p in self.params.items() if name in stored)
+        return same and stored.keys() == self.params.keys()
+
+
 def meet(
     world: Processes,
     model: Program,
@@ -82,7 +102,7 @@ def meet(
     plate: PlateName | None = None,
     own: Iterable[nn.Module] = (),
     local: Iterable[nn.Module] = (),
-) -> str:
+) -> Met:
     """Prepares a pair for several processes, by a run of it that moves nothing.
 
     Parameters that are made from data, and buffers, get the values they have in the first
@@ -100,7 +120,7 @@ def meet(
         local: those of them that meet a process's own rows.
 
     Returns:
-        The plate that is split among processes.
+        What holds until the store has other parameters.
     """
     called: dict[nn.Module, None] = {}
     hook = register_module_forward_pre_hook(lambda module, _: called.setdefault(module))
@@ -128,7 +148,7 @@ def meet(
         tensors += [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     world.adopt([*{id(t): t for t in tensors}.values()])
     world.apart()
-    return found
+    return Met(found, dict(stored))
 
 
 class Alike(Messenger):
