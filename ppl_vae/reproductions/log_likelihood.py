@@ -132,7 +132,7 @@ def claims(found: Found) -> Sequence[Claim]:
 EXPERIMENT = Reproduction(
     scales={
         "small": {
-            "without": 500, "steps": 1500, "images": 5000, "side": 14, "hidden": 128,
+            "without": 1500, "steps": 1500, "images": 5000, "side": 14, "hidden": 128,
             "decoder": "perceptron",
         },
         "medium": {
