@@ -4,12 +4,20 @@ Automatic differentiation would make a tensor `(pairs, d, nodes)` for each opera
 formula and each of its derivative, and hold most of them. By hand one is held.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["mixture_at", "mixture_between"]
+__all__ = ["constant", "mixture_at", "mixture_between"]
+
+
+@lru_cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made once: a copy from the host at each step would stop a recorded step.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def mixture_between(
