@@ -1,13 +1,13 @@
 """Time and memory of a divergence, forward and backward, against the rows of a batch.
 
-    python benchmarks/pairs.py [--sizes 256 1024 4096 16384] [--dim 32]
+    python benchmarks/scaling.py [--sizes 256 1024 4096 16384] [--dim 32]
                                [--write docs/performance.md]
 
 Gaussian codes against a standard normal. Each divergence has a process of its own, on one thread,
 which takes the sizes in order; memory is what its peak stands above what it was before any, and
 time, of the process, is also given as a ratio to a bare matrix product, exponential and sum over
 n x n pairs, forward and backward, block by block. With `--write` the table and the picture of the
-page, `pictures/pairs.png`, are replaced.
+page, `pictures/scaling.png`, are replaced.
 """
 
 import argparse
@@ -138,8 +138,8 @@ def main(arguments: list[str] | None = None) -> None:
         lines.append(f"| `{name}` | {times} | {rows[-1][1]:.1f} | {held} |")
         print(lines[-1], flush=True)
     if options.write is not None:
-        write(options.write, "pairs", "\n".join(lines))
-        draw(found, options.sizes, options.write.parent / "pictures" / "pairs.png")
+        write(options.write, "scaling", "\n".join(lines))
+        draw(found, options.sizes, options.write.parent / "pictures" / "scaling.png")
 
 
 if __name__ == "__main__":
