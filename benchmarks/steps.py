@@ -1,12 +1,12 @@
 """A training step's time as a ratio to one written by hand in PyTorch.
 
     python benchmarks/steps.py [--steps 30] [--rounds 15] [--batch 100] [--sizes 784 400 10]
-                               [--write docs/performance.md]
+                               [--only AggregateKL TCVAE] [--write docs/performance.md]
 
 The hand-written step is the ELBO of the same MLP with fused Adam. All contenders take their steps
 in turn, in one process and on one thread, so that what else the machine does meets all alike;
 times are of the process, and ratios are taken within a round: their median and quartiles. With
-`--write` the table of these sizes in the page is replaced.
+`--write` the table of these sizes and this batch in the page is replaced.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -80,7 +80,9 @@ def of_pair(size: int, hidden: int, dim: int, loss: object, kind: Callable[..., 
     return step
 
 
-def contenders(size: int, hidden: int, dim: int) -> dict[str, Step]:
+def contenders(
+    size: int, hidden: int, dim: int, only: Sequence[str] | None = None
+) -> dict[str, Step]:
     ours: dict[str, Callable[[], Objective]] = {
         "ELBO": BetaVAE,
         "MMD, shifts": lambda: InfoVAE(MMD(pairs=16), scale=10.0),
@@ -96,6 +98,8 @@ def contenders(size: int, hidden: int, dim: int) -> dict[str, Step]:
     made: dict[str, Step] = {"ELBO by hand": by_hand(size, hidden, dim)}
     made["ELBO, Pyro"] = of_pair(size, hidden, dim, TraceMeanField_ELBO(), PyroSVI)
     for name, make in ours.items():
+        if only is not None and name not in only:
+            continue
         made[f"{name}, eager"] = of_pair(size, hidden, dim, make(), PyroSVI)
         made[f"{name}, recorded"] = of_pair(size, hidden, dim, make(), SVI)
         if name in _COMPILED:
@@ -110,12 +114,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--sizes", type=int, nargs=3, default=(784, 400, 10))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="AggregateKL, say")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((options.batch, options.sizes[0]), 0.3))
-    steps = contenders(*options.sizes)
+    steps = contenders(*options.sizes, options.only)
     for step in steps.values():
         for _ in range(20):  # past the eager steps before a recording
             step(x)
@@ -144,7 +149,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     table = "\n".join(lines)
     print(table)
     if options.write is not None:
-        write(options.write, "-".join(map(str, options.sizes)), table)
+        name = "-".join(map(str, options.sizes))
+        write(options.write, name + (f" batch {options.batch}" * (options.batch != 100)), table)
     return medians
 
 

@@ -31,6 +31,7 @@ from ppl_vae.objectives.divergences.blocks import by_blocks
 from ppl_vae.objectives.divergences.divergence import Counted, Divergence, Reads
 from ppl_vae.objectives.divergences.expectation import quadratic_forms
 from ppl_vae.objectives.divergences.gaussians import Gaussians
+from ppl_vae.objectives.divergences.marginals import log_marginals
 from ppl_vae.objectives.divergences.weighting import living_data, normalised
 
 __all__ = ["AggregateKL", "Estimator", "LogDensities", "log_densities"]
@@ -135,7 +136,17 @@ class LogDensities:
     @cached_property
     def by_dimension(self) -> Tensor:
         """The estimated log q(z_ik) of each dimension, `(n, d)`."""
-        return self._over_pairs(self._shares, self._marginals, self._q.dim)
+        variance = self._rows.covariance
+        assert variance is not None
+        if self._rows.is_full:
+            variance = variance.diagonal(dim1=-2, dim2=-1)
+
+        def block(rows: Tensor, codes: Tensor) -> Tensor:
+            shares = _log(self._shares(rows))
+            return log_marginals(codes, self._rows.mean, variance, shares)
+
+        width = len(self._q) * self._q.dim
+        return by_blocks(block, [self._every, self._q.codes], width)
 
     def _over_pairs(
         self,
@@ -146,7 +157,7 @@ class LogDensities:
         """The log of the sum of shares times densities, by blocks of rows."""
 
         def block(rows: Tensor) -> Tensor:
-            return torch.logsumexp(_log(shares(rows)) + log_densities(rows), -1).movedim(-1, 0)
+            return torch.logsumexp(_log(shares(rows)) + log_densities(rows), -1)
 
         return by_blocks(block, [self._every], len(self._q) * width)
 
@@ -155,16 +166,6 @@ class LogDensities:
         points, of = self._q.codes[rows], self._rows
         squares = quadratic_forms(points, of.mean, self._precision, of.is_full)
         return (self._peak[:, None] - squares / 2).T
-
-    def _marginals(self, rows: Tensor) -> Tensor:
-        """log q(z_ik | x_j) of some rows i by dimension k, `(d, b, n)`."""
-        variance = self._rows.covariance
-        assert variance is not None
-        if self._rows.is_full:
-            variance = variance.diagonal(dim1=-2, dim2=-1)
-        delta = self._q.codes[rows].T[..., None] - self._rows.mean.T[:, None]
-        scaled = delta * (2 * variance).rsqrt().T[:, None]
-        return -0.5 * (variance.log() + _LOG_2_PI).T[:, None] - scaled.square()
 
     def _same_datum(self, rows: Tensor) -> Tensor:
         ids = self._every if self._q.groups is None else self._q.groups

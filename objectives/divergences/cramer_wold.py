@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
-from ppl_vae.objectives.divergences.diagonal import mixture_at
-from ppl_vae.objectives.divergences.expectation import constant
+from ppl_vae.objectives.divergences.diagonal import constant, mixture_at
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel, Mixture
 from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic

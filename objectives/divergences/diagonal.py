@@ -4,12 +4,20 @@ Automatic differentiation would make a tensor `(pairs, d, nodes)` for each opera
 formula and each of its derivative, and hold most of them. By hand one is held.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["mixture_at", "mixture_between"]
+__all__ = ["constant", "mixture_at", "mixture_between"]
+
+
+@lru_cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made once: a copy from the host at each step would stop a recorded step.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def mixture_between(
@@ -48,18 +56,20 @@ class _Between(torch.autograd.Function):
         delta: Tensor, variance: Tensor, weights: Tensor, multipliers: Tensor, less_one: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The sum, and of its terms $m / (m + V)$, `(..., d, nodes)`, and values of nodes."""
-        ratio = variance[..., None] / multipliers
-        whole = ratio + 1
-        shrunk = whole.reciprocal()
-        squares = (delta.square()[..., None] * shrunk).sum(-2) / multipliers
         if less_one:
             # log1p and expm1, which PyTorch computes a number at a time on CPUs, by what rounding
             # takes from 1 + V / m, and from the exponential.
+            ratio = variance[..., None] / multipliers
+            whole = ratio + 1
+            shrunk = whole.reciprocal()
             logs = (whole.log() + (ratio - (whole - 1)) * shrunk).sum(-2)
+            squares = (delta.square()[..., None] * shrunk).sum(-2) / multipliers
             exponents = (-0.5 * (logs + squares)).clamp_min(-80)
             values = exponents.exp()
             less = (values - 1) + values * (exponents - values.log())
             return (weights * less).sum(-1), shrunk, weights * values
+        shrunk = (variance[..., None] / multipliers).add_(1).reciprocal_()
+        squares = (delta.square()[..., None] * shrunk).sum(-2) / multipliers
         nodes = weights * shrunk.prod(-2).sqrt() * torch.exp(-0.5 * squares)
         return nodes.sum(-1), shrunk, nodes
 
@@ -76,9 +86,10 @@ class _Between(torch.autograd.Function):
             given = delta, variance, weights, multipliers, ctx.less_one
             _, shrunk, nodes = _Between.forward(*given)
         each = (grads[0][..., None] * nodes / multipliers)[..., None, :] * shrunk
-        first, second = each.sum(-1), (each * shrunk / multipliers).sum(-1)
-        by_variance = 0.5 * (delta.square() * second - first)
-        return -delta * first, by_variance, None, None, None
+        first = each.sum(-1)
+        second = each.mul_(shrunk).div_(multipliers).sum(-1)
+        by_variance = second.mul_(delta.square()).sub_(first).mul_(0.5)
+        return first.mul_(delta).neg_(), by_variance, None, None, None
 
 
 class _At(torch.autograd.Function):

@@ -1,18 +1,16 @@
 """Expectations of radial kernels under Gaussian codes, through their mixtures of Gaussians."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.blocks import by_blocks
-from ppl_vae.objectives.divergences.diagonal import mixture_between
+from ppl_vae.objectives.divergences.diagonal import constant, mixture_between
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel
 
 __all__ = [
-    "constant",
     "expected_kernel",
     "matched_sum",
     "pair_sums",
@@ -203,13 +201,6 @@ def _scaled(rows: Gaussians, squared_length: Tensor | float) -> Gaussians:
     """The rows in units of h."""
     covariance = None if rows.covariance is None else rows.covariance / squared_length
     return Gaussians(rows.mean / squared_length**0.5, covariance)
-
-
-@lru_cache
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Made once: a copy from the host at each step would stop a recorded step.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
-from ppl_vae.objectives.divergences.expectation import constant, expected_kernel
+from ppl_vae.objectives.divergences.diagonal import constant
+from ppl_vae.objectives.divergences.expectation import expected_kernel
 from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.kernels import Kernel
 from ppl_vae.objectives.divergences.mmd import MMD, NoiseTerms, PriorTerms, Statistic

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ppl_vae.objectives.divergences.diagonal import constant
 from ppl_vae.objectives.divergences.weighting import weighted_median_distance
 
 __all__ = ["IMQ", "RBF", "Bandwidth", "Kernel", "Laplacian", "MultiScale", "RationalQuadratic"]
@@ -228,10 +229,9 @@ class MultiScale(Kernel):
             raise ValueError(f"scales {self.scales} must be positive numbers, at least one")
 
     def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
-        value = torch.zeros_like(squared_distance)
-        for s in self.scales:
-            value = value + self.kernel(squared_distance, squared_length * s)
-        return value
+        like = squared_distance
+        scales = constant(tuple(self.scales), like.dtype, like.device)
+        return self.kernel(like[..., None], squared_length * scales).sum(-1)
 
     def mixture(self, scales: Sequence[float] = (1.0,)) -> Mixture:
         return self.kernel.mixture([a * b for a in scales for b in self.scales])
@@ -248,6 +248,10 @@ class MultiScale(Kernel):
     @property
     def at_zero(self) -> float:
         return self.kernel.at_zero * len(self.scales)
+
+    @property
+    def entries(self) -> int:
+        return self.kernel.entries * len(self.scales)
 
 
 @lru_cache
