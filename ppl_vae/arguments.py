@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from numbers import Integral
 from typing import Any
 
-__all__ = ["above_zero", "chosen", "instance", "of_step", "shape", "whole"]
+__all__ = ["above_zero", "checked_seed", "chosen", "instance", "of_step", "shape", "whole"]
 
 
 def above_zero(owner: object, **numbers: float) -> None:
@@ -43,6 +43,17 @@ def whole(owner: object, least: int = 1, **numbers: int) -> None:
                 f"{type(owner).__name__}: {name} must be a whole number of at least {least}, "
                 f"got {number}"
             )
+
+
+def checked_seed(seed: int) -> int:
+    """A seed that all generators take, torch's and NumPy's.
+
+    Raises:
+        ValueError: for any other.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie between 0 and {2**32 - 1}, got {seed}")
+    return seed
 
 
 def chosen(owner: object, choices: Collection[str], **words: str) -> None:

@@ -561,3 +561,22 @@ def test_without_an_output_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -
     """As in a service that has closed it."""
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "{run}", "--n", "2", "--out", "{out}"],
+        ["show", "--data", "gaussian_mixture"],
+        ["show", "--data", "arrays", "--data.path", "{rows}"],
+    ],
+)
+@pytest.mark.parametrize("seed", ["-1", "99999999999"])
+def test_seeds_that_no_generator_takes(
+    words: list[str], seed: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 4)))
+    places = {"run": run.path, "out": tmp_path / "out.npy", "rows": tmp_path / "x.npy"}
+    option = "--data.seed" if words[0] == "show" else "--seed"
+    assert main([*(word.format(**places) for word in words), option, seed]) == 2
+    assert "seed must lie between 0 and 4294967295" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.data.archives import read_arrays
 from ppl_vae.data.checks import Channels, Missing
 from ppl_vae.data.dataset import Dataset
@@ -122,6 +123,6 @@ def held_out_rows(n: int, share: float, seed: int, name: str) -> tuple[Tensor, T
             f"{name!r} has {n} rows, too few to hold {share:g} of them out: give more, or a part "
             "test"
         )
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(checked_seed(seed)))
     k = round(share * n)
     return order[k:], order[:k]

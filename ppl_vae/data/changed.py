@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ppl_vae.arguments import whole
+from ppl_vae.arguments import checked_seed, whole
 from ppl_vae.data.checks import first_marked
 from ppl_vae.data.dataset import Dataset
 
@@ -36,7 +36,7 @@ class Binarized(Dataset):
                     raise ValueError(
                         f"{data.name} cannot be binarized: {place} is {value:g}, outside [0, 1]"
                     )
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(checked_seed(seed))
         test = None if data.test is None else _drawn(data.test, generator)
         super().__init__(
             data.train if dynamic else _drawn(data.train, generator),
@@ -84,7 +84,9 @@ class PartlyLabelled(Dataset):
                 f"labels must lie between {count}, the number of classes, and {len(classes)}, the "
                 f"number of rows, got {labels}"
             )
-        shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
+        shuffled = torch.randperm(
+            len(classes), generator=torch.Generator().manual_seed(checked_seed(seed))
+        )
         # Rows in rounds, one of each class in a round: the first so many are even.
         by_class = shuffled[classes[shuffled].argsort(stable=True)]
         sizes = classes.bincount()

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.data.checks import (
     Channels,
     Missing,
@@ -236,7 +237,7 @@ class Dataset:
         rows = self.train if part == "train" else self.test
         if part == "train" and seed is not None:
             with torch.random.fork_rng():
-                torch.manual_seed(seed)
+                torch.manual_seed(checked_seed(seed))
                 rows = self.epoch()
         if rows is None:
             raise ValueError(f"{self.name} has no held-out rows")

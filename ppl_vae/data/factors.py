@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ppl_vae.arguments import whole
+from ppl_vae.arguments import checked_seed, whole
 from ppl_vae.data.dataset import Dataset
 
 __all__ = ["FactorData", "FadingSquares", "Sprites"]
@@ -199,4 +199,4 @@ class FadingSquares(Dataset, FactorData):
 def _rows(data: FactorData, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """n images to train on and a fifth as many more, with their factors."""
     whole(data, 5, n=n)
-    return data.sample(n + n // 5, torch.Generator().manual_seed(seed))
+    return data.sample(n + n // 5, torch.Generator().manual_seed(checked_seed(seed)))

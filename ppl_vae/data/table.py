@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.data.checks import MASK, Missing
 from ppl_vae.data.columns import Column, Kind, absent, is_table, kind_of, library_of
 from ppl_vae.data.dataset import Dataset
@@ -174,7 +175,9 @@ def _split(table: Any, held_out: float, seed: int, name: str) -> tuple[Any, Any]
         )
     if not count:
         return table, None
-    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)).numpy()
+    order = torch.randperm(
+        len(table), generator=torch.Generator().manual_seed(checked_seed(seed))
+    ).numpy()
     if library_of(table) == "polars":
         return table[order[count:]], table[order[:count]]
     return table.iloc[order[count:]], table.iloc[order[:count]]

@@ -4,7 +4,7 @@ from math import cos, isfinite, pi, sin
 
 import torch
 
-from ppl_vae.arguments import above_zero, whole
+from ppl_vae.arguments import above_zero, checked_seed, whole
 from ppl_vae.data.dataset import Dataset
 
 __all__ = ["GaussianMixture", "TwoPoints"]
@@ -34,7 +34,7 @@ class GaussianMixture(Dataset):
         above_zero(self, sd=sd)
         if not isfinite(radius):
             raise ValueError(f"GaussianMixture: radius must be finite, got {radius:g}")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(checked_seed(seed))
         angles = [2 * pi * k / components for k in range(components)]
         means = torch.tensor([(radius * cos(a), radius * sin(a)) for a in angles])
         labels = torch.randint(components, (n + n // 5,), generator=generator)

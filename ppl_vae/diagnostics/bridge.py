@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.diagnostics.densities import has_density
 from ppl_vae.diagnostics.importance import check_evidence, check_proposal, unmatched
 from ppl_vae.diagnostics.marginal import marginal
@@ -210,7 +211,7 @@ def _gather(
     def blocks() -> Iterator[tuple[int, Tensor | None, Draws]]:
         for chain in range(chains):
             if seed is not None:
-                torch.manual_seed(seed + chain)
+                torch.manual_seed(checked_seed(seed) + chain)
             for rows, part in pair.parts(block):
                 where = None if part is pair else rows
                 made = part.posterior(draws, block=block, predict=predict, single=single)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppl_vae import files
+from ppl_vae.arguments import checked_seed
 from ppl_vae.evaluation.estimate import Estimate, share_of
 from ppl_vae.evaluation.metric import Inapplicable, Metric, Subject
 from ppl_vae.evaluation.pair import Pair
@@ -121,7 +122,7 @@ def train_classifier(
     path = None if cache is None else Path(cache) / _name(train, train_labels, test, settings)
     devices = [train.device] if train.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(checked_seed(seed))
         net = Classifier(net_size, classes).to(train.device)
         if path is None or not _load(net, path):
             _fit(net, train, train_labels, steps, batch)

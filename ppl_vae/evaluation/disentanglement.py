@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation.codes import posterior_codes
 from ppl_vae.evaluation.estimate import Estimate, mean_of
@@ -47,7 +48,7 @@ def disentanglement(
         `"dci_informativeness"` and `"factor_vae"`, all between 0 and 1 and better when larger.
     """
     check_positive(num_data=num_data, block=block)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
 
     def encode(x: Tensor) -> Tensor:
         return posterior_codes(model, guide, x.to(device), plate=plate).mean.cpu()
@@ -242,7 +243,7 @@ def _halves(factors: Array, seed: int) -> tuple[Array, Array, Array]:
     n = len(factors)
     if n < 4:
         raise ValueError(f"{n} rows: 4 or more are needed, half to fit and half to score")
-    order = np.random.default_rng(seed).permutation(n)
+    order = np.random.default_rng(checked_seed(seed)).permutation(n)
     train, test = order[: n // 2], order[n // 2 :]
     varying = [k for k, factor in enumerate(factors[train].T) if _varies(factor)]
     if not varying:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.data.factors import FactorData
 from ppl_vae.evaluation.estimate import Estimate, share_of
 from ppl_vae.evaluation.programs import check_positive
@@ -43,7 +44,7 @@ def factor_vae_score(
     check_positive(votes=votes, batch=batch, block=block)
     if votes < 2 or batch < 2:
         raise ValueError("factor_vae_score needs 2 votes and 2 images a batch or more")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     codes = encode(data.sample(max(1000, batch), generator)[0]).double().cpu()
     spread = codes.var(0)
     active = spread > 1e-3 * spread.max()

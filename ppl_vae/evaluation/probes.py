@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.evaluation.codes import codes_of, train_codes_of
 from ppl_vae.evaluation.estimate import Estimate, share_of
 from ppl_vae.evaluation.metric import Metric, Subject
@@ -125,7 +126,7 @@ def svm_probe(
             f"{labels} labelled codes asked, {len(train)} training codes given, {folds} folds: "
             "folds <= labels <= codes is needed"
         )
-    rows = _stratified(target, labels, np.random.default_rng(seed))
+    rows = _stratified(target, labels, np.random.default_rng(checked_seed(seed)))
     most = int(np.unique(target[rows], return_counts=True)[1].max())
     if most < folds:
         raise ValueError(

@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import checked_seed
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program
 
@@ -69,5 +70,5 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(checked_seed(seed))
         yield

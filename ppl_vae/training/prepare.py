@@ -11,7 +11,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ppl_vae.arguments import instance
+from ppl_vae.arguments import checked_seed, instance
 from ppl_vae.data.checks import Channels, Missing
 from ppl_vae.data.loaders import Batches
 from ppl_vae.data.transform import Normalise
@@ -233,9 +233,7 @@ def set_seed(seed: int) -> None:
     Raises:
         ValueError: if it is none that all of them take.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie between 0 and {2**32 - 1}, got {seed}")
-    pyro.set_rng_seed(seed)
+    pyro.set_rng_seed(checked_seed(seed))
 
 
 def pick_device(wanted: str | torch.device, otherwise: str | torch.device = "cpu") -> torch.device:
