@@ -216,10 +216,11 @@ def test_a_signal_that_ends_a_loader_s_workers_too(
         loader = DataLoader(TensorDataset(ROWS), batch_size=10, num_workers=1)
         return pair, loader, objective, optimizer, {}
 
-    between = Session._between
+    between, before = Session._between, list[Any]()
 
     def then(session: Session) -> None:
         if session.training.step == 2:
+            before.append(signal.getsignal(signal.SIGCHLD))
             signal.raise_signal(number)
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -229,7 +230,7 @@ def test_a_signal_that_ends_a_loader_s_workers_too(
     monkeypatch.setattr(Session, "_between", then)
     with pytest.raises((KeyboardInterrupt, SystemExit), match="stopped after step 2; fit"):
         train(loaded, out=tmp_path / "run", epochs=1)
-    assert callable(signal.getsignal(signal.SIGCHLD))  # torch's own again
+    assert [signal.getsignal(signal.SIGCHLD)] == before
 
 
 def test_a_signal_while_a_loader_is_waited_for(tmp_path: Path) -> None:

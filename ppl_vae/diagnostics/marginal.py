@@ -9,7 +9,6 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppl_vae.arguments import checked_seed
 from ppl_vae.diagnostics.importance import UNSEEN, terms, unseen, weigh
 from ppl_vae.diagnostics.pair import Pair
 
@@ -69,7 +68,7 @@ def marginal(pair: Pair, values: Mapping[str, Tensor], inner: int, block: int) -
     with torch.random.fork_rng():
         for s in range(count):
             held = pair.holding(_held(pair, shared, values, s))
-            torch.manual_seed(checked_seed(seed))
+            torch.manual_seed(seed)
             scored = [terms(held, made) for made in held.posterior(inner, block=block)]
             log_w = torch.cat([log_p - log_q for log_p, log_q in scored])
             rows.append(log_w.logsumexp(0) - math.log(inner))
