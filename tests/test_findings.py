@@ -11,7 +11,7 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.evaluation.metric import Effort
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
-from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
+from ppl_vae.objectives import GECO, MMD, TCVAE, WAE, BetaVAE, CapacityVAE, InfoVAE, Objective
 from ppl_vae.priors import VampPrior
 from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.report.findings import Facts, Finding, findings, judge
@@ -140,6 +140,28 @@ def test_each_rule(known: Facts, topic: str, level: str, words: str) -> None:
 )
 def test_nothing_is_made_up(known: Facts) -> None:
     assert judge(known) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "ways", "not_its_own"),
+    [
+        (BetaVAE(), ["Lower beta,", "(InfoVAE, WAE) or train"], ["alpha", "scale="]),
+        (InfoVAE(MMD()), ["Raise alpha,", "Raise lambda (scale=)"], ["beta"]),
+        (WAE(MMD()), ["Give a strong", "Raise lambda (scale=)"], ["beta", "alpha"]),
+        (CapacityVAE(), ["Raise capacity,", "(InfoVAE, WAE) or train"], ["beta", "scale="]),
+        (GECO(9.0), ["Lower tolerance,", "(InfoVAE, WAE) or train"], ["beta", "alpha", "scale="]),
+        (TCVAE(), ["Lower mutual_information,", "Raise total_corr"], ["beta", "alpha", "scale="]),
+    ],
+)
+def test_advice_is_of_what_the_objective_has(
+    objective: Objective, ways: list[str], not_its_own: list[str]
+) -> None:
+    experiment = Experiment(linear(40), objective, dim=2, likelihood=Normal)
+    found = {"metrics": {"usage": entry(0.01, 0.001), "log_det": entry(-1.0, 0.01)}}
+    told = {f.topic: f.advice for f in findings(found, History(), experiment)}
+    advice = told["use of the code"] + " " + told["match of q(z) and the prior"]
+    assert all(way in advice for way in ways)
+    assert not any(word in advice for word in not_its_own)
 
 
 def test_problems_stand_first() -> None:
