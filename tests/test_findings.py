@@ -1,5 +1,6 @@
 """What a run's numbers say, by the rules and on runs that were made to be so."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from ppl_vae.data import Digits
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.evaluation.metric import Effort
+from ppl_vae.evaluation.weights import threshold
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
 from ppl_vae.objectives import GECO, MMD, TCVAE, WAE, BetaVAE, CapacityVAE, InfoVAE, Objective
@@ -83,6 +85,17 @@ CASES: dict[str, tuple[Facts, str, str, str]] = {
     "too narrow to trust": (
         facts(coverage__90=entry(0.42, 0.01), khat_usable=entry(0.0, 0.01)),
         "q(z|x) as a posterior", "problem", "42%; narrow; 0%",
+    ),
+    "too few draws to tell": (
+        # the threshold at 25 draws is 1 - 1 / log10(25) = 0.28; 0.4 is usable from 47 on
+        facts(coverage__90=entry(0.91, 0.01), khat_usable=entry(0.1, 0.07),
+              khat_median=entry(0.4)),
+        "q(z|x) as a posterior", "note", "10%; for want of draws; 0.4 in the median",
+    ),
+    "too heavy for any draws": (
+        facts(coverage__90=entry(0.91, 0.01), khat_usable=entry(0.1, 0.07),
+              khat_median=entry(0.8)),
+        "q(z|x) as a posterior", "problem", "10%",
     ),
     "not asked for": (
         facts(alpha=1.0, coverage__90=entry(0.42, 0.01)),
@@ -162,6 +175,13 @@ def test_advice_is_of_what_the_objective_has(
     advice = told["use of the code"] + " " + told["match of q(z) and the prior"]
     assert all(way in advice for way in ways)
     assert not any(word in advice for word in not_its_own)
+
+
+def test_the_draws_that_a_khat_asks_for_are_those_whose_threshold_it_is() -> None:
+    median = 0.4
+    (told,) = judge(facts(khat_usable=entry(0.1), khat_median=entry(median)))
+    (draws,) = map(int, re.findall(r"Take (\d+) draws", told.advice))
+    assert threshold(draws - 1) < median <= threshold(draws)
 
 
 def test_problems_stand_first() -> None:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ppl_vae.evaluation.codes import ACTIVE
+from ppl_vae.evaluation.weights import HIGHEST_USABLE
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.priors import StandardNormal
@@ -224,6 +225,7 @@ def _posterior(f: Facts) -> Finding | None:
     topic = "q(z|x) as a posterior"
     covered, error = f.value("coverage/90"), f.error("coverage/90")
     usable, ranks = f.value("khat_usable"), f.value("sbc/all")
+    middle, more = f.value("khat_median"), ""
     if covered is None and usable is None:
         return None
     said, wrong = [], False
@@ -234,7 +236,11 @@ def _posterior(f: Facts) -> Finding | None:
         wrong |= off
     if usable is not None:
         said.append(f"k-hat is usable for {usable:.0%} of the data")
-        wrong |= usable < FEW
+        # the threshold rises with the draws up to the highest: below that, they are too few
+        if usable < FEW and middle is not None and middle < HIGHEST_USABLE:
+            said[-1] += f", for want of draws: it is {middle:.2g} in the median"
+            more = f"Take {math.ceil(10 ** (1 / (1 - middle)))} draws at least (--samples)."
+        wrong |= usable < FEW and not more
     text = "; ".join(said) + "."
     if wrong and f.alpha >= 1:
         text += " Nothing at alpha = 1 asks that of q(z|x): take codes as features."
@@ -244,8 +250,8 @@ def _posterior(f: Facts) -> Finding | None:
         return Finding("problem", topic, text, advice, "coverage")
     if ranks is not None and ranks < RARE:
         text += f" It is close, yet the ranks of simulated codes tell (p {p_value(ranks)})."
-        return Finding("note", topic, text, section="sbc")
-    return Finding("good", topic, text, section="coverage")
+        return Finding("note", topic, text, more, "sbc")
+    return Finding("note" if more else "good", topic, text, more, "coverage")
 
 
 def _likelihood(f: Facts) -> Finding | None:
