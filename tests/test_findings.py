@@ -1,5 +1,6 @@
 """What a run's numbers say, by the rules and on runs that were made to be so."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from ppl_vae.data import Digits
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.evaluation.metric import Effort
+from ppl_vae.evaluation.weights import threshold
 from ppl_vae.experiment import Experiment
 from ppl_vae.likelihoods import Normal
-from ppl_vae.objectives import MMD, BetaVAE, InfoVAE
+from ppl_vae.objectives import GECO, MMD, TCVAE, WAE, BetaVAE, CapacityVAE, InfoVAE, Objective
 from ppl_vae.priors import VampPrior
 from ppl_vae.report.evaluation import evaluate_run
 from ppl_vae.report.findings import Facts, Finding, findings, judge
@@ -84,6 +86,17 @@ CASES: dict[str, tuple[Facts, str, str, str]] = {
         facts(coverage__90=entry(0.42, 0.01), khat_usable=entry(0.0, 0.01)),
         "q(z|x) as a posterior", "problem", "42%; narrow; 0%",
     ),
+    "too few draws to tell": (
+        # the threshold at 25 draws is 1 - 1 / log10(25) = 0.28; 0.4 is usable from 47 on
+        facts(coverage__90=entry(0.91, 0.01), khat_usable=entry(0.1, 0.07),
+              khat_median=entry(0.4)),
+        "q(z|x) as a posterior", "note", "10%; for want of draws; 0.4 in the median",
+    ),
+    "too heavy for any draws": (
+        facts(coverage__90=entry(0.91, 0.01), khat_usable=entry(0.1, 0.07),
+              khat_median=entry(0.8)),
+        "q(z|x) as a posterior", "problem", "10%",
+    ),
     "not asked for": (
         facts(alpha=1.0, coverage__90=entry(0.42, 0.01)),
         "q(z|x) as a posterior", "note", "alpha = 1",
@@ -140,6 +153,35 @@ def test_each_rule(known: Facts, topic: str, level: str, words: str) -> None:
 )
 def test_nothing_is_made_up(known: Facts) -> None:
     assert judge(known) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "ways", "not_its_own"),
+    [
+        (BetaVAE(), ["Lower beta,", "(InfoVAE, WAE) or train"], ["alpha", "scale="]),
+        (InfoVAE(MMD()), ["Raise alpha,", "Raise lambda (scale=)"], ["beta"]),
+        (WAE(MMD()), ["Give a strong", "Raise lambda (scale=)"], ["beta", "alpha"]),
+        (CapacityVAE(), ["Raise capacity,", "(InfoVAE, WAE) or train"], ["beta", "scale="]),
+        (GECO(9.0), ["Lower tolerance,", "(InfoVAE, WAE) or train"], ["beta", "alpha", "scale="]),
+        (TCVAE(), ["Lower mutual_information,", "Raise total_corr"], ["beta", "alpha", "scale="]),
+    ],
+)
+def test_advice_is_of_what_the_objective_has(
+    objective: Objective, ways: list[str], not_its_own: list[str]
+) -> None:
+    experiment = Experiment(linear(40), objective, dim=2, likelihood=Normal)
+    found = {"metrics": {"usage": entry(0.01, 0.001), "log_det": entry(-1.0, 0.01)}}
+    told = {f.topic: f.advice for f in findings(found, History(), experiment)}
+    advice = told["use of the code"] + " " + told["match of q(z) and the prior"]
+    assert all(way in advice for way in ways)
+    assert not any(word in advice for word in not_its_own)
+
+
+def test_the_draws_that_a_khat_asks_for_are_those_whose_threshold_it_is() -> None:
+    median = 0.4
+    (told,) = judge(facts(khat_usable=entry(0.1), khat_median=entry(median)))
+    (draws,) = map(int, re.findall(r"Take (\d+) draws", told.advice))
+    assert threshold(draws - 1) < median <= threshold(draws)
 
 
 def test_problems_stand_first() -> None:

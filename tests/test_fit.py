@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ppl_vae import VAE, fit
 from ppl_vae.data import Binarized, Dataset, Digits, GaussianMixture
 from ppl_vae.guides import MeanFieldNormal
-from ppl_vae.likelihoods import Bernoulli, Normal
+from ppl_vae.likelihoods import Bernoulli, Normal, PixelCNN, Poisson
 from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Linear
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program.modules import modules_of
@@ -382,7 +382,9 @@ def test_a_collapsing_run_warns(digits: Dataset) -> None:
     ("likelihood", "data", "words"),
     [
         (Bernoulli, GaussianMixture(), ["Bernoulli", "'x'", "excludes the data"]),
-        (Bernoulli, torch.full((4, 2), 1.5), ["[0, 0] is 1.5"]),
+        (Bernoulli, torch.full((4, 2), 1.5), ["[0, 0] is 1.5", "rescale"]),
+        # no scale makes a count of 2.5
+        (Poisson, torch.full((4, 2), 2.5), ["is 2.5; choose another"]),
     ],
 )
 def test_data_outside_the_support_are_refused(
@@ -393,6 +395,17 @@ def test_data_outside_the_support_are_refused(
         fit(vae.model, vae.guide, data, BetaVAE(), out=tmp_path / "run")
     assert all(word in str(error.value) for word in words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.5, "is 0.5; draw them as Binarized"), (3.0, "is 3; choose another")]
+)
+def test_what_makes_black_and_white_of_grey_is_a_draw(value: float, words: str) -> None:
+    size = torch.Size([1, 4, 4])
+    likelihood = PixelCNN(2, size, width=4, depth=1, kernel=3, first=3, head=4)
+    vae = VAE(StandardNormal(2), likelihood, MeanFieldNormal(size, 2))
+    with pytest.raises(ValueError, match=words):
+        fit(vae.model, vae.guide, torch.full((4, *size), value), BetaVAE())
 
 
 def test_the_whole_of_the_data_is_held_against_the_support() -> None:

@@ -89,6 +89,18 @@ def test_commands(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
         np.load("codes.npy"), run.encode(np.load("new.npy").astype("float32")), rtol=1e-5
     )
     assert main(["decode", "run", "--data", "codes.csv", "--out", "back.npy"]) == 0
+    # rows keep their names all the way
+    named = ["run", "--data", "codes.csv", "--index", "who", "--out", "back.csv"]
+    assert main(["decode", *named]) == 0
+    back = pd.read_csv("back.csv", index_col="who")
+    assert list(back.index) == list(table.index)
+    np.testing.assert_allclose(np.load("back.npy"), back, rtol=1e-4)
+    assert main(["interpolate", *new, "ways.csv", "--steps", "4"]) == 0
+    ways = pd.read_csv("ways.csv", index_col=["who", "step"])
+    assert list(ways.index.unique("who")) == list(table.index[:-1])
+    assert main(["traverse", *new, "moved.csv", "--values", "[0,1]"]) == 0
+    moved_along = pd.read_csv("moved.csv", index_col=["who", "step"])
+    assert list(moved_along.index.unique("who")) == list(table.index)
     assert main(["reconstruct", *new, "rebuilt.csv"]) == 0
     rebuilt = pd.read_csv("rebuilt.csv", index_col="who")
     assert list(rebuilt.columns) == [*"abcd"]

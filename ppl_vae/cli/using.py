@@ -56,6 +56,7 @@ def decode(
     out: str,
     given: str | None = None,
     mean: bool = True,
+    index: str | None = None,
     seed: int = 0,
     device: str = "auto",
     trust: bool = False,
@@ -69,6 +70,7 @@ def decode(
         out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
         given: file of covariates or labels, a row for each code; those of the data by default.
         mean: write means, where there are any in closed form, and not draws.
+        index: column of the table that names its rows.
         seed: of the draws.
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
@@ -76,7 +78,7 @@ def decode(
     from ppl_vae.using.files import check_out, read
 
     path = check_out(out, pictures=True)
-    trained, codes = load_run(run, device, trust, settings), read(data)
+    trained, codes = load_run(run, device, trust, settings), read(data, index)
     if hasattr(codes, "columns"):
         codes = codes[[n for n in trained.code_names if n in codes.columns] or [*codes.columns]]
     found = trained.decode(codes, None if given is None else read(given), mean=mean, seed=seed)
@@ -160,6 +162,7 @@ def interpolate(
     out: str,
     steps: int = 9,
     path: Literal["line", "arc"] = "line",
+    index: str | None = None,
     device: str = "auto",
     trust: bool = False,
     settings: Settings = (),
@@ -172,6 +175,7 @@ def interpolate(
         out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
         steps: points on each way, both ends among them.
         path: a straight line between codes, or an arc that keeps their length.
+        index: column of the table that names its rows.
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
@@ -179,7 +183,7 @@ def interpolate(
 
     file = check_out(out, pictures=True)
     trained = load_run(run, device, trust, settings)
-    rows = new_rows(trained, data)
+    rows = new_rows(trained, data, index)
     if len(rows) < 2:
         raise ValueError(f"{data!r} has {len(rows)} row: a way needs two")
     found = trained.interpolate(rows[:-1], rows[1:], steps, path=path)
@@ -192,6 +196,7 @@ def traverse(
     out: str,
     values: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
     dims: Sequence[int] | None = None,
+    index: str | None = None,
     device: str = "auto",
     trust: bool = False,
     settings: Settings = (),
@@ -204,6 +209,7 @@ def traverse(
         out: file to write: .csv, .parquet, .npy, .npz or, of images and points, .png.
         values: what the coordinates are set to.
         dims: the coordinates that move; all by default.
+        index: column of the table that names its rows.
         device: where to compute, such as cpu or cuda:0; auto takes a GPU if there is one.
         trust: allow classes from outside ppl_vae in the run's configuration.
     """
@@ -211,7 +217,7 @@ def traverse(
 
     path = check_out(out, pictures=True)
     trained = load_run(run, device, trust, settings)
-    rows = new_rows(trained, data)
+    rows = new_rows(trained, data, index)
     found = trained.traverse(rows, values, dims)
     put(path, found, trained, "Along single coordinates", len(values))
 

@@ -8,7 +8,10 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-__all__ = ["UNSEEN", "Weights", "khat", "tail_length", "threshold", "unseen"]
+__all__ = ["HIGHEST_USABLE", "UNSEEN", "Weights", "khat", "tail_length", "threshold", "unseen"]
+
+HIGHEST_USABLE = 0.7
+"""The largest k-hat that is usable at any number of draws."""
 
 UNSEEN = 0.1
 """The largest `unseen` at which estimates made with the weights of a data set are usable."""
@@ -106,7 +109,7 @@ def tail_length(count: int) -> int:
 
 def threshold(count: int) -> float:
     r"""The largest $\hat k$ at which K draws give a usable estimate."""
-    return min(1 - 1 / math.log10(count), 0.7)
+    return min(1 - 1 / math.log10(count), HIGHEST_USABLE)
 
 
 def unseen(khats: Tensor, count: int) -> float:

@@ -5,12 +5,14 @@ and says one thing or nothing. Thresholds stand here with their reasons, and now
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from statistics import median
 from typing import Any, Literal
 
 from ppl_vae.evaluation.codes import ACTIVE
+from ppl_vae.evaluation.weights import HIGHEST_USABLE
 from ppl_vae.experiment import Experiment
 from ppl_vae.objectives import InfoVAE
 from ppl_vae.priors import StandardNormal
@@ -52,6 +54,21 @@ RISE = 0.02
 """Rise of the held-out loss after its least value, in shares of its fall before, from which the
 training went on too long; below `USED` nats it is none."""
 
+_WEAKER = {
+    "beta": "lower beta",
+    "alpha": "raise alpha",
+    "capacity": "raise capacity",
+    "tolerance": "lower tolerance",
+    "information": "raise information",
+    "mutual_information": "lower mutual_information",
+}
+"""What has the code say more, by the argument of an objective."""
+
+_CLOSER = {"scale": "Raise lambda (scale=)", "total_correlation": "Raise total_correlation"}
+"""What brings q(z) nearer to the prior, by the argument of an objective."""
+
+_WEIGH_CODES = "Have a divergence of q(z) and the prior in the objective (InfoVAE, WAE)"
+
 Level = Literal["good", "note", "problem"]
 
 
@@ -88,12 +105,14 @@ class Facts:
         alpha: how much of the KL of a datum the objective leaves out; 1 does not ask q(z|x) to be
             the posterior.
         standard: whether the prior is a standard normal.
+        settings: names of the objective's arguments, those that advice may speak of.
     """
 
     metrics: Mapping[str, Mapping[str, Any]]
     history: History
     alpha: float = 0.0
     standard: bool = True
+    settings: Collection[str] = ()
 
     def value(self, name: str) -> float | None:
         """A metric's value, if it has one."""
@@ -112,7 +131,8 @@ def facts(found: Mapping[str, Any], history: History, experiment: Experiment) ->
     objective = experiment.objective
     alpha = objective.at_step(objective.alpha) if isinstance(objective, InfoVAE) else 0.0
     standard = isinstance(experiment.pair.prior, StandardNormal)
-    return Facts(found["metrics"], history, float(alpha), standard)
+    settings = signature(type(objective)).parameters
+    return Facts(found["metrics"], history, float(alpha), standard, settings)
 
 
 def findings(found: Mapping[str, Any], history: History, experiment: Experiment) -> list[Finding]:
@@ -130,14 +150,17 @@ def judge(facts: Facts) -> list[Finding]:
 def _usage(f: Facts) -> Finding | None:
     """Whether the decoder uses the code."""
     topic, usage, rate = "use of the code", f.value("usage"), f.value("rate")
-    weaken = (
-        "Lower beta or raise alpha, give a strong decoder a path for z (maps=), standardise the "
-        "encoder (rate=), or train longer: see docs/choosing.md."
-    )
+    ways = [
+        *(way for name, way in _WEAKER.items() if name in f.settings),
+        "give a strong decoder a path for z (maps=)",
+        "standardise the encoder (rate=)",
+    ]
+    listed = ", ".join(ways)
+    weaken = f"{listed[0].upper()}{listed[1:]}, or train longer: see docs/choosing.md."
     if usage is None:
         if rate is None or rate >= USED:
             return None
-        text = f"the rate is {rate:.2g} nats: q(z|x) is the prior for every datum."
+        text = f"the rate is {rate:.2g} nats: q(z|x) is all but the prior for every datum."
         return Finding("problem", topic, text, weaken)
     if usage < max(USED, SURE * f.error("usage")):
         text = f"another datum's code costs the decoder {usage:.2g} nats: "
@@ -192,7 +215,9 @@ def _match(f: Facts) -> Finding | None:
     ]
     where = f"; {_listed(off)}" if off else ""
     text = f"{', '.join(said)}{where}: the decoder is asked at samples for what it has not seen."
-    return Finding("problem", topic, text, "Raise lambda (scale=) or train longer.", "codes")
+    ways = [way for name, way in _CLOSER.items() if name in f.settings]
+    advice = f"{ways[0] if ways else _WEIGH_CODES} or train longer."
+    return Finding("problem", topic, text, advice, "codes")
 
 
 def _posterior(f: Facts) -> Finding | None:
@@ -200,6 +225,7 @@ def _posterior(f: Facts) -> Finding | None:
     topic = "q(z|x) as a posterior"
     covered, error = f.value("coverage/90"), f.error("coverage/90")
     usable, ranks = f.value("khat_usable"), f.value("sbc/all")
+    middle, more = f.value("khat_median"), ""
     if covered is None and usable is None:
         return None
     said, wrong = [], False
@@ -210,7 +236,11 @@ def _posterior(f: Facts) -> Finding | None:
         wrong |= off
     if usable is not None:
         said.append(f"k-hat is usable for {usable:.0%} of the data")
-        wrong |= usable < FEW
+        # the threshold rises with the draws up to the highest: below that, they are too few
+        if usable < FEW and middle is not None and middle < HIGHEST_USABLE:
+            said[-1] += f", for want of draws: it is {middle:.2g} in the median"
+            more = f"Take {math.ceil(10 ** (1 / (1 - middle)))} draws at least (--samples)."
+        wrong |= usable < FEW and not more
     text = "; ".join(said) + "."
     if wrong and f.alpha >= 1:
         text += " Nothing at alpha = 1 asks that of q(z|x): take codes as features."
@@ -220,8 +250,8 @@ def _posterior(f: Facts) -> Finding | None:
         return Finding("problem", topic, text, advice, "coverage")
     if ranks is not None and ranks < RARE:
         text += f" It is close, yet the ranks of simulated codes tell (p {p_value(ranks)})."
-        return Finding("note", topic, text, section="sbc")
-    return Finding("good", topic, text, section="coverage")
+        return Finding("note", topic, text, more, "sbc")
+    return Finding("note" if more else "good", topic, text, more, "coverage")
 
 
 def _likelihood(f: Facts) -> Finding | None:

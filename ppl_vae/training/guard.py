@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
 from torch import Tensor
@@ -74,8 +75,20 @@ def check_support(
                 raise ValueError(
                     f"site {name!r} is {name_at(model, site)} with support "
                     f"{base}, which excludes the data: {place} is {number:g}; "
-                    "rescale the data (normalise= does) or choose another likelihood"
+                    f"{_remedy(base, value)}"
                 )
+
+
+def _remedy(support: Any, value: Tensor) -> str:
+    """What brings values into a support: no scale makes 0.5 a yes or a count."""
+    if not support.is_discrete:
+        return "rescale the data (normalise= does) or choose another likelihood"
+    if support is constraints.boolean and ((value >= 0) & (value <= 1)).all():
+        return (
+            "draw them as Binarized does (--data Binarized --data.data CLASS), or choose another "
+            "likelihood"
+        )
+    return "choose another likelihood"
 
 
 def name_at(program: Program, site: Site, of_guide: bool = False) -> str:
