@@ -234,6 +234,8 @@ def test_nested_parts_by_flags() -> None:
         (["--config", "no.yaml"], ["no configuration file 'no.yaml'"]),
         # images of the wrong shape
         (["--likelihood.body", "dcgan", "--data", "twopoints"], ["DCGAN", "(1,)", "MLP"]),
+        # brackets that a shell has taken, or nobody has written
+        (["--freeze", "likelihood"], ["freeze is 'likelihood'", "a list like '[a,b]'"]),
         # a likelihood whose support excludes the data
         (["--data", "gaussian_mixture"], ["Bernoulli", "excludes the data"]),
     ],

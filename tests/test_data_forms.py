@@ -76,7 +76,11 @@ def test_fit_takes_them_at_either_precision(name: str, double: bool) -> None:
 
 
 def test_a_list_of_several_shapes_and_text_are_refused_in_one_line() -> None:
-    for rows, words in (([[1.0], [1.0, 2.0]], "several shapes"), (np.array(["a"]), "not real")):
+    for rows, words in (
+        ([[1.0], [1.0, 2.0]], "several shapes"),
+        (np.array(["a"]), "not real"),
+        (np.array([[1.0, 2.0], [3.0, "x"]], dtype=object), r"'x' in \[1, 1\] first"),
+    ):
         with pytest.raises(ValueError, match=words) as error:
             as_dataset(rows)
         assert "\n" not in str(error.value)

@@ -148,9 +148,11 @@ def test_the_page_fits_a_phone_and_follows_the_dark(page: Browser) -> None:
     try:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate(paper) != light
+        page.call("Emulation.setEmulatedMedia", media="print", features=dark)
+        assert page.evaluate(paper) == light  # paper is white, whatever the screen
     finally:
         page.call("Emulation.clearDeviceMetricsOverride")
-        page.call("Emulation.setEmulatedMedia", features=[])
+        page.call("Emulation.setEmulatedMedia", media="", features=[])
 
 
 def test_findings_stand_at_the_top_and_lead_to_their_sections(page: Browser) -> None:

@@ -142,7 +142,7 @@ def test_commands(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["encode", "run", "--data", "no.csv", "--out", "c.csv"], "no data file 'no.csv'"),
         (["encode", "run", "--data", "new.npy", "--out", "c.txt"], "must end in"),
         (["encode", "run", "--data", "new.npy", "--out", "no/c.csv"], "no folder 'no'"),
-        (["encode", "run", "--data", "new.csv", "--out", "c.csv"], "not numbers"),
+        (["encode", "run", "--data", "new.csv", "--out", "c.csv"], "'v' in column 'who'"),
         (["encode", "run", "--data", "new.csv", "--index", "x", "--out", "c.csv"], "column 'x'"),
         (["encode", "run", "--data", "new.npy", "--weights", "--out", "c.csv"], "weights="),
         (["decode", "run", "--data", "new.npy", "--out", "c.csv"], "codes of shape (6, 4)"),

@@ -149,7 +149,9 @@ class Slot:
         """What is admitted, in words."""
         found = [what for plain, what in _PLAIN.items() if plain in self.plain]
         found += ["one of " + ", ".join(map(repr, self.words))] if self.words else []
-        found += ["a list"] if self.items else []
+        if self.items:
+            numbers = {int, float} & set(self.items[0].plain)
+            found.append(f"a list like {'[1,2]' if numbers else '[a,b]'!r}")
         found += [" or ".join(sorted(names))] if names else []
         found += ["a mapping"] if self.values else []
         return " or ".join(found) or "a value it takes"

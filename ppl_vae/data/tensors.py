@@ -51,7 +51,10 @@ def _array(rows: Any, name: str) -> np.ndarray[Any, Any]:
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} holds values that are not numbers") from error
+            raise ValueError(
+                f"{name} holds values that are not numbers, {_first_word(rows, array)}: leave out "
+                "such columns, or make numbers of them"
+            ) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"{name} is a {type(rows).__name__} of {array.dtype}, not real numbers: give a "
@@ -60,6 +63,18 @@ def _array(rows: Any, name: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _first_word(rows: Any, array: np.ndarray[Any, Any]) -> str:
+    """The first value that is no number, and where it is."""
+    for place in np.ndindex(array.shape):
+        try:
+            float(array[place])
+        except (TypeError, ValueError):
+            names = getattr(rows, "columns", None)
+            where = f"column {names[place[1]]!r}" if names is not None else f"{[*place]}"
+            return f"{array[place]!r} in {where} first"
+    return "too large"
 
 
 def is_array(value: object) -> bool:

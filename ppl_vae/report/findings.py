@@ -249,7 +249,7 @@ def _posterior(f: Facts) -> Finding | None:
         advice = "Do not read uncertainty off it; a richer guide (full covariance, flow) may do."
         return Finding("problem", topic, text, advice, "coverage")
     if ranks is not None and ranks < RARE:
-        text += f" It is close, yet the ranks of simulated codes tell (p {p_value(ranks)})."
+        text += f" These do not tell it from the posterior, yet ranks do (p {p_value(ranks)})."
         return Finding("note", topic, text, more, "sbc")
     return Finding("note" if more else "good", topic, text, more, "coverage")
 
