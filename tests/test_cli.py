@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A module on the path that leaves a mark when it is imported."""
     mark = tmp_path / "mark"
     (tmp_path / "lib").mkdir()
@@ -45,8 +46,8 @@ class Mixture(GaussianMixture):
 """
     )
     monkeypatch.syspath_prepend(tmp_path / "lib")
-    monkeypatch.delitem(sys.modules, "evil", raising=False)
-    return mark
+    yield mark
+    sys.modules.pop("evil", None)
 
 
 @pytest.fixture(scope="module")
