@@ -121,6 +121,7 @@ def test_a_failure_is_listed(
         (["sweep", "--vary", "dim=2,"], "--vary is 'dim=2,'"),
         (["sweep", "--vary", "seed=1,2"], "say how many with --seeds"),
         (["sweep", "--vary", "dim=2", "--seeds", "0"], "--seeds is '0'"),
+        (["sweep", "--vary", "dim=1,2", "--seeds", "999999999999999999999"], "a sweep has 10000"),
         (["sweep", "--vary", "dim=2", "--prior.help"], "ask ppl-vae fit --prior.help"),
         (["sweep", "--vary", "dim=2", "--overwrite"], "goes on with what is there"),
         (["sweep", "--vary", "dimension=2"], "dimension"),

@@ -1,5 +1,6 @@
 """The command that trains a grid of runs and compares them."""
 
+import math
 import os
 import shlex
 import subprocess
@@ -14,6 +15,9 @@ from typing import Any
 from ppl_vae import files
 
 __all__ = ["sweep"]
+
+# A sweep of more is a slip; each run has a folder and a process.
+_RUNS = 10_000
 
 _OPTIONS = (
     ("--vary NAME=A,B", "an option of fit and its values; several of these make a grid."),
@@ -163,6 +167,9 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
     if "seed" in varied:
         raise ValueError("--vary seed: say how many with --seeds")
     seeds, jobs = (_count(name, plain[name]) for name in ("seeds", "jobs"))
+    count = math.prod(map(len, varied.values())) * seeds
+    if count > _RUNS:
+        raise ValueError(f"{count} runs: a sweep has {_RUNS} at most, so fewer values or --seeds")
     out, cells = Path(plain["out"]), []
     for values in product(*varied.values()):
         pairs = list(zip(varied, values, strict=True))
@@ -176,7 +183,7 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
 
 
 def _count(name: str, text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 30 or int(text) < 1:
         raise ValueError(f"--{name} is {text!r}: give a whole number of 1 or more")
     return int(text)
 
