@@ -25,6 +25,7 @@ def test_values_are_the_definition() -> None:
 
 def test_gradients_are_those_of_the_values() -> None:
     assert torch.autograd.gradcheck(log_marginals, given())
+    assert torch.autograd.gradgradcheck(log_marginals, given())
 
 
 def test_a_pair_that_does_not_count_passes_nothing() -> None:

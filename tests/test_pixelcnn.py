@@ -360,5 +360,7 @@ def test_the_gate_is_tanh_times_sigma_in_value_and_gradient() -> None:
     a, b = x.chunk(2, 1)
     torch.testing.assert_close(_gate(x), torch.tanh(a) * torch.sigmoid(b))
     assert torch.autograd.gradcheck(_gate, x)
+    assert torch.autograd.gradgradcheck(_gate, x)
+    torch.testing.assert_close(torch.vmap(_gate)(torch.stack([x, 2 * x]))[1], _gate(2 * x))
     pixel = x.detach()[:, :, 0, 0]
     torch.testing.assert_close(_gate(pixel), _gate(x)[:, :, 0, 0])

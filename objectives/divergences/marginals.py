@@ -1,11 +1,11 @@
 """Log-densities of mixtures of Gaussians by dimension, with derivatives in closed form."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["log_marginals"]
 
@@ -33,12 +33,8 @@ class _LogMarginals(torch.autograd.Function):
         codes: Tensor, mean: Tensor, variance: Tensor, log_shares: Tensor
     ) -> tuple[Tensor, ...]:
         """The logarithms, and by dimension each pair's part of the sum, `(b, n)`."""
-        peaks = -0.5 * (variance.log() + math.log(2 * math.pi))
-        roots = (2 * variance).rsqrt()
         values, parts = [], []
-        for z, mu, root, peak in zip(codes.T, mean.T, roots.T, peaks.T, strict=True):
-            scaled = (z[:, None] - mu).mul_(root)
-            part = torch.addcmul(log_shares, scaled, scaled, value=-1).add_(peak)
+        for part in _terms(codes, mean, variance, log_shares):
             top = part.amax(1, keepdim=True)
             part = part.sub_(top).exp_()
             total = part.sum(1, keepdim=True)
@@ -49,12 +45,13 @@ class _LogMarginals(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs[:3], *output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        codes, mean, variance, *parts = ctx.saved_tensors
+        codes, mean, variance, log_shares, *parts = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            parts = [term.softmax(1) for term in _terms(codes, mean, variance, log_shares)]
         precision = variance.reciprocal()
         found = []
         by_shares = None
@@ -68,3 +65,12 @@ class _LogMarginals(torch.autograd.Function):
             spread = (moved * delta).sum(0) * tau - weighed.sum(0)
             found.append((-(moved @ tau), moved.sum(0) * tau, 0.5 * tau * spread))
         return *(torch.stack(of, 1) for of in zip(*found, strict=True)), by_shares
+
+
+def _terms(codes: Tensor, mean: Tensor, variance: Tensor, log_shares: Tensor) -> Iterator[Tensor]:
+    """By dimension, the log of each pair's term of the sum, `(b, n)`."""
+    peaks = -0.5 * (variance.log() + math.log(2 * math.pi))
+    roots = (2 * variance).rsqrt()
+    for z, mu, root, peak in zip(codes.T, mean.T, roots.T, peaks.T, strict=True):
+        scaled = (z[:, None] - mu).mul_(root)
+        yield torch.addcmul(log_shares, scaled, scaled, value=-1).add_(peak)

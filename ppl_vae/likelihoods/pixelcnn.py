@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ppl_vae.arguments import whole
 from ppl_vae.bodies import MLP
@@ -97,9 +96,6 @@ class PixelCNN(AutoregressiveLikelihood):
         self.head = nn.ModuleList(
             [ShiftedConv2d(width, head), ShiftedConv2d(head, pixels.outputs(self.channels))]
         )
-        # Out of a tuple, where a pixel finds them sooner than among a module's modules.
-        layers = cast("list[_Layer]", list(self.layers))
-        self._across = tuple((layer.horizontal, layer.out) for layer in layers), (*self.head,)
 
     def vertical(
         self, x: Tensor, condition: tuple[Tensor, Tensor | None], cursor: Cursor | None = None
@@ -121,11 +117,25 @@ class PixelCNN(AutoregressiveLikelihood):
     def horizontal(
         self, x: Tensor, links: Sequence[Tensor | None], cursor: Cursor | None = None
     ) -> Tensor:
-        layers, (hidden, last) = self._across
+        layers, (hidden, last) = self._across(cursor)
         before = None
         for (across, out), link in zip(layers, links, strict=True):
             x = before = out(_gate(across(x, cursor, link)), cursor, before)
         return last(hidden(x.relu(), cursor).relu_(), cursor)
+
+    def _across(self, cursor: Cursor | None) -> Any:
+        """Each layer's two convolutions along a row, and the head's.
+
+        A drawing remembers them: to find them among a module's modules takes a pixel longer than
+        its products.
+        """
+        found = None if cursor is None else cursor.memory.get(self)
+        if found is None:
+            layers = cast("list[_Layer]", list(self.layers))
+            found = tuple((layer.horizontal, layer.out) for layer in layers), (*self.head,)
+            if cursor is not None:
+                cursor.memory[self] = found
+        return found
 
 
 class _Layer(nn.Module):
@@ -141,28 +151,42 @@ class _Layer(nn.Module):
 
 def _gate(x: Tensor) -> Tensor:
     if x.dim() > 2:
-        gated: Tensor = _Gate.apply(x)
+        gated: Tensor = _Gate.apply(x)[0]
         return gated
     a, b = x.chunk(2, 1)  # of one pixel, where a call costs more than its numbers
     return torch.tanh(a).mul_(torch.sigmoid(b))
 
 
 class _Gate(torch.autograd.Function):
-    """tanh(a) sigma(b), with a backward pass of few tensors."""
+    """tanh(a) sigma(b) and its factors, with a backward pass of few tensors.
+
+    That reads the factors alone, which are outputs so that it can be differentiated again.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, b = x.chunk(2, 1)
         # tanh a = 2 sigma(2 a) - 1, which PyTorch computes in half the time on CPUs.
         tanh = torch.mul(a, 2).sigmoid_().mul_(2).sub_(1)
         sigma = torch.sigmoid(b)
-        ctx.save_for_backward(tanh, sigma)
-        return tanh * sigma
+        return tanh * sigma, tanh, sigma
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor:
         tanh, sigma = ctx.saved_tensors
+        grad, by_tanh, by_sigma = grads
+        grad = torch.zeros_like(sigma) if grad is None else grad
         by_a = torch.ops.aten.tanh_backward(grad * sigma, tanh)
         by_b = torch.ops.aten.sigmoid_backward(grad, sigma).mul_(tanh)
+        if by_tanh is not None:
+            by_a = by_a + torch.ops.aten.tanh_backward(by_tanh, tanh)
+        if by_sigma is not None:
+            by_b = by_b + torch.ops.aten.sigmoid_backward(by_sigma, sigma)
         return torch.cat([by_a, by_b], 1)
