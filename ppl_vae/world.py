@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ppl_vae.group import Group
+from ppl_vae.streams import Streams
 
 __all__ = ["Processes", "World", "by_itself", "here", "inside"]
 
@@ -142,7 +142,7 @@ class World:
         """Sets tensors to what the first process has, in place."""
 
 
-class Processes(Group, World):
+class Processes(Streams, World):
     """Several processes of one `torch.distributed` group.
 
     Args:
@@ -155,8 +155,6 @@ class Processes(Group, World):
         self.timeout = timeout
         self.met: dict[Any, Any] = {}
         """What is known of pairs and objectives that all have from the first."""
-        self.stream: list[Tensor] | None = None
-        """What all draw alike from, as states of torch's generators."""
         self._leaving: list[Callable[[], None]] = []
 
     # Tensors
@@ -288,82 +286,6 @@ class Processes(Group, World):
             )
         return tuple(part.tensor_split(self.size)[self.rank] for part in parts)
 
-    # Noise: a stream that all share, and one of each process
-
-    def part_streams(self) -> None:
-        """From here on each process draws its own, and `alike` what the first would have drawn."""
-        state = _states()
-        for tensor in state:
-            moved = tensor.to(self.device("cpu"))
-            dist.broadcast(moved, 0)
-            tensor.copy_(moved)
-        self.stream = state
-        with self.alike(moving=False):
-            seed = int(torch.randint(2**31, ()))
-        self.seed(seed)
-
-    def apart(self) -> None:
-        """Parts the streams unless each process draws its own already."""
-        marks = self.counts(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
-        if self.stream is None or len({*marks}) < self.size:
-            self.part_streams()
-
-    def seed(self, seed: int) -> None:
-        """Sets the seed of what each process draws by itself."""
-        torch.manual_seed((seed + 7919 * (self.rank + 1)) % 2**63)
-
-    @contextmanager
-    def alike(self, moving: bool = True) -> Iterator[None]:
-        if self.stream is None:
-            self.part_streams()
-        assert self.stream is not None
-        own = _states()
-        _set_states(self.stream)
-        try:
-            yield
-            if moving:
-                self.stream = _states()
-        finally:
-            _set_states(own)
-
-    @property
-    def common(self) -> Tensor:
-        """The state of what all draw alike."""
-        if self.stream is None:
-            self.part_streams()
-        assert self.stream is not None
-        return self.stream[0]
-
-    @common.setter
-    def common(self, state: Tensor) -> None:
-        with self.alike(moving=False):
-            torch.set_rng_state(state.cpu())
-            if torch.cuda.is_available() and torch.cuda.is_initialized():
-                torch.cuda.manual_seed(int(torch.randint(2**31, ())))
-                torch.set_rng_state(state.cpu())
-            found = _states()
-        self.stream = found
-
-    def drawn(self, batches: Iterator[T]) -> Iterator[T]:
-        batches = iter(batches)
-        while True:
-            with self.alike():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-
-    @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
-        kept = self.stream
-        with super().seeded(seed):
-            self.stream = _states()
-            self.seed(seed)
-            try:
-                yield
-            finally:
-                self.stream = kept
-
 
 class _Total(torch.autograd.Function):
     """A sum over processes whose backward pass is a sum over processes."""
@@ -376,20 +298,6 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.world.summed(grads[0]), None
-
-
-def _states() -> list[Tensor]:
-    """The states of torch's generators, of the CPU and of the GPU in use."""
-    found = [torch.get_rng_state()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found.append(torch.cuda.get_rng_state())
-    return found
-
-
-def _set_states(states: Sequence[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])
 
 
 _current: World = World()

@@ -22,6 +22,7 @@ HOMES = {
 
 ORDER = (
     ("arguments", "files", "group", "records", "state", "terminal"),
+    ("streams",),
     ("world",),
     ("together",),
     ("launching",),

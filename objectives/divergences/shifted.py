@@ -61,10 +61,7 @@ def sum_across(
     """The sums of weight times E k and of weight, `(2,)`, over pairs with rows of other data.
 
     Args:
-        kernel: the kernel.
-        length: its squared length-scale.
-        rows: the rows.
-        weights: theirs, `(n,)`.
+        kernel, length, rows, weights: as in `sum_within`.
         others: what they meet, such as rows of the past.
         theirs: the weights of those, `(m,)`.
         shifts: how many each row meets, as in `sum_within`.
