@@ -169,7 +169,8 @@ def test_each_process_maps_its_own_rows_of_a_file(shared: list[Found]) -> None:
     assert len(epochs[0]) == 2
     for one, other in zip(*epochs, strict=True):
         assert sorted(one + other) == list(range(len(one + other)))
-        assert len(one) == pytest.approx(len(other), abs=4)
+        # A row at most in each of the four batches of an epoch.
+        assert abs(len(one) - len(other)) <= 4
 
 
 @pytest.mark.parametrize("name", RECORDED)
