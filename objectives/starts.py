@@ -13,6 +13,12 @@ An optimiser such as Adam sees the size of the penalty's pull only against the r
 and this keeps the two in one proportion. A price for means is what training needs first; a spread
 is priced otherwise by each (kernels as wide as the prior feel it little), so this is a start and
 no more.
+
+A learned critic is priced by D alone: $c_{\mathrm{JS}} / 64 = .0017$ nats of a unit shift for each
+number observed, which is lambda = D / 64 for the Jensen-Shannon divergence. Its pull does not fade
+in high d as a kernel's of width $\sqrt d$ does, and it comes with the noise of the critic's own
+training, which is as large where q(z) is right already: at the price of the kernels a code of few
+numbers collapses under it.
 """
 
 import logging
@@ -20,7 +26,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from ppl_vae.objectives.divergences.divergence import Divergence
+from ppl_vae.objectives.divergences.divergence import Divergence, critics
+from ppl_vae.objectives.divergences.f_divergence import JensenShannon
 from ppl_vae.objectives.divergences.mmd import MMD
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.rows import Rows
@@ -48,6 +55,8 @@ def start(divergence: Divergence, reading: Reading, names: list[str], rows: Rows
         )
     assert unit is not None
     assert reference is not None
+    if critics(divergence):
+        reference = JensenShannon().of_unit_shift() / 64
     value = numbers * (reference / unit)
     logger.info(
         "lambda of %s: %.4g, from %g numbers observed of a datum and codes of d = %d",

@@ -23,11 +23,12 @@ from ppl_vae import VAE, fit
 from ppl_vae.data import Binarized, Dataset, Digits, GaussianMixture
 from ppl_vae.guides import MeanFieldNormal
 from ppl_vae.likelihoods import Bernoulli, Normal, PixelCNN, Poisson
-from ppl_vae.objectives import MMD, BetaVAE, InfoVAE, Linear
+from ppl_vae.objectives import MMD, Adversarial, BetaVAE, InfoVAE, Linear
 from ppl_vae.priors import StandardNormal
 from ppl_vae.program.modules import modules_of
 from ppl_vae.training.guard import NotFinite
 from ppl_vae.training.history import History
+from ppl_vae.training.optim import Adam
 from ppl_vae.training.run import Run
 from ppl_vae.training.spread import warn_of_collapse
 from ppl_vae.training.weights import load, state, stored
@@ -312,6 +313,24 @@ def test_critic_steps_continue_the_same_optimiser(tmp_path: Path) -> None:
     (inner,) = [o for p, o in optimizer.optim_objs.items() if p is objective.own]
     assert inner.state[objective.own]["step"].item() == 15
     assert "objective.own" in Run(tmp_path / "run").load_weights()
+
+
+@pytest.mark.parametrize("beta1", [None, 0.3])
+def test_adam_has_a_shorter_memory_for_a_critic(tmp_path: Path, beta1: float | None) -> None:
+    """By default and as asked for; the encoder's, and another's that is given, stay."""
+    settings = {} if beta1 is None else {"critic_beta1": beta1}
+    optimizer = Adam(**settings)  # type: ignore[arg-type]
+    objective = InfoVAE(Adversarial(dim=1), scale=1.0)
+    rows, run = torch.randn(16), tmp_path / "run"
+    fit(model, guide, rows, objective, optimizer, epochs=1, out=run)
+    critic = set(objective.parameters())
+    betas = {
+        p in critic: made.param_groups[0]["betas"] for p, made in optimizer.optim_objs.items()
+    }
+    assert betas == {True: (0.5 if beta1 is None else beta1, 0.999), False: (0.9, 0.999)}
+    given = pyro.optim.Adam({"lr": 0.01})
+    fit(model, guide, rows, InfoVAE(Adversarial(dim=1), scale=1.0), given, epochs=1)
+    assert {o.param_groups[0]["betas"] for o in given.optim_objs.values()} == {(0.9, 0.999)}
 
 
 def test_critic_steps_without_a_critic_are_refused() -> None:

@@ -221,6 +221,31 @@ def test_every_divergence_asks_the_same_price() -> None:
         assert price == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize("bound", ["JS", "reverse KL"])
+@pytest.mark.parametrize("dim", [2, 5])
+def test_a_critic_s_price_is_of_the_numbers_alone(bound: str, dim: int) -> None:
+    """lambda = D / 64 for Jensen-Shannon at any d, and the same nats for another bound."""
+    critic = Adversarial(dim=dim, bound=bound)  # type: ignore[arg-type]
+    x = torch.randn(6, 32)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(dim), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros(32), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :dim], 1.0).to_event(1))
+
+    objective = InfoVAE(critic, scale="auto")
+    objective.loss(model, guide, x)
+    js, own = KNOWN["JS"][1], KNOWN[bound][1]
+    assert objective.scales["z"] == pytest.approx(32 / 64 * js / own, rel=1e-6)
+    remembered = InfoVAE(Memory(Adversarial(dim=dim, bound=bound), 4), scale="auto")  # type: ignore[arg-type]
+    remembered.loss(model, guide, x)
+    assert remembered.scales == objective.scales
+
+
 def test_a_value_once_found_stays() -> None:
     objective = InfoVAE(MMD(), scale="auto")
     svi = SVI(images(6), reader(6), pyro.optim.Adam({"lr": 0.01}), objective)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppl_vae.objectives.divergences.aggregate_posterior import AggregatePosterior
 
-__all__ = ["Counted", "Divergence", "Reads"]
+__all__ = ["Counted", "Divergence", "Reads", "critics"]
 
 Reads = Literal["draws", "density", "score"]
 """What is read of a prior."""
@@ -85,3 +85,14 @@ class Divergence(nn.Module, ABC):
         The objective calls it once a training step, after the loss, so that all particles of a
         step meet the same queue.
         """
+
+
+def critics(module: nn.Module) -> list[Divergence]:
+    """The divergences in a module that train parameters of their own against the encoder."""
+    return [
+        part
+        for part in module.modules()
+        if isinstance(part, Divergence)
+        and type(part).critic_loss is not Divergence.critic_loss
+        and next(part.parameters(), None) is not None
+    ]

@@ -61,7 +61,7 @@ def objectives(factor: float = 1.0) -> dict[str, Callable[[], Objective]]:
         "sliced Wasserstein, 10": weighed(SlicedWasserstein, 10.0),
         "Cramer-Wold, 1": weighed(CramerWold, 1.0),
         "Stein, 10": weighed(Stein, 10.0),
-        "adversarial, 10": weighed(Adversarial, 10.0),
+        "adversarial, 1": weighed(Adversarial, 1.0),
     }
 
 

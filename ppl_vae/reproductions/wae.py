@@ -7,10 +7,11 @@ WAE-GAN, the same with a critic and lambda = 1; and a VAE with a Gaussian decode
 (At 14x14 the squared error is a quarter of that of 28x28, so its weight is four times .05 and the
 variance .3 / 4. The published code has lambda = 10 for WAE-GAN too, after an encoder trained to
 the prior's mean and covariance; without that start the critic's pull at 10 folds the codes onto a
-surface before the decoder has learned to use them.) Reported on 2,000 held-out digits: the FID of 1,000 samples in the features of our classifier,
-the sharpness of samples over the data's (the variance of the Laplace-filtered image), the mean
-squared error of a pixel, and the log-determinant of q(z) over d. The pictures are the paper's:
-interpolations between held-out digits, reconstructions and samples.
+surface before the decoder has learned to use them.) Reported on 2,000 held-out digits: the FID of
+1,000 samples in the features of our classifier, the sharpness of samples over the data's (the
+variance of the Laplace-filtered image), the mean squared error of a pixel, and the log-determinant
+of q(z) over d. The pictures are the paper's: interpolations between held-out digits,
+reconstructions and samples.
 
 Tolstikhin, Bousquet, Gelly and Schölkopf (2018), arXiv:1711.01558: FID 63 (VAE), 55 (WAE-MMD) and
 42 (WAE-GAN) on CelebA, by Inception's features.

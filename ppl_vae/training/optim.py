@@ -4,12 +4,13 @@
 of them whose settings are read off their signatures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyro.optim
 import torch
 from pyro.optim import PyroOptim
+from torch import Tensor
 
 from ppl_vae.objectives import Schedule
 
@@ -82,9 +83,13 @@ class Adam(Scheduled):
         decay: factor on the learning rate after each epoch; 1 keeps it constant.
         clip_norm: largest norm of each parameter's gradient; null for no bound.
         schedule: a factor on the learning rate as a function of the step, such as Cosine.
+        critic_beta1: beta1 of an objective's critic. What it learns moves as the encoder answers,
+            and a long memory makes the two chase each other.
 
     References:
         Kingma and Ba (2015), Adam: a method for stochastic optimization, arXiv:1412.6980.
+        Radford, Metz and Chintala (2016), Unsupervised representation learning with deep
+        convolutional generative adversarial networks, arXiv:1511.06434 (beta1 = .5).
     """
 
     def __init__(
@@ -96,9 +101,22 @@ class Adam(Scheduled):
         decay: float = 1.0,
         clip_norm: float | None = None,
         schedule: Schedule | None = None,
+        critic_beta1: float = 0.5,
     ) -> None:
         settings = {"lr": lr, "betas": (beta1, beta2), "weight_decay": weight_decay}
         super().__init__(torch.optim.Adam, settings, schedule, decay, clip_norm)
+        self.critic_betas = critic_beta1, beta2
+        self._critic: set[int] = set()
+
+    def know_critic(self, parameters: Iterable[Tensor]) -> None:
+        """Says which parameters are a critic's, before any of them is met."""
+        self._critic = {id(p) for p in parameters}
+
+    def _get_optim(self, param: Any) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = super()._get_optim(param)
+        if id(param) in self._critic:
+            made.param_groups[0]["betas"] = self.critic_betas
+        return made
 
 
 class SGD(Scheduled):

@@ -16,6 +16,7 @@ from ppl_vae.data.checks import Channels, Missing
 from ppl_vae.data.loaders import Batches
 from ppl_vae.data.transform import Normalise
 from ppl_vae.objectives import InfoVAE, Objective
+from ppl_vae.objectives.divergences.divergence import critics
 from ppl_vae.objectives.schedules import Schedule
 from ppl_vae.program.modules import Program, modules_of
 from ppl_vae.program.precision import Halved, Precision
@@ -168,6 +169,8 @@ def prepare(
     watch = Watch(objective, patience, keep, monitor, held_out is not None, terms)
     if isinstance(optim, Scheduled):
         optim.plan(epochs * steps)
+    if isinstance(optim, Adam) and isinstance(objective, nn.Module):
+        optim.know_critic(p for critic in critics(objective) for p in critic.parameters())
     settings = {
         "batch_size": batch_size,
         "seed": seed,

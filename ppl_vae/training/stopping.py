@@ -8,7 +8,8 @@ import numpy as np
 from pyro.infer import ELBO
 from torch import nn
 
-from ppl_vae.objectives import Constraint, Divergence
+from ppl_vae.objectives import Constraint
+from ppl_vae.objectives.divergences.divergence import critics
 from ppl_vae.objectives.schedules import schedules_of
 from ppl_vae.training.checkpoint import count, number
 
@@ -117,13 +118,8 @@ def _moving(objective: ELBO) -> str:
     """What makes losses of two epochs different quantities, in words; empty if nothing does."""
     if not isinstance(objective, nn.Module):
         return ""
-    for part in objective.modules():
-        if (
-            isinstance(part, Divergence)
-            and type(part).critic_loss is not Divergence.critic_loss
-            and next(part.parameters(), None) is not None
-        ):
-            return "its critic is trained on"
-        if isinstance(part, Constraint):
-            return "the weight of its constraint is adapted"
+    if critics(objective):
+        return "its critic is trained on"
+    if any(isinstance(part, Constraint) for part in objective.modules()):
+        return "the weight of its constraint is adapted"
     return "a weight in it is scheduled" if schedules_of(objective) else ""

@@ -6,9 +6,9 @@ with a Bernoulli draw at each step; batches of 50, Adam at 2e-3. The PixelCNN ha
 3 and depth 2 (3 on 28x28), with z as a bias of every layer and, in the cells with *maps*, also as
 four images that enter the first; *standardised* encoders take their means through a batch norm,
 times .9, and have a fixed sd of .436. Objectives: the ELBO, MMD-VAE (lambda the number of pixels,
-which is the paper's weight) at alpha = 1 and .5, sliced Wasserstein, Stein and adversarial (four
-critic steps) at 10/64 of that lambda, the ELBO at the effective beta of the paper's code (pixels /
-d), and the auto-encoder.
+which is the paper's weight) at alpha = 1 and .5, sliced Wasserstein and Stein at 10/64 of that
+lambda, adversarial (four critic steps) at 1/64, the ELBO at the effective beta of the paper's code
+(pixels / d), and the auto-encoder.
 
 Each cell is trained once and measured at several steps on held-out digits: the rate, a lower bound
 of the mutual information of x and z (1,000 rows, so it cannot be above log 1,000 = 6.9), *usage*

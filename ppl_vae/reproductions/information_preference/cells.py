@@ -38,13 +38,11 @@ OBJECTIVES: dict[str, Callable[[int], Objective]] = {
     "ELBO, the authors' beta": lambda pixels: BetaVAE(pixels / DIM),
     "auto-encoder": lambda pixels: Autoencoder(),
     "Stein": lambda pixels: InfoVAE(Stein(), scale=pixels * 10 / 64),
-    "adversarial": lambda pixels: InfoVAE(
-        Adversarial(dim=DIM, hidden=(256, 256)), scale=pixels * 10 / 64
-    ),
+    "adversarial": lambda pixels: InfoVAE(Adversarial(dim=DIM, hidden=(256, 256)), scale="auto"),
 }
 """The losses, by name, each from the number of pixels. That number is lambda of the MMD (the
 paper's weight 1 on a likelihood per pixel); the other divergences have the share of it that
-matches as well on scikit-learn's digits, see `divergences`."""
+matches as well on scikit-learn's digits, see `divergences`; for a critic it is 1/64, "auto"."""
 
 
 @dataclass(frozen=True)
