@@ -49,6 +49,8 @@ def report(
     folders = [Run(name) for name in runs]
     _once(folders)
     loaded = [(folder, load(folder, trust, device, data)) for folder in folders]
+    for folder in folders:
+        _ = folder.history  # a log that is damaged is refused before anything is computed
     for folder, experiment in loaded:
         if not _is_evaluated(folder):
             print(f"{folder.path}: evaluating, which was not done yet")
