@@ -154,7 +154,8 @@ def prepare(
     optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
     whole = rows.stand_ins(drawn.few)
     few = tuple(part[:batch_size] for part in whole)
-    check_support(observing, reading[1], few, whole[0], rows.extremes)
+    of_bytes = rows.transform.kind == "bytes"
+    check_support(observing, reading[1], few, whole[0], rows.extremes, of_bytes)
     steps = drawn.steps(batch_size)
     if isinstance(objective, Objective):
         # an objective counts every call in training, the critic's among them
