@@ -7,7 +7,7 @@ import torch
 
 from ppl_vae.diagnostics.compare import Comparison, compare_pairs
 from ppl_vae.evaluation.likelihood import STEPS, Proposals
-from ppl_vae.evaluation.programs import Data, Program, arguments_of
+from ppl_vae.evaluation.programs import Data, Program
 from ppl_vae.loading import load
 from ppl_vae.training.run import Run
 
@@ -94,7 +94,7 @@ def compare(
         if isinstance(models, str | Path | Run):
             raise ValueError(f"models is {models!r}: give a list of runs, or models by name")
         models = {str(m.path if isinstance(m, Run) else m): m for m in models}
-    first = arguments_of(x)[0]
+    first = x[0] if isinstance(x, tuple | list) else x
     device = str(first.device) if isinstance(first, torch.Tensor) else "cpu"
     pairs = {name: _pair(name, model, trust, device) for name, model in models.items()}
     return compare_pairs(

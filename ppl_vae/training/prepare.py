@@ -146,6 +146,9 @@ def prepare(
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn.few)
     params = stored((model, guide), *first)
+    kinds = {p.dtype for p in params.values() if p.is_floating_point()}
+    if isinstance(objective, nn.Module) and len(kinds) == 1:
+        objective.to(dtype=next(iter(kinds)))  # its networks read the pair's codes and rows
     if start is not None and not resuming:
         go_on_from(start, model, guide, objective, *first)
     frozen = Frozen.named(freeze, (model, guide, objective), params)
