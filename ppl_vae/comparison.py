@@ -7,11 +7,11 @@ import torch
 
 from ppl_vae.diagnostics.compare import Comparison, compare_pairs
 from ppl_vae.evaluation.likelihood import STEPS, Proposals
-from ppl_vae.evaluation.programs import Data, Program, arguments_of
+from ppl_vae.evaluation.programs import Data, Program
 from ppl_vae.loading import load
 from ppl_vae.training.run import Run
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "check_apart", "compare"]
 
 _Folder = Run | str | Path
 
@@ -93,13 +93,26 @@ def compare(
     if not isinstance(models, Mapping):
         if isinstance(models, str | Path | Run):
             raise ValueError(f"models is {models!r}: give a list of runs, or models by name")
-        models = {str(m.path if isinstance(m, Run) else m): m for m in models}
-    first = arguments_of(x)[0]
+        names = [str(m.path if isinstance(m, Run) else m) for m in models]
+        check_apart(names)
+        models = dict(zip(names, models, strict=True))
+    first = x[0] if isinstance(x, tuple | list) else x
     device = str(first.device) if isinstance(first, torch.Tensor) else "cpu"
     pairs = {name: _pair(name, model, trust, device) for name, model in models.items()}
     return compare_pairs(
         pairs, x, draws=draws, proposal=proposal, steps=steps, seed=seed, plate=plate, block=block
     )
+
+
+def check_apart(names: Sequence[str]) -> None:
+    """Refuses the folder of a run that is given twice.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for k, name in enumerate(names):
+        if Path(name).resolve() in [Path(other).resolve() for other in names[:k]]:
+            raise ValueError(f"{name!r} is given twice: name each run once")
 
 
 def _pair(

@@ -241,6 +241,10 @@ def _known() -> Iterator[tuple[str, Damage, tuple[str, ...]]]:
         "transform of a kind": ("transform", {"kind": "magic"}),
         "table": ("table", {"x": 3}),
         "table without columns": ("table", {"x": []}),
+        "covariates of rows without": ("covariates", [[0.5]]),
+        "covariates of nothing": ("covariates", []),
+        "negative width": ("width", -1),
+        "negative crop": ("crop", -1),
         "places": ("places", ["x.npy"]),
         "place of a number": ("places", {"x.npy": 3}),
     }

@@ -19,6 +19,7 @@ from ppl_vae.bodies import MLP, Masked
 from ppl_vae.data import Arrays, Dataset
 from ppl_vae.data.sources import as_dataset
 from ppl_vae.data.transform import Transform
+from ppl_vae.likelihoods import Poisson
 from ppl_vae.objectives import BetaVAE
 from ppl_vae.program.missing import with_missing
 from ppl_vae.using import Trained
@@ -403,3 +404,49 @@ def test_a_column_of_neither_numbers_nor_text_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"column 'a' holds .*1j.*, which is neither number nor"):
         Dataset(pandas.DataFrame({"a": [1j, 2j]}))
+
+
+def test_masked_values_of_an_array_are_missing() -> None:
+    holes = np.arange(60).reshape(20, 3) % 7 == 0
+    for rows in (ROWS[:20, :3], ROWS[:20, :3].astype(">f4"), (10 * ROWS[:20, :3]).astype(int)):
+        masked = np.ma.masked_array(rows, mask=holes)
+        with pytest.raises(ValueError, match=rf"\[0, 0\] is nan \({holes.sum()} such values\)"):
+            Dataset(masked)
+        found = Dataset(masked, missing="mask").train
+        assert torch.equal(found.isnan(), torch.tensor(holes))
+        assert np.allclose(found.numpy()[~holes], rows[~holes])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.eye(3).to_sparse(), "a sparse_coo"),
+        (torch.empty(3, 3, device="meta"), "a meta"),
+    ],
+)
+def test_tensors_that_hold_no_plain_numbers_are_named(tensor: torch.Tensor, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"train is {kind} tensor: give a dense one"):
+        Dataset(tensor)
+
+
+def test_counts_in_images_of_bytes_are_named_with_the_remedy(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(3, (30, 4, 4)).astype(np.uint8)
+    np.save(tmp_path / "counts.npy", counts)
+    path = str(tmp_path / "counts.npy")
+
+    def run(data: Dataset) -> Experiment:
+        return Experiment(data, BetaVAE(), dim=2, likelihood=Poisson, epochs=1)
+
+    with pytest.raises(ValueError, match=r"bytes of images were divided by 255, so give norm"):
+        run(Arrays(path)).fit(progress=False)
+    run(Arrays(path, normalise="none")).fit(progress=False)
+
+
+def test_images_of_yes_and_no_in_bytes_are_not_scaled(tmp_path: Path) -> None:
+    images = (np.random.default_rng(0).random((30, 4, 4)) < 0.3).astype(np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    np.savez(tmp_path / "a.npz", train=images, test=images[:4])
+    for name in ("a.npy", "a.npz"):
+        assert set(Arrays(str(tmp_path / name)).train.unique().tolist()) == {0.0, 1.0}
+    np.savez(tmp_path / "b.npz", train=images, test=200 * images[:4])  # bytes all the same
+    assert float(Arrays(str(tmp_path / "b.npz")).train.max()) == pytest.approx(1 / 255)

@@ -24,6 +24,7 @@ from ppl_vae.priors import ConditionalNormal, StandardNormal, VampPrior
 from ppl_vae.program.handlers import AtMean
 from ppl_vae.report import results
 from ppl_vae.report.evaluation import evaluate_run, measured, tell
+from ppl_vae.report.shown import Shown
 from ppl_vae.training.run import Run
 from ppl_vae.using.decoding import decode, latents
 
@@ -466,6 +467,19 @@ def test_a_figure_that_is_not_given_says_why_and_stops_nothing(
         few = Effort(samples=25, rows=2, simulations=10)
         found = evaluate_run(run, made, few)
         assert found["skipped"].keys() >= {"mmd_u", "information_lower", "log_det"}
+
+
+@pytest.mark.filterwarnings("error:posterior collapse", "error:.*degrees of freedom")
+def test_one_held_out_row_of_many_columns_has_pictures_and_no_spread(tmp_path: Path) -> None:
+    data = Dataset(torch.rand(20, 6), torch.rand(1, 6), name="few")
+    made = Experiment(**common() | {"data": data, "objective": BetaVAE(), "epochs": 2})
+    history = made.fit(tmp_path / "run", progress=False)
+    assert not any(name.startswith(("sd/", "spread/")) for name in history.last)
+    evaluate_run(Run(tmp_path / "run"), made, when=["fit"])
+    assert (tmp_path / "run" / "moved.png").is_file()
+    shown = Shown(made, 0)
+    assert not shown.width.isnan().any()
+    assert not any("says nothing" in name for name in shown.active(3).values())
 
 
 def test_too_few_held_out_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -189,3 +189,20 @@ def test_what_an_experiment_writes_itself_is_read_again(folder: Path) -> None:
     assert Known.of_run(run.data or {}).plain.items() <= (run.data or {}).items()
     assert run.history.last["epoch"] == 1
     assert main([*hostile.SAMPLE]) == 0
+
+
+def test_a_damaged_log_is_refused_before_a_run_is_evaluated(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def computed(*_: object) -> None:
+        raise AssertionError("the run is evaluated")
+
+    monkeypatch.setattr("ppl_vae.report.webpage.evaluate_run", computed)
+    shutil.copytree(made / "run", tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()
+    with (tmp_path / "run/metrics.jsonl").open("a") as log:
+        log.write('{"epoch": 2, "loss"')
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "run", "--out", "page.html"]) == 2
+    assert "metrics.jsonl, line 2, is not a whole" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

@@ -296,7 +296,7 @@ def test_data_without_labels(tmp_path: Path) -> None:
         (["evaluate", "run", "--arviz", "draws.txt"], "must end in .nc"),
         (["evaluate", "run", "--samples", "3"], "samples is 3"),
         (["report"], "runs"),
-        (["report", "run", "run"], "given twice"),
+        (["report", "run", "run"], "given twice: name each run once"),
         (["report", "run", "nowhere"], "holds no run"),
         (["report", "run", "--out", "page.txt"], "must end in .html"),
         (["report", "run", "--out", "no/page.html"], "there is no folder"),

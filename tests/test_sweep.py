@@ -120,6 +120,11 @@ def test_a_failure_is_listed(
         (["sweep", "--vary", "dim"], "--vary is 'dim'"),
         (["sweep", "--vary", "dim=2,"], "--vary is 'dim=2,'"),
         (["sweep", "--vary", "seed=1,2"], "say how many with --seeds"),
+        (["sweep", "--vary", "out=a,b"], "a folder of its own"),
+        (["sweep", "--vary", "resume=a,b"], "goes on with what was interrupted"),
+        (["sweep", "--vary", "dim=2", "--vary", "dim=4"], "--vary dim is given twice"),
+        (["sweep", "--vary", "dim=2,4,2"], "2 runs would share the folder 'dim=2-seed=0'"),
+        (["sweep", "--vary", "data.path=a/b,a_b"], "2 runs would share the folder 'path=a_b-"),
         (["sweep", "--vary", "dim=2", "--seeds", "0"], "--seeds is '0'"),
         (["sweep", "--vary", "dim=1,2", "--seeds", "999999999999999999999"], "a sweep has 10000"),
         (["sweep", "--vary", "dim=2", "--prior.help"], "ask ppl-vae fit --prior.help"),
@@ -128,6 +133,7 @@ def test_a_failure_is_listed(
         (["sweep", "--vary", "dim=two"], "dim"),
         (["compare", "one"], "two runs or more"),
         (["compare", "one", "two"], "holds no run"),
+        (["compare", "one", "./one"], "'./one' is given twice"),
     ],
 )
 def test_one_line_and_nothing_written(

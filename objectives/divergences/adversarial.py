@@ -102,8 +102,8 @@ class Adversarial(Divergence):
 
     Raises:
         ValueError: for an unknown bound; for `log_prior` with a critic that is no density ratio;
-            in use without a network or a dimension, or with codes of another dimension; for a
-            network that gives anything but a logit a row.
+            in use without a network or a dimension, or with codes of another dimension or type
+            of numbers; for a network that gives anything but a logit a row.
 
     References:
         Goodfellow et al. (2014), Generative adversarial nets, arXiv:1406.2661.
@@ -177,6 +177,12 @@ class Adversarial(Divergence):
             raise ValueError(
                 f"Adversarial's critic reads codes of {self.dim} dimensions, and those of "
                 f"{q.name!r} have {q.dim}: make dim {q.dim}"
+            )
+        kinds = {p.dtype for p in self.net.parameters() if p.is_floating_point()}
+        if kinds and q.codes.dtype not in kinds:
+            raise ValueError(
+                f"Adversarial's critic is of {', '.join(map(str, kinds))}, and the codes of "
+                f"{q.name!r} are {q.codes.dtype}: call .to({q.codes.dtype}) on the objective"
             )
         draws, shared = q.weighted_prior_draws(self.draws)
         held = {name: parameter.detach() for name, parameter in self.net.named_parameters()}

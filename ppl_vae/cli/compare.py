@@ -28,7 +28,7 @@ def compare(
         trust: allow classes from outside ppl_vae in the runs' configurations.
         data: settings of the data, for data that have moved.
     """
-    from ppl_vae.comparison import compare
+    from ppl_vae.comparison import check_apart, compare
     from ppl_vae.evaluation.metric import Effort
     from ppl_vae.loading import load
     from ppl_vae.report.evaluation import subject_of
@@ -36,6 +36,7 @@ def compare(
 
     if len(runs) < 2:
         raise ValueError("a comparison needs two runs or more")
+    check_apart(runs)
     folders = [Run(name) for name in runs]
     first = folders[0].config.get("data")
     for folder in folders[1:]:

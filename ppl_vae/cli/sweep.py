@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -27,6 +28,13 @@ _OPTIONS = (
     ("--dry-run", "print the commands and run nothing."),
     ("--NAME VALUE", "any option of fit, for all runs."),
 )
+
+_TAKEN = {
+    "seed": "say how many with --seeds",
+    "out": "each run has a folder of its own in that of --out",
+    "resume": "the same call goes on with what was interrupted",
+}
+"""What cannot be varied, and why."""
 
 _COLUMNS = {
     "log_likelihood": "log p(x)",
@@ -155,7 +163,12 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
             name, equals, listed = value.partition("=")
             if not equals or not all(listed.split(",")):
                 raise ValueError(f"--vary is {value!r}: write --vary objective.scale=1,4,16")
-            varied[name.removeprefix("--").replace("-", "_")] = listed.split(",")
+            name = name.removeprefix("--").replace("-", "_")
+            if name in varied:
+                raise ValueError(f"--vary {name} is given twice: put all its values into one list")
+            if name in _TAKEN:
+                raise ValueError(f"--vary {name}: {_TAKEN[name]}")
+            varied[name] = listed.split(",")
         elif key in plain:
             plain[key] = value
         elif key.endswith(".help"):
@@ -164,8 +177,6 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
             kept += [f"--{key}", value]
     if not varied:
         raise ValueError("nothing varies: write --vary objective.scale=1,4,16")
-    if "seed" in varied:
-        raise ValueError("--vary seed: say how many with --seeds")
     seeds, jobs = (_count(name, plain[name]) for name in ("seeds", "jobs"))
     count = math.prod(map(len, varied.values())) * seeds
     if count > _RUNS:
@@ -179,6 +190,11 @@ def _read(words: Sequence[str]) -> tuple[list[_Cell], Path, int, bool]:
             name = f"{group} seed={seed}".replace(" ", "-").replace("/", "_")
             whole = (*kept, *chosen, "--seed", str(seed))
             cells.append(_Cell(name, group, whole, out / name))
+    names = Counter(cell.name for cell in cells)
+    if (again := names.most_common(1)[0])[1] > 1:
+        raise ValueError(
+            f"{again[1]} runs would share the folder {again[0]!r}: vary each value once"
+        )
     return cells, out, jobs, "dry_run" in switches
 
 

@@ -1,5 +1,6 @@
 """Arrays of the user's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Arrays(Dataset):
         held_out: share of the rows kept for testing when the file has no `test`.
         seed: which rows those are.
         normalise: as in `Dataset`; None is "bytes" for images of bytes (`uint8`, rows of two
-            dimensions or more) and "none" for all else, so that counts in bytes stay counts.
+            dimensions or more, some above 1) and "none" for all else, so that counts in bytes
+            stay counts, and images of 0 and 1 yes or no.
         channels: as in `Dataset`.
         missing: as in `Dataset`.
 
@@ -72,7 +74,7 @@ class Arrays(Dataset):
         large = arrays["train"] if isinstance(arrays["train"], np.memmap) else None
         if large is not None:
             if normalise is None:
-                normalise = "bytes" if large.dtype == np.uint8 and large.ndim > 2 else "none"
+                normalise = "bytes" if _are_images([large]) else "none"
             parts = held_out_rows(len(large), held_out, seed, str(path))
             # in the order of the file, which all are shuffled from
             train, test = (Mapped(path, rows.sort().values) for rows in parts)
@@ -87,9 +89,8 @@ class Arrays(Dataset):
             )
         rows = found["train"]
         if normalise is None:
-            given = [found[key] for key in _PARTS if key in found]
-            images = any(part.dtype == torch.uint8 and part.ndim > 2 for part in given)
-            normalise = "bytes" if images else "none"
+            given = [arrays[key] for key in _PARTS if key in arrays]
+            normalise = "bytes" if _are_images(given) else "none"
         if "test" not in found and rows.ndim:
             chosen = held_out_rows(len(rows), held_out, seed, str(path))
             for kind in _KINDS:
@@ -108,6 +109,12 @@ class Arrays(Dataset):
             test_weights=found.get("test_weights"),
             **settings,
         )
+
+
+def _are_images(parts: Sequence[np.ndarray[Any, Any]]) -> bool:
+    """Whether arrays are images in bytes, 0 to 255: in 0 and 1 alone they are yes or no."""
+    images = any(part.dtype == np.uint8 and part.ndim > 2 for part in parts)
+    return images and any(bool((part > 1).any()) for part in parts)
 
 
 def held_out_rows(n: int, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:

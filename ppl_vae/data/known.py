@@ -127,6 +127,11 @@ class Known:
             raise ValueError(f"{_FILE} is damaged: low, high and mean are of several lengths")
         if len({len(row) for row in found.covariates or ()}) > 1:
             raise ValueError(f"{_FILE} is damaged: its covariates are of several lengths")
+        widths = [len(row) for row in (found.covariates or ())[:1]]
+        if found.covariates is not None and widths != [math.prod(s) for s in found.sizes[1:2]]:
+            raise ValueError(f"{_FILE} is damaged: its covariates are not those of its rows")
+        if found.covariates == [] or found.width < 0 or (found.crop or 1) < 1:
+            raise ValueError(f"{_FILE} is damaged: a size in it is none")
         Transform.of_plain(found.transform)
         layout = found.layout
         if layout is not None and [len(layout.names)] != [*found.sizes[0]]:

@@ -12,7 +12,7 @@ __all__ = ["arguments_of", "as_tensor", "is_array"]
 def as_tensor(rows: Any, name: str = "rows") -> Tensor:
     """Numbers as a tensor of the type they have, in the machine's byte order.
 
-    Lists of floats get torch's default type.
+    Lists of floats get torch's default type; the masked values of a NumPy array are NaN.
 
     Args:
         rows: a tensor, a list, or anything with `__array__` or `to_numpy` (NumPy of any byte
@@ -27,6 +27,8 @@ def as_tensor(rows: Any, name: str = "rows") -> Tensor:
         tensor([1.5000, 2.0000])
     """
     if isinstance(rows, Tensor):
+        if rows.layout != torch.strided or rows.is_quantized or rows.is_nested or rows.is_meta:
+            raise ValueError(f"{name} is {_kind(rows)} tensor: give a dense one of plain numbers")
         found = rows
     elif isinstance(rows, list | tuple) and rows and isinstance(rows[0], Tensor):
         if len({part.shape for part in rows}) > 1:
@@ -41,8 +43,17 @@ def as_tensor(rows: Any, name: str = "rows") -> Tensor:
     return found
 
 
+def _kind(rows: Tensor) -> str:
+    """What is special about a tensor, in words."""
+    if rows.is_nested or rows.is_quantized or rows.is_meta:
+        return "a nested" if rows.is_nested else "a quantised" if rows.is_quantized else "a meta"
+    return f"a {rows.layout}".replace("torch.", "")
+
+
 def _array(rows: Any, name: str) -> np.ndarray[Any, Any]:
     """Numbers as an array of a type that torch has."""
+    if isinstance(rows, np.ma.MaskedArray) and rows.dtype.kind in "biuf" and np.any(rows.mask):
+        rows = np.ma.filled(rows.astype(np.result_type(rows.dtype, np.float32)), np.nan)
     try:
         array = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
     except ValueError as error:  # a ragged list

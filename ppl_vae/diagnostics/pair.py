@@ -41,7 +41,7 @@ class Pair(Runs):
     def __init__(
         self, model: Program, guide: Program, x: Data, plate: PlateName | None = None
     ) -> None:
-        super().__init__(model, guide, arguments_of(x))
+        super().__init__(model, guide, arguments_of(x, model, guide))
         with self.still(), torch.random.fork_rng():
             reading = read(model, self.guide, self.args, check_shapes=True)
         check_full(reading.guide_trace, reading.model_trace)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.arguments import checked_seed
 from ppl_vae.data.factors import FactorData
+from ppl_vae.data.tensors import as_tensor
 from ppl_vae.evaluation.codes import posterior_codes
 from ppl_vae.evaluation.estimate import Estimate, mean_of
 from ppl_vae.evaluation.factor_vae import factor_vae_score
@@ -205,7 +206,7 @@ def dci(
 
 def _checked(codes: Tensor, factors: Tensor) -> tuple[Array, Array]:
     """Codes `(n, d)`, and the indices of the levels of the factors that vary, `(n, K)`."""
-    codes, factors = torch.as_tensor(codes), torch.as_tensor(factors)
+    codes, factors = as_tensor(codes, "codes"), as_tensor(factors, "factors")
     if codes.dim() != 2 or factors.dim() != 2 or len(codes) != len(factors):
         raise ValueError(
             f"codes {tuple(codes.shape)} and factors {tuple(factors.shape)}: (n, d) and (n, K) "

@@ -131,7 +131,7 @@ class Pair:
         plate: str | None = None,
         block: int | None = 1024,
     ) -> None:
-        args = arguments_of(x)
+        args = arguments_of(x, model, guide)
         self.blocks, self.block = Blocks(model, guide, args, plate, block), block
         self.plate, self.sliced = self.blocks.plate, self.blocks.sliced
         self.index = torch.arange(len(self.blocks))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.arguments import checked_seed
+from ppl_vae.data.tensors import as_tensor, is_array
+from ppl_vae.pairs.pair import Pair
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program
 
@@ -23,13 +25,37 @@ __all__ = [
     "unchecked",
 ]
 
-Data = Tensor | tuple[Any, ...] | list[Any]
-"""Rows of data: one tensor, or the tuple (or list) of a model's positional arguments."""
+Data = Any
+"""Rows of data in any form that `fit` takes in memory, or the tuple (or list) of a model's
+positional arguments."""
 
 
-def arguments_of(x: Data) -> tuple[Any, ...]:
-    """The positional arguments that data stand for."""
-    return tuple(x) if isinstance(x, tuple | list) else (x,)
+def arguments_of(x: Data, model: Program, guide: Program) -> tuple[Any, ...]:
+    """The positional arguments that data stand for.
+
+    Arrays and tables are turned into tensors, and floats into the type of the pair's parameters,
+    where modules stand behind it that have one; the library's pairs take x as floats. This is
+    what `fit` does with rows.
+
+    Args:
+        x: rows in any form, or the tuple or list of arguments; what is no rows stays as it is.
+        model: the model.
+        guide: the guide.
+    """
+    several = isinstance(x, tuple) or (isinstance(x, list) and any(map(is_array, x)))
+    args = tuple(x) if several else (x,)
+    kind = modules.float_type(model, guide)
+    wants_floats = any(isinstance(m, Pair) for m in modules.modules_of(model, guide).values())
+
+    def typed(part: Any, is_first: bool) -> Any:
+        if not isinstance(part, Tensor) and (is_array(part) or not several):
+            part = as_tensor(part, "the data")
+        if kind is None or not isinstance(part, Tensor):
+            return part
+        floats = part.is_floating_point() or (wants_floats and is_first)
+        return part.to(kind) if floats else part
+
+    return tuple(typed(part, i == 0) for i, part in enumerate(args))
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def markov_chain(
     """
     if steps < 1 or not 1 <= every <= steps:
         raise ValueError(f"steps={steps}, every={every}: one step or more, and at most steps")
-    args = arguments_of(x)
+    args = arguments_of(x, model, guide)
     kept: list[dict[str, Tensor]] = []
     with evaluating(model, guide):
         reading = read(model, guide, args)

@@ -74,7 +74,7 @@ def pair_or_total(
     try:
         return Pair(model, guide, x, plate, block)
     except NoDataPlate:
-        total = Total(model, guide, arguments_of(x))
+        total = Total(model, guide, arguments_of(x, model, guide))
         with evaluating(model, guide):
             sites = total.reading.model_sites, total.reading.guide_sites
         if plate is not None or not rowless(*sites):

@@ -10,7 +10,9 @@ from pyro import poutine
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Portable", "Program", "evaluating", "modules_of", "rehearse", "release"]
+from ppl_vae.program.dtypes import one_type
+
+__all__ = ["Portable", "Program", "evaluating", "float_type", "modules_of", "rehearse", "release"]
 
 Program = Callable[..., Any]
 """A model or a guide: any Pyro callable."""
@@ -50,6 +52,13 @@ def modules_of(*parts: object) -> dict[str, nn.Module]:
         if module is not None and not any(module is other for other in found.values()):
             found[name] = module
     return found
+
+
+def float_type(*parts: object) -> torch.dtype | None:
+    """The one type of floats of the parameters behind callables; None of none, or of several."""
+    modules = modules_of(*parts).values()
+    found = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _behind(part: object) -> nn.Module | None:
@@ -96,12 +105,17 @@ class evaluating:
 
 
 def rehearse(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
-    """Runs a pair once, in evaluation mode and without gradients; any randomness is undone."""
+    """Runs a pair once, in evaluation mode and without gradients; any randomness is undone.
+
+    Raises:
+        ValueError: for data of another type of numbers than the pair computes with.
+    """
     with (
         torch.random.fork_rng(),
         torch.no_grad(),
         evaluating(model, guide),
         pyro.validation_enabled(False),
+        one_type([*args, *kwargs.values()]),
     ):
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
         poutine.replay(model, trace=trace)(*args, **kwargs)

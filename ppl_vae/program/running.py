@@ -11,6 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import check_model_guide_match
 
 from ppl_vae.program.agreement import SameRows
+from ppl_vae.program.dtypes import one_type
 from ppl_vae.program.handlers import SameShapes, ShapeMismatch, enumerated
 from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
@@ -49,20 +50,22 @@ def read(
     Raises:
         ValueError: for a latent site that is missing from the guide and not marked for parallel
             enumeration, observed there, or (if asked) of another shape; for a site of the guide
-            that the model does not have and that is not marked as auxiliary.
+            that the model does not have and that is not marked as auxiliary; for data of another
+            type of numbers than the pair computes with.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     unwrapped = poutine.unwrap(guide)
-    if isinstance(unwrapped, Messenger):
-        guide(*args, **kwargs)
-        model_trace, guide_trace = unwrapped.get_traces()
-    else:
-        model_trace, guide_trace = _run(
-            model, guide, args, kwargs, max_plate_nesting, check_shapes
-        )
-        if max_plate_nesting == float("inf") and _enumerates(model_trace, guide_trace):
-            max_plate_nesting = _nesting(model_trace, guide_trace)
-            model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
+    with one_type([*args, *kwargs.values()]):
+        if isinstance(unwrapped, Messenger):
+            guide(*args, **kwargs)
+            model_trace, guide_trace = unwrapped.get_traces()
+        else:
+            model_trace, guide_trace = _run(
+                model, guide, args, kwargs, max_plate_nesting, check_shapes
+            )
+            if max_plate_nesting == float("inf") and _enumerates(model_trace, guide_trace):
+                max_plate_nesting = _nesting(model_trace, guide_trace)
+                model_trace, guide_trace = _run(model, guide, args, kwargs, max_plate_nesting)
     reading = Reading(model, args, kwargs, model_trace, guide_trace, max_plate_nesting)
     reading.check(complete)
     # Replayed sites do not bear a plate over draws; the pair was read without it before.

@@ -102,7 +102,9 @@ class Shown:
 
     @cached_property
     def _spread(self) -> Tensor:
-        return self.codes.mean[:, self.codes.slices[self.moved]].var(0)
+        """The variance of its means, `(d,)`; 0 of a single row."""
+        mean = self.codes.mean[:, self.codes.slices[self.moved]]
+        return mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
 
     def active(self, most: int) -> dict[int, str]:
         """The dimensions of widest means, and what they are called; it is said of those that say
@@ -110,7 +112,8 @@ class Shown:
         order = self._spread.argsort(descending=True)[:most].tolist()
         noise = self.codes.variance[:, self.codes.slices[self.moved]].mean(0).sqrt().tolist()
         spread = self._spread.sqrt().tolist()
-        silent = {j for j in order if carried(noise[j], spread[j]) < SILENT}
+        several = len(self.codes.mean) > 1  # of one row nothing can be said
+        silent = {j for j in order if several and carried(noise[j], spread[j]) < SILENT}
         return {j: f"{self.moved}[{j}]" + " (says nothing)" * (j in silent) for j in order}
 
     def check_real(self) -> None:

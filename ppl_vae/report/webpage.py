@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppl_vae import files
+from ppl_vae.comparison import check_apart
 from ppl_vae.experiment import Experiment
 from ppl_vae.loading import load
 from ppl_vae.plots.palette import CYCLE
@@ -47,8 +48,10 @@ def report(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out is {str(path)!r}: there is no folder {str(path.parent)!r}")
     folders = [Run(name) for name in runs]
-    _once(folders)
+    check_apart([str(folder.path) for folder in folders])
     loaded = [(folder, load(folder, trust, device, data)) for folder in folders]
+    for folder in folders:
+        _ = folder.history  # a log that is damaged is refused before anything is computed
     for folder, experiment in loaded:
         if not _is_evaluated(folder):
             print(f"{folder.path}: evaluating, which was not done yet")
@@ -73,7 +76,7 @@ def render(runs: Sequence[tuple[Run, Experiment]], seed: int = 0) -> str:
     """
     if not runs:
         raise ValueError("a report needs at least one run")
-    _once([run for run, _ in runs])
+    check_apart([str(run.path) for run, _ in runs])
     names = _names([run.path for run, _ in runs])
     found = [results.read(run) for run, _ in runs]
     drawn = [pictures(run, experiment, seed) for run, experiment in runs]
@@ -138,13 +141,6 @@ _METRIC = {"khat": "khat_median"}
 def _is_evaluated(run: Run) -> bool:
     """Whether more is known than what follows a training."""
     return files.present(run.path / SUMMARY) and "elbo" in results.read(run)["metrics"]
-
-
-def _once(runs: Sequence[Run]) -> None:
-    paths = [run.path.resolve() for run in runs]
-    twice = [str(run.path) for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is given twice: name each run once")
 
 
 def _reasoned(picture: Picture, reason: str | None) -> Picture:

@@ -34,6 +34,7 @@ def check_support(
     batch: Sequence[Tensor],
     rows: Tensor,
     extremes: Tensor | None = None,
+    of_bytes: bool = False,
 ) -> None:
     """Holds observed values against the support of the distribution they are scored by.
 
@@ -45,6 +46,7 @@ def check_support(
         rows: all rows that `batch[0]` was taken from; they are checked where that is observed.
         extremes: rows of each element's extremes over a stream, of which `rows` are a few; they
             are checked where the support is one of each element.
+        of_bytes: whether the rows are integers divided by 255.
 
     Raises:
         ValueError: naming the site, its distribution and the first value outside.
@@ -75,14 +77,19 @@ def check_support(
                 raise ValueError(
                     f"site {name!r} is {name_at(model, site)} with support "
                     f"{base}, which excludes the data: {place} is {number:g}; "
-                    f"{_remedy(base, value)}"
+                    f"{_remedy(base, value, is_data and of_bytes)}"
                 )
 
 
-def _remedy(support: Any, value: Tensor) -> str:
+def _remedy(support: Any, value: Tensor, of_bytes: bool) -> str:
     """What brings values into a support: no scale makes 0.5 a yes or a count."""
     if not support.is_discrete:
         return "rescale the data (normalise= does) or choose another likelihood"
+    if of_bytes and support.check((255 * value).round()).all():
+        return (
+            'bytes of images were divided by 255, so give normalise="none" '
+            "(--data.normalise none) if they are counts, or choose another likelihood"
+        )
     if support is constraints.boolean and ((value >= 0) & (value <= 1)).all():
         return (
             "draw them as Binarized does (--data Binarized --data.data CLASS), or choose another "

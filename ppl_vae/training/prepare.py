@@ -147,6 +147,9 @@ def prepare(
     drawn = rows.epoch()
     first = tuple(part[:batch_size] for part in drawn.few)
     params = stored((model, guide), *first)
+    kinds = {p.dtype for p in params.values() if p.is_floating_point()}
+    if isinstance(objective, nn.Module) and len(kinds) == 1:
+        objective.to(dtype=next(iter(kinds)))  # its networks read the pair's codes and rows
     if start is not None and not resuming:
         go_on_from(start, model, guide, objective, *first)
     frozen = Frozen.named(freeze, (model, guide, objective), params)
@@ -155,7 +158,8 @@ def prepare(
     optim = as_pyro(Adam() if optimizer is None else optimizer, trained)
     whole = rows.stand_ins(drawn.few)
     few = tuple(part[:batch_size] for part in whole)
-    check_support(observing, reading[1], few, whole[0], rows.extremes)
+    of_bytes = rows.transform.kind == "bytes"
+    check_support(observing, reading[1], few, whole[0], rows.extremes, of_bytes)
     steps = drawn.steps(batch_size)
     if isinstance(objective, Objective):
         # an objective counts every call in training, the critic's among them

@@ -27,7 +27,7 @@ from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Normalise, Transform
 from ppl_vae.pairs.pair import Pair
 from ppl_vae.program.missing import with_missing
-from ppl_vae.program.modules import Program, modules_of
+from ppl_vae.program.modules import Program, float_type, modules_of
 from ppl_vae.program.running import read
 from ppl_vae.program.weighing import Weighted
 
@@ -160,31 +160,29 @@ class TrainingRows:
         Raises:
             ValueError: for a data set that has rounded what the pair has the precision for.
         """
-        modules = modules_of(model, guide).values()
-        found = {p.dtype for module in modules for p in module.parameters()}
-        kinds = [kind for kind in found if kind.is_floating_point]
-        if len(kinds) != 1:
+        kind = float_type(model, guide)
+        if kind is None:
             return
-        if self.data is not None and self.data.train.dtype != kinds[0]:
-            if kinds[0] == torch.double and self._table is not None:
+        if self.data is not None and self.data.train.dtype != kind:
+            if kind == torch.double and self._table is not None:
                 with _default(torch.double):
                     self.data = self._table()
                 self.train = self.data.arguments("train")
-            elif kinds[0] == torch.double == self.data.given and self._stream is None:
+            elif kind == torch.double == self.data.given and self._stream is None:
                 raise ValueError(
                     f"{self.data.name} was given as float64 and is held as float32, and the pair "
                     "is float64: set torch.set_default_dtype(torch.float64) before the data set "
                     "is made, or give fit the rows themselves, or pair.float()"
                 )
-            self.data = self.data.to(kinds[0])
-        wants_floats = any(isinstance(module, Pair) for module in modules)
+            self.data = self.data.to(kind)
+        wants_floats = any(isinstance(m, Pair) for m in modules_of(model, guide).values())
 
         def typed(parts: Values, name: str) -> Values:
             for i, x in enumerate(parts):
-                if x.dtype == torch.double != kinds[0]:
-                    check_finite(x, name, self.missing if i == 0 else "refuse", kinds[0])
+                if x.dtype == torch.double != kind:
+                    check_finite(x, name, self.missing if i == 0 else "refuse", kind)
             return tuple(
-                x.to(kinds[0]) if x.is_floating_point() or (wants_floats and i == 0) else x
+                x.to(kind) if x.is_floating_point() or (wants_floats and i == 0) else x
                 for i, x in enumerate(parts)
             )
 

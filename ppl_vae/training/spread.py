@@ -32,7 +32,7 @@ def spreads(
     `sd/z[0]` is the root of the mean variance of q(z_0 | x), `spread/z[0]` the standard deviation
     of its mean over the rows; both in units of z, from the guide in evaluation mode. A site that
     depends on another is taken given that one's draw. Sites without a mean and a variance
-    (discrete ones, implicit ones) are left out, and pairs without a data plate.
+    (discrete ones, implicit ones) are left out, and pairs without a data plate or with one row.
 
     Args:
         model: the model, which says what is a code.
@@ -51,6 +51,8 @@ def spreads(
     found: dict[str, float] = {}
     for name, several in parts.items():
         mean, variance = torch.cat(several, 1)
+        if len(mean) < 2:  # one row has no spread, which is not one of 0
+            continue
         values = torch.stack([variance.mean(0).sqrt(), mean.std(0, correction=0)])
         for j, (sd, spread) in enumerate(values.T.tolist()):
             found[f"sd/{name}[{j}]"], found[f"spread/{name}[{j}]"] = sd, spread

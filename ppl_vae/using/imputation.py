@@ -78,7 +78,7 @@ def impute(
     check_positive(num_samples=num_samples, block=block)
     if method not in ("importance", "gibbs"):
         raise ValueError(f"method={method!r} is neither 'importance' nor 'gibbs'")
-    args = arguments_of(x)
+    args = arguments_of(x, model, guide)
     rows = args[0]
     incomplete = rows.isnan().reshape(len(rows), -1).any(1).nonzero()[:, 0]
     result = rows.clone() if not draws else rows[:, None].repeat_interleave(draws, 1)
