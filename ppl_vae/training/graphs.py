@@ -189,10 +189,16 @@ def _places(graph: GraphModule) -> dict[Node, set[Any]]:
 
 
 def _targets(node: Node) -> list[Node]:
-    """What a node that writes may write to."""
-    first = node.args[0]
-    one = isinstance(first, Node) and node.target not in _SILENT
-    return [first] if one else node.all_input_nodes  # type: ignore[list-item]
+    """What a node writes to, by its schema; all that it is given where that does not say."""
+    if node.target in _SILENT:
+        return node.all_input_nodes
+    found: list[Node] = []
+    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.kwargs.get(argument.name)
+            given = node.args[place] if given is None and place < len(node.args) else given
+            torch.fx.map_arg(given, found.append)
+    return found
 
 
 def _written(graph: Graph) -> set[Node]:
