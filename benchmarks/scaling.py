@@ -50,10 +50,10 @@ DIVERGENCES: dict[str, Callable[[], Divergence]] = {
 
 
 def bare(z: Tensor) -> Tensor:
-    def block(rows: Tensor) -> Tensor:
-        return torch.exp(rows @ z.T / 100).sum(1)
+    def block(rows: Tensor, met: Tensor) -> Tensor:
+        return torch.exp(rows @ met.T / 100).sum(1)
 
-    return by_blocks(block, [z], len(z)).sum()
+    return by_blocks(block, [z], len(z), [z]).sum()
 
 
 def seconds(value: Callable[[], Tensor], given: list[Tensor]) -> float:

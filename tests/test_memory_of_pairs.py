@@ -1,13 +1,15 @@
 """Divergences over all pairs hold memory that is linear in the batch, at the same values."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae.objectives import (
@@ -25,6 +27,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.objectives.divergences import blocks, weighting
 from ppl_vae.objectives.divergences.expectation import quadratic_forms
+from ppl_vae.training.graphs import simplify
 
 DIVERGENCES: dict[str, Callable[[], Divergence]] = {
     "sampled": lambda: MMD(noise="sampled", prior="sampled"),
@@ -48,7 +51,12 @@ each = pytest.mark.parametrize("make", DIVERGENCES.values(), ids=DIVERGENCES)
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes alive at once of what is made inside, forward and backward."""
+    """The most bytes alive at once of what is made inside, forward and backward.
+
+    Attributes:
+        bytes: these.
+        alive: how many tensors are alive now.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +76,10 @@ class Peak(TorchDispatchMode):
         self.bytes = max(self.bytes, self._now)
         return made
 
+    @property
+    def alive(self) -> int:
+        return len(self._held)
+
     def _free(self, key: int) -> None:
         self._now -= self._held.pop(key)
 
@@ -77,34 +89,163 @@ def _remembering(memory: Memory) -> Memory:
     return memory
 
 
-def posterior(n: int, d: int, seed: int = 0) -> tuple[AggregatePosterior, list[Tensor]]:
-    """Rows of Gaussians with weights, and what a gradient reaches."""
+def posterior(
+    n: int, d: int, seed: int = 0, enumerated: bool = False
+) -> tuple[AggregatePosterior, list[Tensor]]:
+    """Rows of Gaussians with weights, and what a gradient reaches: weights too if enumerated."""
     torch.manual_seed(seed)
     loc, scale = torch.randn(n, d), 0.2 + torch.rand(n, d)
     weights = torch.rand(n) + 0.5
     weights[n // 3] = 0
-    leaves = [t.requires_grad_() for t in (loc, scale, weights)]
+    leaves = [t.requires_grad_() for t in (loc, scale, weights)[: 3 if enumerated else 2]]
     q = dist.Normal(loc, scale).to_event(1)
     prior = dist.Normal(torch.zeros(d), 1.0).to_event(1)
     return AggregatePosterior.of(q, prior, weights), leaves
 
 
-def value_and_gradients(make: Callable[[], Divergence], n: int, d: int) -> list[Tensor]:
+def value_and_gradients(
+    make: Callable[[], Divergence], n: int, d: int, enumerated: bool = False
+) -> list[Tensor]:
     divergence = make()
-    q, leaves = posterior(n, d)
+    q, leaves = posterior(n, d, enumerated=enumerated)
     value = divergence(q)
     found = torch.autograd.grad(value, leaves, allow_unused=True)
     return [value.detach(), *(g for g in found if g is not None)]
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("enumerated", [False, True])
 @each
 def test_blocks_change_no_value_and_no_gradient(
+    make: Callable[[], Divergence], enumerated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = value_and_gradients(make, 50, 3, enumerated)
+    monkeypatch.setattr(blocks, "block_size", lambda per_row: 8)
+    found = value_and_gradients(make, 50, 3, enumerated)
+    torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-12)
+
+
+@each
+def test_nothing_is_left_between_blocks(
     make: Callable[[], Divergence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = value_and_gradients(make, 50, 3)
+    """Whatever a block leaves lies among its large tensors, whose room then cannot be used again:
+    all blocks but the first begin with as many tensors alive, forward and backward."""
+    monkeypatch.setattr(blocks, "block_size", lambda per_row: 8)
+    alive: list[list[int]] = []
+
+    def counting(n: int, size: int, start: int = 0) -> Iterator[slice]:
+        numbers: list[int] = []
+        alive.append(numbers)
+        for part in slices(n, size, start):
+            numbers.append(peak.alive)
+            yield part
+
+    slices = blocks._slices
+    monkeypatch.setattr(blocks, "_slices", counting)
+    with Peak() as peak:
+        value_and_gradients(make, 50, 3)
+    assert alive
+    for numbers in alive:
+        assert len(set(numbers[1:])) <= 1, numbers
+
+
+class Reading:
+    """Rows that meet others, which blocks are given, or which they read of themselves."""
+
+    def __init__(self, is_given: bool) -> None:
+        self.rows, self.others, self.width = (
+            torch.randn(shape).requires_grad_() for shape in ((7, 2), (5, 2), (1,))
+        )
+        self.is_given = is_given
+
+    def whole(self, rows: Tensor, others: Tensor, width: Tensor) -> Tensor:
+        squares = (rows[:, None] - others).square().sum(-1)
+        return torch.exp(-squares * width.exp()).sum(1)
+
+    def by_blocks(self, rows: Tensor, others: Tensor, width: Tensor) -> Tensor:
+        index = torch.arange(7)
+        if self.is_given:
+            return blocks.by_blocks(
+                lambda _, rows, none, others, also, width: self.whole(rows, others, width),
+                [index, rows, None],
+                5,
+                [others, None, width],
+            )
+        return blocks.by_blocks(lambda _, rows: self.whole(rows, others, width), [index, rows], 5)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("is_given", [True, False])
+def test_blocks_have_the_derivatives_of_the_whole(
+    is_given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(blocks, "ELEMENTS", 15)
+    pair = Reading(is_given)
+    given = pair.rows, pair.others, pair.width
+    torch.testing.assert_close(pair.by_blocks(*given), pair.whole(*given))
+    assert torch.autograd.gradcheck(pair.by_blocks, given)
+    assert torch.autograd.gradgradcheck(pair.by_blocks, given)
+
+
+@pytest.mark.usefixtures("double")
+def test_what_is_given_may_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that meet themselves, at a width that is a function of them."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(blocks, "ELEMENTS", 15)
+    pair = Reading(True)
+    assert torch.autograd.gradcheck(lambda r: pair.by_blocks(r, r, r.mean()), pair.rows)
+    assert torch.autograd.gradgradcheck(lambda r: pair.by_blocks(r, r, r.mean()), pair.rows)
+
+
+class Learned(RBF):
+    """A kernel of a width that is learned, which no block is given."""
+
+    def __init__(self, width: Tensor) -> None:
+        super().__init__()
+        object.__setattr__(self, "width", width)
+
+    def __call__(self, squared_distance: Tensor, squared_length: Tensor | float) -> Tensor:
+        return super().__call__(squared_distance, squared_length * self.width.exp())  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("double")
+def test_a_learned_width_gets_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    width = torch.zeros(()).requires_grad_()
+    q, leaves = posterior(50, 3)
+    divergence = MMD(Learned(width), noise="sampled", prior="sampled")
+
+    def gradients() -> tuple[Tensor, ...]:
+        torch.manual_seed(0)
+        return torch.autograd.grad(divergence(q), [width, *leaves], retain_graph=True)
+
+    whole = gradients()
     monkeypatch.setattr(blocks, "ELEMENTS", 600)
-    torch.testing.assert_close(value_and_gradients(make, 50, 3), whole, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradients(), whole, rtol=1e-9, atol=1e-12)
+
+
+@each
+def test_a_recorded_graph_of_blocks_is_what_it_records(
+    make: Callable[[], Divergence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "block_size", lambda per_row: 30)
+    divergence, (_, leaves) = make(), posterior(50, 3)
+    prior = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+
+    def step(loc: Tensor, scale: Tensor) -> list[Tensor]:
+        value = divergence(AggregatePosterior.of(dist.Normal(loc, scale).to_event(1), prior))
+        return [value.detach(), *torch.autograd.grad(value, [loc, scale])]
+
+    with pyro.validation_enabled(False):
+        graph = make_fx(step)(*leaves)
+        simplify(graph)
+        torch.manual_seed(1)
+        eager = step(*leaves)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        recorded = graph(*leaves)
+    torch.testing.assert_close(recorded, eager, rtol=0, atol=0)
 
 
 @each

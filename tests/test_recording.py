@@ -157,6 +157,47 @@ def test_a_graph_is_simplified_and_stays_what_it_is() -> None:
     assert len({t.data_ptr() for t in runs[1]}) == len(runs[1])
 
 
+def test_what_is_computed_again_is_computed_once_where_it_is_the_same() -> None:
+    """Not noise, nor what was written to between, under its own name or a view's, nor outputs."""
+    buffer, x = torch.ones(3), torch.tensor([1.0, -2.0, 0.5])
+    view = buffer[:2]
+
+    def step(x: Tensor) -> list[Tensor]:
+        same = x.exp().sin() + x.exp().sin()
+        noise = torch.rand(3) + torch.rand(3)
+        before = buffer.cos()
+        view.add_(1)
+        after = buffer.cos()
+        row = x + 1
+        early = row.tanh()
+        row.view(3).mul_(2)
+        late = row.tanh()
+        twice = torch.zeros_like(x), torch.zeros_like(x)
+        twice[0].add_(1)
+        room = torch.empty(6)
+        first = torch.exp2(x, out=room[:3])
+        changed = first.tan()
+        torch.mul(x, 3, out=room[:3])
+        changed = changed - first.tan()
+        large = x.expand(2**16, 3).sqrt() - x.expand(2**16, 3).sqrt()
+        others = early - late, *twice, x.neg(), x.neg(), large.sum()
+        return [same, noise, before - after, changed, *others]
+
+    graph = make_fx(step)(x)
+    simplify(graph)
+    called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    aten = torch.ops.aten
+    assert [called.count(op.default) for op in (aten.exp, aten.sin)] == [1, 1]
+    kept = aten.rand, aten.cos, aten.tan, aten.tanh, aten.neg, aten.sqrt
+    assert [called.count(op.default) for op in kept] == [2] * len(kept)
+    runs = []
+    for run in (step, graph):
+        buffer.fill_(1.0)
+        torch.manual_seed(0)
+        runs.append([*(t.nan_to_num() for t in run(x)), torch.get_rng_state(), buffer.clone()])
+    assert all(map(torch.equal, *runs))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"),

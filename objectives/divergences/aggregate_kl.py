@@ -120,7 +120,7 @@ class LogDensities:
     def own(self) -> Tensor:
         """log q(z_i | x_i), `(n,)`; of the mixture of its rows where a datum has several."""
         if self._q.groups is not None:
-            return self._over_pairs(self._within, self._joint, self._q.dim)
+            return self._over_pairs(self._within, self._q.dim)
         delta = self._q.codes - self._rows.mean
         if self._rows.is_full:
             squares = (delta[:, None] @ self._precision.to(delta) @ delta[..., None])[:, 0, 0]
@@ -131,7 +131,7 @@ class LogDensities:
     @cached_property
     def aggregate(self) -> Tensor:
         """The estimated log q(z_i), `(n,)`."""
-        return self._over_pairs(self._shares, self._joint, 1)
+        return self._over_pairs(self._shares, 1)
 
     @cached_property
     def by_dimension(self) -> Tensor:
@@ -141,31 +141,24 @@ class LogDensities:
         if self._rows.is_full:
             variance = variance.diagonal(dim1=-2, dim2=-1)
 
-        def block(rows: Tensor, codes: Tensor) -> Tensor:
-            shares = _log(self._shares(rows))
-            return log_marginals(codes, self._rows.mean, variance, shares)
+        def block(rows: Tensor, codes: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+            return log_marginals(codes, mean, variance, _log(self._shares(rows)))
 
-        width = len(self._q) * self._q.dim
-        return by_blocks(block, [self._every, self._q.codes], width)
+        width, met = len(self._q) * self._q.dim, [self._rows.mean, variance]
+        return by_blocks(block, [self._every, self._q.codes], width, met)
 
-    def _over_pairs(
-        self,
-        shares: Callable[[Tensor], Tensor],
-        log_densities: Callable[[Tensor], Tensor],
-        width: int,
-    ) -> Tensor:
-        """The log of the sum of shares times densities, by blocks of rows."""
+    def _over_pairs(self, shares: Callable[[Tensor], Tensor], width: int) -> Tensor:
+        """The log of the sum of shares times densities log q(z_i | x_j), by blocks of rows i."""
 
-        def block(rows: Tensor) -> Tensor:
-            return torch.logsumexp(_log(shares(rows)) + log_densities(rows), -1)
+        def block(
+            rows: Tensor, codes: Tensor, mean: Tensor, precision: Tensor, peak: Tensor
+        ) -> Tensor:
+            squares = quadratic_forms(codes, mean, precision, self._rows.is_full)
+            each = (peak[:, None] - squares / 2).T
+            return torch.logsumexp(_log(shares(rows)) + each, -1)
 
-        return by_blocks(block, [self._every], len(self._q) * width)
-
-    def _joint(self, rows: Tensor) -> Tensor:
-        """log q(z_i | x_j) of some rows i, `(b, n)`."""
-        points, of = self._q.codes[rows], self._rows
-        squares = quadratic_forms(points, of.mean, self._precision, of.is_full)
-        return (self._peak[:, None] - squares / 2).T
+        width, met = len(self._q) * width, [self._rows.mean, self._precision, self._peak]
+        return by_blocks(block, [self._every, self._q.codes], width, met)
 
     def _same_datum(self, rows: Tensor) -> Tensor:
         ids = self._every if self._q.groups is None else self._q.groups

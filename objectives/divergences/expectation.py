@@ -1,6 +1,7 @@
 """Expectations of radial kernels under Gaussian codes, through their mixtures of Gaussians."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,16 +63,18 @@ def pair_sums(
         pairs: the weights `(b, m)` of the pairs of some rows, by their indices `(b,)`.
     """
 
-    def sums(rows: Tensor, mean: Tensor, covariance: Tensor | None) -> Tensor:
+    def sums(rows: Tensor, *moments: Any) -> Tensor:
         weights = pairs(rows)
-        values = expected_kernel(kernel, Gaussians(mean, covariance), met, squared_length)
+        some, others = Gaussians(*moments[:2]), Gaussians(*moments[2:])
+        values = expected_kernel(kernel, some, others, squared_length)
         if a is b:
             values = 2 * values - values.detach()
         return torch.stack([(weights * values).sum(1), weights.sum(1)], 1)
 
     met = b.detached() if a is b else b
     rows = torch.arange(len(a), device=a.mean.device)
-    return by_blocks(sums, [rows, a.mean, a.covariance], _per_row(kernel, a, b))
+    each, per_row = [rows, a.mean, a.covariance], _per_row(kernel, a, b)
+    return by_blocks(sums, each, per_row, [met.mean, met.covariance])
 
 
 def matched_sum(
@@ -97,15 +100,17 @@ def matched_sum(
 
     first, second = _scaled(a, squared_length), _scaled(b, squared_length)
 
-    def sums(left: Tensor, right: Tensor) -> Tensor:
-        values = _pairwise(kernel, first[left], second[right])
+    def sums(left: Tensor, right: Tensor, *moments: Any) -> Tensor:
+        one, other = Gaussians(*moments[:2])[left], Gaussians(*moments[2:])[right]
+        values = _pairwise(kernel, one, other)
         return (pairs(left, right) * values).flatten(1).sum(1)
 
     met = torch.broadcast_shapes(left.shape, right.shape)[1:].numel()
     d = a.mean.shape[-1]
     covariance = d * d if a.is_full or b.is_full else d
     per_row = met * covariance * len(kernel.mixture()[0])
-    return by_blocks(sums, [left, right], per_row).sum()
+    moments = [first.mean, first.covariance, second.mean, second.covariance]
+    return by_blocks(sums, [left, right], per_row, moments).sum()
 
 
 def _per_row(kernel: Kernel, a: Gaussians, b: Gaussians) -> int:

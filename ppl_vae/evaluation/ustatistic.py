@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -42,27 +43,28 @@ def pair_sums(
             half the blocks run.
     """
     n, m = len(left), len(right)
-    rows = torch.zeros(n, dtype=torch.float64, device=left.device)
-    columns = torch.zeros(m, dtype=torch.float64, device=left.device)
-    square = torch.zeros((), dtype=torch.float64, device=left.device)
-    # One matrix product gives the kernel's argument, another each sum: little traffic.
-    one_left, one_right = left.new_ones(n, 1), right.new_ones(m, 1)
-    # Memory that is new for each block would take longer to get than to fill.
-    room = left.new_empty(min(block, n) * min(block, m))
-    for i in range(0, n, block):
-        one = slice(i, min(i + block, n))
-        for j in range(i if same else 0, m, block):
-            two = slice(j, min(j + block, m))
-            a, b = left[one], right[two].T
-            products = room[: len(a) * b.shape[1]].view(len(a), b.shape[1])
-            values = kernel(torch.mm(a, b, out=products))
+    zeros = partial(torch.zeros, dtype=torch.float64, device=left.device)
+    rows, columns, square = zeros(n), zeros(m), zeros(())
+    # Next to one exponential a number, what is done for each block counts: views are made before,
+    # and sums put together after a row of blocks. Memory that is new for each would take longer to
+    # get than to fill.
+    room = lru_cache(left.new_empty)
+    transposed, by_column = [b.T for b in right.split(block)], columns.split(block)
+    for i, (a, row) in enumerate(zip(left.split(block), rows.split(block), strict=True)):
+        sums, squares = [], []
+        for j in range(i if same else 0, len(transposed)):
+            products = room(len(a), transposed[j].shape[1])
+            values = kernel(torch.mm(a, transposed[j], out=products))
             if same and i == j:
                 values.fill_diagonal_(0)
-            rows[one] += (values @ one_right[two])[:, 0]
-            if not same or i != j:
-                columns[two] += (one_left[one].T @ values)[0]
+            else:
+                by_column[j].add_(values.sum(0))
             flat = values.flatten()
-            square += torch.dot(flat, flat) * (2 if same and i != j else 1)
+            sums.append(values.sum(1))
+            squares.append(torch.dot(flat, flat))
+        row.add_(torch.stack(sums).sum(0, dtype=torch.float64))
+        each = torch.stack(squares).double()
+        square.add_(2 * each.sum() - each[0] if same else each.sum())
     if same:
         rows = columns = rows + columns
     pairs = n * (m - 1) if same else n * m

@@ -27,7 +27,19 @@ _FACTORIES = {
     _aten.ones.default,
 }
 _NAMES = {_aten.detach.default, _aten.alias.default}
-_SHAPED = {_aten.view.default, _aten.expand.default, _aten._unsafe_view.default}
+# Of the same shape they are the same.
+_SHAPED = {
+    _aten.view.default,
+    _aten.expand.default,
+    _aten._unsafe_view.default,
+    _aten.slice.Tensor,
+}
+# They move running statistics, of which their schemas say nothing.
+_SILENT = {
+    _aten.native_batch_norm.default,
+    _aten.cudnn_batch_norm.default,
+    _aten.miopen_batch_norm.default,
+}
 _LARGE = 2**16
 _SCALED = {_aten.mul.Tensor, _aten.div.Tensor}
 
@@ -47,10 +59,11 @@ def simplify(graph: GraphModule) -> None:
     """Takes out of a graph what changes no bit of its outputs and draws no noise.
 
     That is: names for the same tensor, as nothing here differentiates; products with 1; constants,
-    which are computed once; and values that nothing reads.
+    which are computed once; values that are computed again; and values that nothing reads.
     """
     _drop_names(graph.graph)
     _fold(graph)
+    _merge(graph)
     graph.graph.eliminate_dead_code(_acts)
     graph.recompile()
 
@@ -78,6 +91,8 @@ def _named(node: Node) -> Node | None:
     if node.target in _NAMES:
         return given
     if node.target in _SHAPED and _shape(node) is not None and _shape(node) == _shape(given):
+        return given
+    if node.target is _aten.permute.default and list(node.args[1]) == sorted(node.args[1]):  # type: ignore[arg-type, type-var]
         return given
     twice = node.target is _aten.t.default and given.target is _aten.t.default
     return given.args[0] if twice else None  # type: ignore[return-value]
@@ -131,21 +146,79 @@ def _like(node: Node) -> Tensor:
     return torch.empty(meta.shape, dtype=meta.dtype, device=meta.device)
 
 
+def _merge(graph: GraphModule) -> None:
+    """Computes small values once that are computed again, as forward and backward passes do.
+
+    A large one may have been made again so that it need not be held.
+    """
+    places = _places(graph)
+    targets = [each for node in graph.graph.nodes if _writes(node) for each in _targets(node)]
+    moving = {place for each in targets for place in places[each]}
+    read = set(graph.graph.output_node().all_input_nodes)
+    first: dict[Any, Node] = {}
+    for node in list(graph.graph.nodes):
+        key: tuple[Any, ...]
+        if node.op == "get_attr":
+            key = (id(getattr(graph, str(node.target))),)
+        elif node.op == "call_function" and not (node in read or _acts(node) or _is_large(node)):
+            if any(places[n] & moving for n in (node, *node.all_input_nodes)):
+                continue
+            key = (node.target, repr(node.args), repr(node.kwargs))
+        else:
+            continue
+        if first.setdefault(key, node) is not node:
+            node.replace_all_uses_with(first[key])
+            graph.graph.erase_node(node)
+
+
+def _places(graph: GraphModule) -> dict[Node, set[Any]]:
+    """Where values lie: the nodes and storages that made the room."""
+    found: dict[Node, set[Any]] = {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            found[node] = {"an argument"}
+        elif node.op == "get_attr":
+            held = getattr(graph, str(node.target))
+            found[node] = {held.untyped_storage().data_ptr() if isinstance(held, Tensor) else node}
+        elif _is_new(node):
+            found[node] = {node}
+        else:
+            inputs = _targets(node) if _writes(node) else node.all_input_nodes
+            found[node] = {place for each in inputs for place in found[each]}
+    return found
+
+
+def _targets(node: Node) -> list[Node]:
+    """What a node writes to, by its schema; all that it is given where that does not say."""
+    if node.target in _SILENT:
+        return node.all_input_nodes
+    found: list[Node] = []
+    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.kwargs.get(argument.name)
+            given = node.args[place] if given is None and place < len(node.args) else given
+            torch.fx.map_arg(given, found.append)
+    return found
+
+
 def _written(graph: Graph) -> set[Node]:
     """What in-place operations write to, and all that it may be a view of."""
     found: set[Node] = set()
-    todo = [node.args[0] for node in graph.nodes if _writes(node)]
+    todo = [each for node in graph.nodes if _writes(node) for each in _targets(node)]
     while todo:
         node = todo.pop()
-        if isinstance(node, Node) and node not in found:
+        if node not in found:
             found.add(node)
-            todo += node.all_input_nodes
+            if not _is_new(node):
+                todo += node.all_input_nodes
     return found
 
 
 def _writes(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+    if node.op != "call_function" or schema is None:
+        return False
+    return bool(schema.is_mutable) or node.target in _SILENT
 
 
 def _acts(node: Node) -> bool:
