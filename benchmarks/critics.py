@@ -85,8 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
             shares = [f"{share(critic, q, dim):.2f}" for critic in (mine, published)]
             lines.append(f"| {dim} | {kind} | {' | '.join(shares)} | {fast / slow:.2f} |")
             print(lines[-1], flush=True)
-    if options.write is not None:
-        write(options.write, "critics", "\n".join(lines))
+    write(options.write, "critics", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         f"{max(ratios):.2f} in {options.rounds} rounds), extra memory {extra:.0f} MiB. {machine()}"
     )
     print(words)
-    if options.write is not None:
-        write(options.write, "full MMD", words)
+    write(options.write, "full MMD", words)
     return {"mib": extra, "ratio": ratio}
 
 

@@ -197,8 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     table = "\n".join(lines)
     print(table)
-    if options.write is not None:
-        write(options.write, "others", table)
+    write(options.write, "others", table)
 
 
 if __name__ == "__main__":

@@ -120,8 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines.append(training(net, 16, options.rounds))
     table = "\n".join(lines)
     print(table)
-    if options.write is not None:
-        write(options.write, "pixelcnn", table)
+    write(options.write, "pixelcnn", table)
 
 
 if __name__ == "__main__":

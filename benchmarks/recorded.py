@@ -53,8 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         graphs, words = compare(name, options.steps)
         lines.append(f"| {name} | {graphs} | {words} |")
         print(lines[-1], flush=True)
-    if options.write is not None:
-        write(options.write, "recorded", "\n".join(lines))
+    write(options.write, "recorded", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -148,9 +148,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         lines.append(f"| {name} | {ms:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |")
     table = "\n".join(lines)
     print(table)
-    if options.write is not None:
-        name = "-".join(map(str, options.sizes))
-        write(options.write, name + (f" batch {options.batch}" * (options.batch != 100)), table)
+    name = "-".join(map(str, options.sizes))
+    write(options.write, name + (f" batch {options.batch}" * (options.batch != 100)), table)
     return medians
 
 
@@ -162,8 +161,10 @@ def machine() -> str:
     )
 
 
-def write(page: Path, name: str, table: str) -> None:
-    """Puts a table between its two marks on a page."""
+def write(page: Path | None, name: str, table: str) -> None:
+    """Puts a table between its two marks on a page, if there is one."""
+    if page is None:
+        return
     start, end = f"<!-- steps {name} -->\n", f"<!-- end of steps {name} -->"
     text = page.read_text()
     if start not in text or end not in text:

@@ -15,6 +15,7 @@ from ppl_vae.objectives.auxiliary import check_auxiliary, log_r
 from ppl_vae.program.handlers import Unobserve
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.replays import without
 from ppl_vae.program.rows import by_row
 from ppl_vae.program.sites import Site, read_sites
 from ppl_vae.program.wrapping import base_of, support_name
@@ -113,7 +114,7 @@ class Dream:
             check_auxiliary(auxiliary, x, codes, supports)
 
     def _run(self) -> dict[str, Site]:
-        model = self.reading.without([*self.names, *self._local()])
+        model = without(self.reading, [*self.names, *self._local()])
         draw = self._relaxed if self.estimator == "relaxed" else None
         trace = poutine.trace(Unobserve(self.names, draw)(model))
         return read_sites(trace.get_trace(*self.reading.args, **self.reading.kwargs))

@@ -17,6 +17,7 @@ from ppl_vae.program.handlers import Leaves, check_runs_by_itself
 from ppl_vae.program.modules import Program
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.replays import indices
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
 from ppl_vae.world import here
@@ -162,7 +163,7 @@ class IWAE(Objective):
             guide = self._draws[-1](guide)
         reading = super()._get_trace(model, guide, args, kwargs)
         if self._indices is None:
-            self._indices = reading.indices
+            self._indices = indices(reading)
         return reading
 
     def _dreg(

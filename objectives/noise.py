@@ -37,6 +37,7 @@ from ppl_vae.objectives.infovae import InfoVAE
 from ppl_vae.objectives.objective import Terms
 from ppl_vae.program.modules import evaluating, modules_of
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.replays import indices
 from ppl_vae.program.sites import Site
 from ppl_vae.world import here
 
@@ -133,9 +134,9 @@ def penalty_noise(
             # The divergences stay in training mode: a Memory sees its past.
             with evaluating(*programs):
                 readings = list(objective._get_traces(model, guide, args, kwargs))
-            if not runs and readings[0].indices.nodes:  # plates that sample: on the same rows
+            if not runs and indices(readings[0]).nodes:  # plates that sample: on the same rows
                 model, guide = (
-                    poutine.replay(p, trace=readings[0].indices) for p in (model, guide)
+                    poutine.replay(p, trace=indices(readings[0])) for p in (model, guide)
                 )
             runs.append(_gradients(objective, readings))
     return {

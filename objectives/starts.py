@@ -17,8 +17,8 @@ no more.
 A learned critic is priced by D alone: $c_{\mathrm{JS}} / 64 = .0017$ nats of a unit shift for each
 number observed, which is lambda = D / 64 for the Jensen-Shannon divergence. Its pull does not fade
 in high d as a kernel's of width $\sqrt d$ does, and it comes with the noise of the critic's own
-training, which is as large where q(z) is right already: at the price of the kernels a code of few
-numbers collapses under it.
+training, which is as large where q(z) is right already: at the price of the kernels a code
+collapses under it.
 """
 
 import logging
@@ -46,7 +46,7 @@ def start(divergence: Divergence, reading: Reading, names: list[str], rows: Rows
     numbers = observed_numbers(reading, rows)
     sites = [reading.guide_sites[name] for name in names]
     dim = sum(rows.width(s.value.shape, s.value.dim() - s.event_dim) for s in sites)
-    unit, reference = divergence.of_unit_shift(dim), MMD().of_unit_shift(dim)
+    unit = divergence.of_unit_shift(dim)
     joint = "+".join(names)
     if not numbers:
         raise ValueError(
@@ -54,15 +54,21 @@ def start(divergence: Divergence, reading: Reading, names: list[str], rows: Rows
             "observed but factors: give scale a number"
         )
     assert unit is not None
-    assert reference is not None
-    if critics(divergence):
-        reference = JensenShannon().of_unit_shift() / 64
-    value = numbers * (reference / unit)
+    value = numbers * (_price(divergence, dim) / unit)
     logger.info(
         "lambda of %s: %.4g, from %g numbers observed of a datum and codes of d = %d",
         *(joint, value, numbers, dim),
     )
     return value
+
+
+def _price(divergence: Divergence, dim: int) -> float:
+    """Nats that a unit shift is to cost for each number observed."""
+    if critics(divergence):
+        return JensenShannon().of_unit_shift() / 64
+    price = MMD().of_unit_shift(dim)
+    assert price is not None
+    return price
 
 
 def observed_numbers(reading: Reading, rows: Rows) -> float:

@@ -327,7 +327,7 @@ def test_refused_where_there_is_nothing_to_go_by() -> None:
 
     with pytest.raises(ValueError, match="nothing is observed but factors"):
         InfoVAE(MMD(), scale="auto").loss(model, narrow, few())
-    with pytest.raises(ValueError, match="add up to less than 1"):  # .09 of 2 numbers at d = 2
+    with pytest.raises(ValueError, match="add up to less than 1"):  # .002 of 2 numbers
         InfoVAE(Adversarial(dim=2, bound="chi-squared"), 0.5, "auto").loss(_plain, narrow, few())
 
 

@@ -61,7 +61,8 @@ class Adversarial(Divergence):
     The critic climbs the bound on detached codes and draws; the encoder descends it with the
     critic's parameters held, so that neither's loss moves the other. The critic's learning is not
     weighed by lambda. More of its steps for each of the encoder's are for the training loop
-    (`fit(critic_steps=...)`), and its learning rate for the optimiser.
+    (`fit(critic_steps=...)`), and its learning rate for the optimiser. The `Adam` of `fit` has a
+    shorter memory for it than for the encoder (`critic_beta1`).
 
     The value reported is the bound on this batch. It is a lower bound in expectation where the
     critic has not seen the batch, negative for a bad critic, and not clamped. For `JS` the

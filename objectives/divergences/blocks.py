@@ -30,7 +30,8 @@ def by_blocks(
     The backward pass computes a block once more instead of keeping what it made, and writes its
     gradients where those of all rows lie. Arguments, results and gradients are all that is held
     from one block to the next: what an allocator had to place among a block's large tensors would
-    keep it from using their room again. One block is computed as it is.
+    keep it from using their room again. One block is computed as it is. A backward pass that is
+    itself to be differentiated holds all pairs.
 
     Args:
         compute: draws nothing at random; takes a block of each of `rows`, then `shared`, and

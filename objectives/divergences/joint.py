@@ -28,6 +28,7 @@ from ppl_vae.objectives.divergences.gaussians import Gaussians
 from ppl_vae.objectives.divergences.location_scale import LocationScale, units
 from ppl_vae.program.plates import PlateName
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.replays import draw_prior, run_at
 from ppl_vae.program.rows import Rows
 from ppl_vae.program.sites import Site
 from ppl_vae.world import here
@@ -153,7 +154,7 @@ class _Joint:
         """The index-th ancestral run, `(particles, n, d)`, with the rows of all processes."""
         while len(self.runs) <= index:
             self.refuse_varying()
-            sites = self.reading.draw_prior(self.redrawn, self.names)
+            sites = draw_prior(self.reading, self.redrawn, self.names)
             self.runs.append(here().gather(self.codes(sites, sites, self.rows.data), 1))
         return self.runs[index]
 
@@ -191,7 +192,7 @@ class _Joint:
         order = [n for n in sites if n in of_rows and sites[n].inside(rows.plates)]
         upstream = order[: max(order.index(n) for n in self.names) + 1]
         with torch.no_grad(), torch.random.fork_rng():
-            self.reading.at(self.redrawn, dict.fromkeys(upstream, first_row))
+            run_at(self.reading, self.redrawn, dict.fromkeys(upstream, first_row))
         if varies:
             raise ValueError(
                 f"the prior of site {varies[0]!r} varies along plate {self.rows.plates}, so "
@@ -247,6 +248,6 @@ class _AncestralPrior(Prior):
             total.append(noise.log_prob(block[self.particle]))
             return standard.from_noise(value)
 
-        sites = joint.reading.at(joint.redrawn, {name: setter for name in joint.names})
+        sites = run_at(joint.reading, joint.redrawn, {name: setter for name in joint.names})
         total += [rows.sum(sites[name].log_density())[self.particle] for name in plain]
         return torch.stack(total).sum(0)

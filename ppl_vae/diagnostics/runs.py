@@ -15,6 +15,7 @@ from ppl_vae.evaluation.programs import Program, evaluating
 from ppl_vae.program.handlers import SetValues, Unobserve, enumerated
 from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.reading import Reading
+from ppl_vae.program.replays import without
 from ppl_vae.program.running import read
 from ppl_vae.program.sites import DRAWS, Site, read_sites
 
@@ -99,7 +100,7 @@ class Runs:
 
     def _predicted(self, reading: Reading, count: int, many: bool) -> dict[str, Tensor]:
         with self.many(count, many):
-            run = self._run(Unobserve(self.observed)(reading.without(self.observed)))
+            run = self._run(Unobserve(self.observed)(without(reading, self.observed)))
         return valued(run, [self.sites[k] for k in self.observed], count)
 
     def posterior(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.arguments import checked_seed
 from ppl_vae.data.tensors import as_tensor, is_array
-from ppl_vae.pairs.pair import Pair
+from ppl_vae.pairs.pair import typed_for
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program
 
@@ -44,18 +44,13 @@ def arguments_of(x: Data, model: Program, guide: Program) -> tuple[Any, ...]:
     """
     several = isinstance(x, tuple) or (isinstance(x, list) and any(map(is_array, x)))
     args = tuple(x) if several else (x,)
-    kind = modules.float_type(model, guide)
-    wants_floats = any(isinstance(m, Pair) for m in modules.modules_of(model, guide).values())
-
-    def typed(part: Any, is_first: bool) -> Any:
-        if not isinstance(part, Tensor) and (is_array(part) or not several):
-            part = as_tensor(part, "the data")
-        if kind is None or not isinstance(part, Tensor):
-            return part
-        floats = part.is_floating_point() or (wants_floats and is_first)
-        return part.to(kind) if floats else part
-
-    return tuple(typed(part, i == 0) for i, part in enumerate(args))
+    numbers = [
+        part
+        if isinstance(part, Tensor) or (several and not is_array(part))
+        else as_tensor(part, "the data")
+        for part in args
+    ]
+    return typed_for(numbers, model, guide)
 
 
 @contextmanager

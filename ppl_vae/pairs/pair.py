@@ -1,6 +1,6 @@
 """What the library's pairs of a model and a guide have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -13,9 +13,9 @@ from ppl_vae.guides import Encoder, Ladder
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.priors import ConditionalNormal, Prior
 from ppl_vae.program.missing import Marginalised
-from ppl_vae.program.modules import Portable
+from ppl_vae.program.modules import Portable, Program, float_type, modules_of
 
-__all__ = ["Pair", "check_encoder", "check_parts", "part_name"]
+__all__ = ["Pair", "check_encoder", "check_parts", "part_name", "typed_for"]
 
 
 class Pair(Portable):
@@ -100,3 +100,25 @@ def check_encoder(encoder: nn.Module) -> None:
 def part_name(module: nn.Module) -> str:
     """The name of a part of a pair, for messages."""
     return type(module).__name__
+
+
+def typed_for(parts: Sequence[Any], model: Program, guide: Program) -> tuple[Any, ...]:
+    """A pair's arguments with floats in the type of its parameters, where these have one.
+
+    The library's pairs take the first, x, as floats. What is no tensor stays as it is.
+
+    Args:
+        parts: the arguments.
+        model: the model.
+        guide: the guide.
+    """
+    kind = float_type(model, guide)
+    if kind is None:
+        return tuple(parts)
+    wants_floats = any(isinstance(m, Pair) for m in modules_of(model, guide).values())
+    return tuple(
+        part.to(kind)
+        if isinstance(part, Tensor) and (part.is_floating_point() or (wants_floats and i == 0))
+        else part
+        for i, part in enumerate(parts)
+    )

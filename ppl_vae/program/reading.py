@@ -1,18 +1,15 @@
 """One run of a guide and of the model replayed against it, read as sites and rows of data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pyro import poutine
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.program.density import closed_kl
 from ppl_vae.program.dependence import depends
 from ppl_vae.program.enumeration import Enumeration
-from ppl_vae.program.handlers import run_to_last
 from ppl_vae.program.joint_rows import rows_of
 from ppl_vae.program.marginal import marginalise
 from ppl_vae.program.modules import Program
@@ -310,50 +307,6 @@ class Reading:
         if not value.requires_grad:
             return set(self.latent)
         return {n for n in self.latent if depends([self.guide_sites[n].value], value)}
-
-    # Further runs of the model
-
-    @property
-    def indices(self) -> Trace:
-        """The plates' subsample indices, for further runs on the same data to replay."""
-        indices = Trace()
-        for name, node in self.model_trace.nodes.items():
-            if site_is_subsample(node):
-                indices.add_node(name, **node)
-        return indices
-
-    def draw_prior(self, local: Iterable[str], joint: Sequence[str]) -> dict[str, Site]:
-        """Samples the sites of a joint ancestrally from the model, and stops after the last.
-
-        Subsample indices and the sites that are not `local` keep this run's values, so a decoder
-        below the last of them is not called and its batch-norm does not move.
-        """
-        values: dict[str, Callable[[Site], Tensor] | None] = dict.fromkeys(joint)
-        return run_to_last(self.without(local), self.args, self.kwargs, values)
-
-    def at(
-        self, local: Iterable[str], values: Mapping[str, Callable[[Site], Tensor]]
-    ) -> dict[str, Site]:
-        """The sites of the model run with values set site by site from their prior, without
-        masks. Those that model or guide enumerate are summed out, but for such as have a value."""
-        local, model = set(local), self.without(local)
-        every = {*self.enumerated, *self.marginalised}
-        model = poutine.infer_config(
-            model, lambda site: {"enumerate": "parallel"} if site["name"] in every else {}
-        )
-        nesting = self.max_plate_nesting if every else None
-        met = run_to_last(model, self.args, self.kwargs, values, nesting)
-        kept = {name for name in self.latent if name not in local}
-        sites = {name: site.unmasked() for name, site in met.items()}
-        return marginalise(sites, kept | values.keys())
-
-    def without(self, sites: Iterable[str]) -> Program:
-        """The model with this run's values kept, but for some sites and those it sums over."""
-        kept = self.model_trace.copy()
-        for name in [*sites, *self.marginalised]:
-            kept.nodes.pop(name, None)
-        replayed: Program = poutine.replay(self.model, trace=kept)
-        return replayed
 
 
 def joined(names: Sequence[str]) -> str:

@@ -83,8 +83,8 @@ class Adam(Scheduled):
         decay: factor on the learning rate after each epoch; 1 keeps it constant.
         clip_norm: largest norm of each parameter's gradient; null for no bound.
         schedule: a factor on the learning rate as a function of the step, such as Cosine.
-        critic_beta1: beta1 of an objective's critic. What it learns moves as the encoder answers,
-            and a long memory makes the two chase each other.
+        critic_beta1: beta1 of an objective's critic, which `fit` knows. What it learns moves as
+            the encoder answers, and a long memory makes the two chase each other.
 
     References:
         Kingma and Ba (2015), Adam: a method for stochastic optimization, arXiv:1412.6980.

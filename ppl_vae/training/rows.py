@@ -25,9 +25,9 @@ from ppl_vae.data.reader import is_stream
 from ppl_vae.data.stream import Stream, Streamed
 from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Normalise, Transform
-from ppl_vae.pairs.pair import Pair
+from ppl_vae.pairs.pair import typed_for
 from ppl_vae.program.missing import with_missing
-from ppl_vae.program.modules import Program, float_type, modules_of
+from ppl_vae.program.modules import Program, float_type
 from ppl_vae.program.running import read
 from ppl_vae.program.weighing import Weighted
 
@@ -175,16 +175,12 @@ class TrainingRows:
                     "is made, or give fit the rows themselves, or pair.float()"
                 )
             self.data = self.data.to(kind)
-        wants_floats = any(isinstance(m, Pair) for m in modules_of(model, guide).values())
 
         def typed(parts: Values, name: str) -> Values:
             for i, x in enumerate(parts):
                 if x.dtype == torch.double != kind:
                     check_finite(x, name, self.missing if i == 0 else "refuse", kind)
-            return tuple(
-                x.to(kind) if x.is_floating_point() or (wants_floats and i == 0) else x
-                for i, x in enumerate(parts)
-            )
+            return typed_for(parts, model, guide)
 
         self.train = typed(self.train, "data")
         self.held_out = typed(self.held_out, "validation")
