@@ -465,3 +465,48 @@ def test_refuses_another_record() -> None:
     owner = Owner()
     with pytest.raises(ValueError, match="use 'auto' or False"):
         SVI(owner.model, owner.guide, pyro.optim.Adam({}), BetaVAE(), record=True)  # type: ignore[arg-type]
+
+
+def test_a_critics_steps_move_it_alone_and_leave_out_the_decoder() -> None:
+    """Recorded as by hand: Adam on the critic's own gradients, and no other parameter moves."""
+    x = torch.bernoulli(torch.full((16, 12), 0.3))
+
+    def made() -> tuple[VAE, Objective, list[Tensor]]:
+        torch.manual_seed(0)
+        vae = VAE(StandardNormal(2), Bernoulli(2, SIZE), MeanFieldNormal(SIZE, 2))
+        objective = InfoVAE(Adversarial(dim=2), scale=5.0)
+        return vae, objective, list(objective.parameters())
+
+    vae, objective, own = made()
+    before = copy.deepcopy(vae.state_dict())
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), objective, only=own)
+    torch.manual_seed(1)
+    losses = [svi.step(x) for _ in range(30)]
+    assert svi.recorded == 1
+    assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
+    assert all(p.grad is None for p in (*vae.parameters(), *own))
+
+    pyro.clear_param_store()
+    other, twin, hand = made()
+    adam = torch.optim.Adam(hand, lr=1e-2)
+    torch.manual_seed(1)
+    for loss in losses:
+        found = twin.differentiable_loss(other.model, other.guide, x)
+        assert found.item() == pytest.approx(loss, rel=1e-5)
+        for p, grad in zip(hand, torch.autograd.grad(found, hand), strict=True):
+            p.grad = grad
+        adam.step()
+    for mine, its in zip(own, hand, strict=True):
+        # one fused Adam against one of many tensors: roundings of 30 steps
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
+
+    whole = Recording(twin, other.model, other.guide, (x,), {})
+    part = Recording(twin, other.model, other.guide, (x,), {}, frozenset(hand))
+    count = [len(recording._graph.graph.nodes) for recording in (whole, part)]
+    assert count[1] < 0.75 * count[0]
+
+
+def test_steps_of_no_parameter_are_refused() -> None:
+    owner, loss = Owner(), BetaVAE()
+    with pytest.raises(ValueError, match="names no parameter"):
+        SVI(owner.model, owner.guide, pyro.optim.Adam({}), loss, only=loss.parameters())

@@ -189,23 +189,20 @@ class GuardedOptimizer(PyroOptim):
 
     Args:
         inner: the optimiser.
-        only: the parameters it may move, by `id`; all when None.
-        but: those of them that it may not.
+        but: the parameters that it may not move, by `id`.
         before: called once the gradients are found finite, before any parameter moves.
     """
 
     def __init__(
         self,
         inner: PyroOptim,
-        only: Collection[int] | None = None,
         but: Collection[int] = (),
         before: Callable[[], None] = lambda: None,
     ) -> None:
         # no super().__init__: `inner` holds all there is
-        self.inner, self.only, self.but, self.before = Grouped(inner), only, but, before
+        self.inner, self.but, self.before = Grouped(inner), but, before
 
     def __call__(self, params: Iterable[Tensor], *_: Any, **__: Any) -> None:
-        params = [p for p in params if self.only is None or id(p) in self.only]
         params = [p for p in params if id(p) not in self.but]
         check_gradients(params)
         self.before()

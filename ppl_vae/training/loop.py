@@ -133,15 +133,14 @@ class Training:
         self.step, self.done, self.mean = 0, 0, Mean()
 
         def svi(only: Sequence[Tensor] | None, before: Any = lambda: None) -> SVI:
-            ids = None if only is None else {id(p) for p in only}
-            guarded = GuardedOptimizer(optimizer, ids, frozen, before)
-            made = SVI(model, guide, guarded, objective)
+            guarded = GuardedOptimizer(optimizer, frozen, before)
+            made = SVI(model, guide, guarded, objective, only=only)
             made.loss_and_grads = partial(_loss_and_grads, objective)
             return made
 
         # One optimiser: its state is kept by parameter, so the critic's further steps continue
         # the very Adam that the main step uses.
-        self.main, self.critic = svi(None, weights.good.take), svi(own)
+        self.main, self.critic = svi(None, weights.good.take), svi(own or None)
 
     def epoch(
         self, batches: Iterable[Sequence[Tensor]], bar: Any, between: Callable[[], None]

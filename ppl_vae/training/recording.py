@@ -1,7 +1,7 @@
 """A training step as a recorded graph of tensor operations."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -36,6 +36,7 @@ class Recording:
         guide: the guide.
         args: tensors are inputs of the graph, and anything else is taken as it is.
         kwargs: the same, by name.
+        only: the parameters whose gradients are wanted; all by default.
 
     Attributes:
         params: what the programs asked for, as leaves.
@@ -54,6 +55,7 @@ class Recording:
         guide: Program,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        only: Collection[Tensor] | None = None,
     ) -> None:
         self.objective = objective
         self.params: list[Tensor] = []
@@ -67,7 +69,7 @@ class Recording:
                 register(objective)
             leaves = [n["value"].unconstrained() for n in seen.trace.nodes.values()]
             self.params = list(dict.fromkeys(leaves))
-            asked = [p for p in self.params if p.requires_grad]
+            asked = [p for p in self.params if p.requires_grad and (only is None or p in only)]
             grads: Sequence[Tensor | None] = [None] * len(asked)
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss, asked, allow_unused=True)

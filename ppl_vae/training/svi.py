@@ -58,6 +58,9 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
 
     Steps with a loss of Pyro's own, with `InfoVAE(elbo=...)` or under effect handlers are eager.
 
+    `only=objective.parameters()` makes the further steps of a critic: they move nothing else, and
+    their graph has no other gradient, which leaves out the pass back through the decoder.
+
     Over several processes their sums are in the graph. At each step they agree by one exchange
     that all have a graph for what they are given, or else all take an eager step; where one
     cannot record, or meets a difference, all stay eager. Nothing is compiled there.
@@ -69,6 +72,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         loss: an `Objective`, or any loss of Pyro's.
         record: "auto", or False for eager steps.
         compile: whether recorded steps are compiled.
+        only: the parameters that steps move; all by default.
         **svi: as in `pyro.infer.SVI`.
 
     Example:
@@ -86,6 +90,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         loss: ELBO | Callable[..., Any],
         record: Literal["auto", False] = "auto",
         compile: bool = False,
+        only: Iterable[Tensor] | None = None,
         **svi: Any,
     ) -> None:
         if record not in ("auto", False):
@@ -98,6 +103,12 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         if record and isinstance(loss, Objective) and getattr(loss, "elbo", None) is None:
             self._objective = loss
         self._compile = compile
+        self._only = None if only is None else frozenset(only)
+        if self._only == frozenset():
+            raise ValueError(
+                "only= names no parameter, so that a step would move nothing: did you mean an "
+                "objective with parameters of its own, such as InfoVAE(Adversarial(dim=...))?"
+            )
         self._modules = list(modules_of(model, guide, loss).values())
         self._held = Held(self._modules)
         self._optimizer = Grouped(optim)
@@ -184,7 +195,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         with undone(objective, self._modules):
             try:
                 with same_environment(), self._traced(notes):
-                    made = Recording(objective, self.model, self.guide, args, kwargs)
+                    made = Recording(objective, self.model, self.guide, args, kwargs, self._only)
             except (
                 Exception
             ) as error:  # of whatever kind: the eager step says whether it is the user's
@@ -254,12 +265,13 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
     def _act(self, params: Collection[Tensor], loss: float) -> float:
         if self._optimizer.optim is not self.optim:
             self._optimizer = Grouped(self.optim)
-        for param in params:
+        wanted = [p for p in params if self._only is None or p in self._only]
+        for param in wanted:
             if param.grad is not None:
                 self._moved.add(param)
             elif param in self._moved:
                 param.grad = torch.zeros_like(param)
-        self._optimizer(params)
+        self._optimizer(wanted)
         for param in params:
             param.grad = None
         return loss

@@ -161,14 +161,12 @@ def train(
         torch.set_rng_state(state["random"])
 
     svi = SVI(pair.model, pair.guide, _Steps(moved), objective)
+    critic = SVI(pair.model, pair.guide, _Steps(moved[1:]), objective, only=own or None)
     start = time.process_time()
     with pyro.get_param_store().scope():
         for step in range(state["step"] + 1, steps + 1):
             for _ in range(critic_steps if own else 0):
-                loss = objective.differentiable_loss(pair.model, pair.guide, draw())
-                for p, g in zip(own, torch.autograd.grad(loss, own), strict=True):
-                    p.grad = g
-                moved[1].step()
+                critic.step(draw())
             x = draw()
             svi.step(x)
             if watch is not None and ((every and step % every == 0) or step in stops):
