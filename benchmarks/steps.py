@@ -105,6 +105,10 @@ def contenders(
         if name in _COMPILED:
             kind = partial(SVI, compile=True)
             made[f"{name}, compiled"] = of_pair(size, hidden, dim, make(), kind)
+        own = list((loss := make()).parameters())
+        if own:
+            kind = partial(SVI, only=own)
+            made[f"{name}, its critic alone"] = of_pair(size, hidden, dim, loss, kind)
     return made
 
 
