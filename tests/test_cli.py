@@ -423,6 +423,32 @@ def test_a_nan_in_training_ends_with_code_1_and_keeps_the_run(
     assert all(np.isfinite(value.numpy()).all() for value in values.values())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 8589934592 bytes. Error code 12"
+        ),
+        MemoryError("Unable to allocate 8.0 GiB for an array with shape (1073741824,)"),
+    ],
+    ids=["torch", "NumPy"],
+)
+def test_a_lack_of_memory_says_what_to_lower(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it is met: networks of a thousand million codes are made before any step."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ppl_vae.loading.set_seed", fail)
+    said = refused(capsys, "fit", *QUICK, "--out", "new")
+    assert "the machine's memory does not hold what was asked for (8.0 GiB more" in said
+    assert said.endswith("lower dim, the widths of the networks, rows or draws")
+    assert not Path("new").exists()
+
+
 @pytest.mark.usefixtures("unpainted")
 def test_data_that_have_moved() -> None:
     np.save("a.npy", np.random.default_rng(0).random((40, 3)))

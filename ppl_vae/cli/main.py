@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _short_warnings():
+        with _short_warnings(), _memory_said():
             return _dispatch(words)
     except KeyboardInterrupt as stop:
         print(f"ppl-vae: {spelt(str(stop)) or 'stopped'}", file=sys.stderr)
@@ -269,6 +269,18 @@ def _short_warnings() -> "Iterator[None]":
     with warnings.catch_warnings(), spelling():
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _memory_said() -> "Iterator[None]":
+    """A lack of memory in one line; what says it is imported where it is needed."""
+    try:
+        yield
+    except (RuntimeError, MemoryError):
+        from ppl_vae.training.guard import memory_said
+
+        with memory_said("what was asked for", "dim, the widths of the networks, rows or draws"):
+            raise
 
 
 def _line(error: object) -> str:

@@ -186,7 +186,10 @@ def fit(
             rewind(objective, optimizer, kept["began"])
         began = origin(objective, optimizer)
         ready_optimizers()
-        with memory_said(batch_size):
+        with memory_said(
+            f"a step of batch_size={batch_size}",
+            "batch_size, num_particles or the draws of the objective, or the widths of networks",
+        ):
             # what is checked is checked by each process for itself, on the rows of all
             with by_itself():
                 ready = prepare(

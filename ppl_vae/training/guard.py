@@ -152,28 +152,32 @@ def _bad(x: object) -> bool:
     return isinstance(x, Tensor) and not bool(torch.isfinite(x).all())
 
 
+class OutOfMemory(torch.OutOfMemoryError):
+    """The memory of GPU or machine does not hold what was asked for; it says what to lower."""
+
+
 @contextmanager
-def memory_said(batch_size: int) -> Iterator[None]:
+def memory_said(what: str, lower: str) -> Iterator[None]:
     """Says of a lack of memory what to lower.
 
     Args:
-        batch_size: rows to a step.
+        what: is made inside.
+        lower: what makes it large.
 
     Raises:
-        OutOfMemoryError: of torch, wherever the memory is.
+        OutOfMemory: wherever the memory is.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
+        if isinstance(error, OutOfMemory) or not lacks_memory(error):
             raise
-        asked = re.search(r"allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(error))
-        size = "" if asked is None else f" ({asked[1]} more were asked for)"
+        asked = re.search(r"allocate (?:([\d.]+ ?[KMGT]?i?B)|(\d+) bytes)", str(error))
+        size = ""
+        if asked is not None:
+            size = f" ({asked[1] or f'{int(asked[2]) / 2**30:,.1f} GiB'} more were asked for)"
         where = "the GPU's" if isinstance(error, torch.OutOfMemoryError) else "the machine's"
-        raise torch.OutOfMemoryError(
-            f"{where} memory does not hold a step of batch_size={batch_size}{size}: lower "
-            "batch_size, num_particles or the draws of the objective, or the width of the networks"
-        ) from error
+        raise OutOfMemory(f"{where} memory does not hold {what}{size}: lower {lower}") from error
 
 
 def lacks_memory(error: BaseException) -> bool:
