@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ppl_vae import VAE, Experiment, MeanFieldNormal, Normal, StandardNormal, fit, load
+from ppl_vae import (
+    VAE,
+    Experiment,
+    MeanFieldNormal,
+    Normal,
+    StandardNormal,
+    evaluation,
+    fit,
+    load,
+)
 from ppl_vae.bodies import MLP, Masked
 from ppl_vae.data import Arrays, Dataset
 from ppl_vae.data.sources import as_dataset
@@ -37,8 +46,11 @@ def forms() -> dict[str, Any]:
     import pandas as pd
 
     x = torch.from_numpy(ROWS)
+    with torch.inference_mode():
+        made_by_a_model = x.clone()
     return {
         "tensor": x,
+        "inference": made_by_a_model,
         "single": x.float(),
         "array": ROWS,
         "big-endian": ROWS.astype(">f8"),
@@ -74,6 +86,21 @@ def test_fit_takes_them_at_either_precision(name: str, double: bool) -> None:
     pair = vae().double() if double else vae()
     history = fit(pair.model, pair.guide, forms()[name], BetaVAE(), epochs=1, progress=False)
     assert math.isfinite(history.last["loss"])
+
+
+@pytest.mark.parametrize("each", [torch.from_numpy, np.asarray], ids=["tensors", "arrays"])
+def test_rows_in_a_list_that_are_taken_for_arguments_are_told_of(each: Any) -> None:
+    """A list of tensors or arrays is of arguments; a pair that takes fewer says how rows go."""
+    pyro.clear_param_store()
+    pair, rows = vae(), [each(row) for row in ROWS]
+    words = r"60 arguments, and VAE\.model\(x\) does not take them .*numpy\.stack"
+    for use in (
+        partial(fit, objective=BetaVAE(), epochs=1, progress=False),
+        lambda model, guide, data: evaluation.rate(model, guide, data),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            use(pair.model, pair.guide, rows)
+        assert "\n" not in str(error.value)
 
 
 def test_a_list_of_several_shapes_and_text_are_refused_in_one_line() -> None:

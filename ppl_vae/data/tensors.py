@@ -29,7 +29,7 @@ def as_tensor(rows: Any, name: str = "rows") -> Tensor:
     if isinstance(rows, Tensor):
         if rows.layout != torch.strided or rows.is_quantized or rows.is_nested or rows.is_meta:
             raise ValueError(f"{name} is {_kind(rows)} tensor: give a dense one of plain numbers")
-        found = rows
+        found = rows.clone() if rows.is_inference() else rows  # which no gradient goes through
     elif isinstance(rows, list | tuple) and rows and isinstance(rows[0], Tensor):
         if len({part.shape for part in rows}) > 1:
             raise ValueError(f"{name} has rows of several shapes: give them one")

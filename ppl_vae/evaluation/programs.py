@@ -14,6 +14,7 @@ from ppl_vae.data.tensors import as_tensor, is_array
 from ppl_vae.pairs.pair import typed_for
 from ppl_vae.program import modules
 from ppl_vae.program.modules import Program
+from ppl_vae.program.running import check_takes
 
 __all__ = [
     "Data",
@@ -41,9 +42,13 @@ def arguments_of(x: Data, model: Program, guide: Program) -> tuple[Any, ...]:
         x: rows in any form, or the tuple or list of arguments; what is no rows stays as it is.
         model: the model.
         guide: the guide.
+
+    Raises:
+        ValueError: for another number of arguments than the pair is called with.
     """
     several = isinstance(x, tuple) or (isinstance(x, list) and any(map(is_array, x)))
     args = tuple(x) if several else (x,)
+    check_takes(args, model, guide)
     numbers = [
         part
         if isinstance(part, Tensor) or (several and not is_array(part))

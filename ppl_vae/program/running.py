@@ -1,5 +1,6 @@
 """Running a guide, and the model replayed against it."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,30 @@ from ppl_vae.program.modules import Program
 from ppl_vae.program.reading import Reading
 from ppl_vae.program.sites import DRAWS, missing_half, read_sites
 
-__all__ = ["read"]
+__all__ = ["check_takes", "read"]
+
+
+def check_takes(args: Sequence[Any], *programs: Program) -> None:
+    """Holds the number of arguments that data stand for against what programs take.
+
+    Raises:
+        ValueError: naming the program, and how rows are given.
+    """
+    for program in programs:
+        try:
+            signature = inspect.signature(program)
+        except (TypeError, ValueError):  # built-in functions have none
+            continue
+        try:
+            signature.bind(*args)
+        except TypeError as error:
+            name = getattr(program, "__qualname__", type(program).__name__)
+            given = "one argument" if len(args) == 1 else f"{len(args)} arguments"
+            raise ValueError(
+                f"the data are {given}, and {name}({', '.join(signature.parameters)}) does not "
+                f"take them ({error}): give rows as one array, which numpy.stack makes of a list, "
+                "and in a tuple what model and guide are both called with besides them"
+            ) from None
 
 
 def read(

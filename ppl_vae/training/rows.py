@@ -28,7 +28,7 @@ from ppl_vae.data.transform import Normalise, Transform
 from ppl_vae.pairs.pair import typed_for
 from ppl_vae.program.missing import with_missing
 from ppl_vae.program.modules import Program, float_type
-from ppl_vae.program.running import read
+from ppl_vae.program.running import check_takes, read
 from ppl_vae.program.weighing import Weighted
 
 __all__ = ["TrainingRows"]
@@ -158,8 +158,10 @@ class TrainingRows:
         The library's pairs take x as floats.
 
         Raises:
-            ValueError: for a data set that has rounded what the pair has the precision for.
+            ValueError: for a data set that has rounded what the pair has the precision for, or
+                another number of arguments than the pair is called with.
         """
+        check_takes(self.train, model, guide)
         kind = float_type(model, guide)
         if kind is None:
             return
