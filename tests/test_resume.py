@@ -289,6 +289,11 @@ def _other(change: Callable[[list[Any]], Any]) -> Callable[[], Any]:
             {},
             "optimizer.lr is 0.01 and was 0.003",
         ),
+        (
+            _other(lambda parts: setattr(parts[3], "critic_betas", (0.9, 0.999))),
+            {},
+            "optimizer.critic_beta1 is 0.9 and was 0.5",
+        ),
         (_other(lambda parts: parts.__setitem__(3, SGD())), {}, "optimizer is 'SGD'"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppl_vae.training.adapters import Given
 from ppl_vae.training.grouped import Grouped, inner
-from ppl_vae.training.optim import Scheduled
+from ppl_vae.training.optim import Adam, Scheduled
 
 __all__ = ["load_state", "settings", "state"]
 
@@ -72,6 +72,8 @@ def settings(optim: PyroOptim) -> dict[str, Any]:
         found |= given if isinstance(given, dict) else {}
     if isinstance(optim, Scheduled):
         found |= {"lr": optim.lr, "decay": optim.decay, "schedule": repr(optim.schedule)}
+    if isinstance(optim, Adam):
+        found["critic_beta1"] = optim.critic_betas[0]
     return found
 
 
