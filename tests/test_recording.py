@@ -6,6 +6,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import SVI, VAE, fit
-from ppl_vae.guides import MeanFieldNormal
-from ppl_vae.likelihoods import Bernoulli
+from ppl_vae.bodies import DCGAN, ResNet
+from ppl_vae.guides import Flow, FullCovarianceNormal, MeanFieldNormal
+from ppl_vae.likelihoods import Bernoulli, PixelCNN, PixelCNNpp
 from ppl_vae.objectives import (
     MMD,
     RBF,
@@ -124,6 +126,66 @@ def test_recorded_steps_equal_eager_ones(name: str) -> None:
     assert all(map(torch.equal, state, end))
     reasons = [str(w.message) for w in said if "stays eager" in str(w.message)]
     assert svi.recorded == 1, reasons
+
+
+class Layouts(nn.Module):
+    """Parameters whose gradients lie in memory in orders of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.turned = nn.Parameter(torch.randn(12, 6))
+        self.repeated = nn.Parameter(torch.randn(12, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = x.reshape(-1, 2, 3, 2).contiguous(memory_format=torch.channels_last)
+        hidden = self.conv(image).tanh().reshape(-1, 12)
+        # gradients: a transposed product, and one number for each element
+        return (self.turned @ (self.turned.t() @ hidden.t())).t() + self.repeated.sum()
+
+
+def pairs() -> dict[str, Callable[[], VAE]]:
+    size, image = torch.Size([12]), torch.Size([1, 8, 8])
+
+    def of(
+        likelihood: Any = Bernoulli, encoder: Any = MeanFieldNormal, shape: torch.Size = image
+    ) -> Callable[[], VAE]:
+        return lambda: VAE(StandardNormal(2), likelihood(2, shape), encoder(shape, 2))
+
+    conv = partial(DCGAN, channels=(4, 8), features=8)
+    residual = partial(ResNet, channels=(4, 8))
+    narrow = {"width": 4, "depth": 2}
+    return {
+        "MLP": of(shape=size),
+        "DCGAN": of(partial(Bernoulli, body=conv), partial(MeanFieldNormal, body=conv)),
+        "ResNet": of(partial(Bernoulli, body=residual), partial(MeanFieldNormal, body=residual)),
+        "PixelCNN": of(partial(PixelCNN, **narrow)),
+        "PixelCNNpp": of(partial(PixelCNNpp, **narrow)),
+        "full covariance": of(encoder=FullCovarianceNormal, shape=size),
+        "flow": of(encoder=Flow, shape=size),
+        "layouts": of(
+            partial(Bernoulli, body=lambda *_: nn.Sequential(nn.Linear(2, 12), Layouts())),
+            shape=size,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", pairs())
+def test_a_pair_s_networks_are_trained_as_by_eager_steps(name: str) -> None:
+    """In whatever order gradients lie, which a fused Adam takes for one run of numbers."""
+    ends = []
+    for record in ("auto", False):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        vae, objective = pairs()[name](), InfoVAE(MMD(), scale=2.0)
+        shape = (6, *vae.likelihood.size)
+        x = torch.bernoulli(torch.full(shape, 0.4))
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), objective, record=record)
+        losses = [svi.step(x) for _ in range(7)]
+        ends.append((losses, [t.clone() for t in vae.state_dict().values()]))
+        assert svi.recorded == (record == "auto")
+    assert ends[0][0] == ends[1][0]
+    assert all(map(torch.equal, ends[0][1], ends[1][1]))
 
 
 def test_a_graph_is_simplified_and_stays_what_it_is() -> None:

@@ -269,6 +269,7 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         for param in wanted:
             if param.grad is not None:
                 self._moved.add(param)
+                _lay_out(param)
             elif param in self._moved:
                 param.grad = torch.zeros_like(param)
         self._optimizer(wanted)
@@ -303,6 +304,17 @@ def check_loss(loss: ELBO | Callable[..., Any]) -> None:
     if not isinstance(loss, Objective):
         name = getattr(loss, "__name__", type(loss).__name__)
         here().refuse(f"{name}, a loss of Pyro's,", "use InfoVAE or its kin")
+
+
+def _lay_out(param: Tensor) -> None:
+    """Has a gradient lie in memory as its parameter does, which a backward pass sees to.
+
+    A graph's gradients lie as their operations left them, those of a convolution with channels
+    last, say, and torch's fused optimisers take both for one run of numbers.
+    """
+    assert param.grad is not None
+    if param.grad.stride() != param.stride():
+        param.grad = torch.empty_like(param).copy_(param.grad)
 
 
 def _reason(error: Exception) -> str:
