@@ -11,6 +11,7 @@ from ppl_vae.reproductions.common.verdicts import Claim, Condition
 from ppl_vae.reproductions.information_preference import EXPERIMENT, cells
 from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell, build
 from ppl_vae.reproductions.information_preference.claims import claims
+from ppl_vae.reproductions.information_preference.tables import tables
 from ppl_vae.reproductions.information_preference.training import train
 
 
@@ -110,3 +111,40 @@ def test_what_is_kept_is_read_without_a_run(tmp_path: Path) -> None:
     assert {claim.verdict for claim in found.claims} == {"undecided"}
     with pytest.raises(ValueError, match="scale is 'small': this experiment has medium"):
         EXPERIMENT.results(tmp_path, "small")  # type: ignore[arg-type]
+
+
+def test_the_page_of_results_has_the_tables_of_what_is_kept() -> None:
+    """Each figure there is one that was measured: the page holds what the command writes."""
+    docs = Path(__file__).parent.parent / "docs"
+    folder = docs / "reproductions" / "information_preference"
+    every = cells(3)
+    kept = {
+        cell.name: {
+            int(path.stem): json.loads(path.read_text())
+            for path in folder.glob(f"{cell.name}/*0.json")
+        }
+        for cell in every
+    }
+    found = tables(every, kept)
+    assert (folder / "tables.md").read_text() == found
+    assert found in (docs / "results.md").read_text()
+    assert "| no maps, MMD |" in found
+
+
+def test_tables_say_numbers_as_they_are() -> None:
+    numbers = {
+        "rate": 17702.3, "I at least": 0.0044, "usage": 0.996, "NLL": 41.656, "own NLL": 17494.2,
+        "own size": 1.45, "SVM": 0.5, "log-det/d": -0.004, "MMD^2": -8e-5, "classes": 1.3034,
+        "FID": 8.196,
+    }  # fmt: skip
+    rows = torch.linspace(30, 50, 5)
+    elbo = numbers | {"NLL by row": rows.tolist()}
+    shift = torch.tensor([0.1, 0.1, 0.2, 0.3, 0.3])
+    mmd = numbers | {"NLL by row": (rows + shift).tolist()}
+    every = [Cell(14, True, False, name, (1000,)) for name in ("ELBO", "MMD")]
+    text = tables(every, {every[0].name: {1000: elbo}, every[1].name: {1000: mmd}})
+    row = "17,702 | .00 | 1.00 | 41.66 | {} | 17,494 (1) | .500 | .00 | −.0001 | 1.303 | 8.2"
+    # the error of a mean: sd of five differences, .1, over the root of 5
+    assert f"| maps, ELBO | {row.format('')} |" in text
+    assert f"| maps, MMD | {row.format('+.20 ± .04')} |" in text
+    assert tables(every, {}) == ""

@@ -37,6 +37,7 @@ from typing import Any
 
 import torch
 
+from ppl_vae import files
 from ppl_vae.reproductions.common.kept import machine, today, write
 from ppl_vae.reproductions.common.reproduction import Results, Scale
 from ppl_vae.reproductions.information_preference.apart import digits_at_half, one_gradient
@@ -44,6 +45,7 @@ from ppl_vae.reproductions.information_preference.cells import Cell, build, cell
 from ppl_vae.reproductions.information_preference.claims import claims
 from ppl_vae.reproductions.information_preference.measures import classifier, draw, measure
 from ppl_vae.reproductions.information_preference.pictures import over_steps
+from ppl_vae.reproductions.information_preference.tables import tables
 from ppl_vae.reproductions.information_preference.training import digits, train
 
 __all__ = ["EXPERIMENT", "cells"]
@@ -87,6 +89,8 @@ class _Experiment:
         ]
         path = folder / "apart.json"
         apart = json.loads(path.read_text()) if path.exists() else {}
+        if draw:
+            files.write_text(files.folder(folder) / "tables.md", tables(every, found))
         last = [max(steps.items())[1]["CPU seconds"] for steps in found.values() if steps]
         return Results(
             ["cell", "steps", *_COLUMNS],

@@ -10,7 +10,7 @@ import torch
 from ppl_vae.reproductions.common.verdicts import Claim, Condition
 from ppl_vae.reproductions.information_preference.cells import GAMMA, Cell
 
-__all__ = ["claims"]
+__all__ = ["Read", "Results", "claims"]
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """What was measured, by the cell's name and the step."""
@@ -18,7 +18,7 @@ Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 NAN = math.nan
 
 
-class _Read:
+class Read:
     """Measured numbers, NaN where they are not there yet."""
 
     def __init__(self, results: Results) -> None:
@@ -51,8 +51,8 @@ def claims(results: Results, seeds: Sequence[int], extra: Mapping[str, Any]) -> 
         seeds: those run.
         extra: what is measured apart: `gradients` and `digits`.
     """
-    read = _Read(results)
-    made: list[Callable[[_Read, Sequence[int]], Claim]] = [
+    read = Read(results)
+    made: list[Callable[[Read, Sequence[int]], Claim]] = [
         _standardised, _match, _maps, _own_encoder, _large, _paper, _half,
     ]  # fmt: skip
     rest = [make(read, seeds) for make in made]
@@ -68,7 +68,7 @@ def _m14(maps: bool, standardised: bool, objective: str, seed: int, **more: Any)
     return Cell(14, maps, standardised, objective, (), seed, **more)
 
 
-def _one_gradient(gradients: Mapping[str, float], read: _Read) -> Claim:
+def _one_gradient(gradients: Mapping[str, float], read: Read) -> Claim:
     rate = 10 * -math.log((1 - GAMMA**2) ** 0.5)
     seen = read(_m14(True, True, "ELBO", 0), 1000, "rate")
     conditions = [
@@ -88,7 +88,7 @@ def _one_gradient(gradients: Mapping[str, float], read: _Read) -> Claim:
     )
 
 
-def _standardised(read: _Read, seeds: Sequence[int]) -> Claim:
+def _standardised(read: Read, seeds: Sequence[int]) -> Claim:
     by_seed = {}
     for seed in seeds:
         new, old = _m14(True, True, "ELBO", seed), _m14(True, False, "ELBO", seed)
@@ -110,7 +110,7 @@ def _standardised(read: _Read, seeds: Sequence[int]) -> Claim:
     )
 
 
-def _match(read: _Read, seeds: Sequence[int]) -> Claim:
+def _match(read: Read, seeds: Sequence[int]) -> Claim:
     by_seed = {}
     for seed in seeds:
         mmd, elbo = _m14(True, True, "MMD", seed), _m14(True, True, "ELBO", seed)
@@ -131,7 +131,7 @@ def _match(read: _Read, seeds: Sequence[int]) -> Claim:
     )
 
 
-def _maps(read: _Read, seeds: Sequence[int]) -> Claim:
+def _maps(read: Read, seeds: Sequence[int]) -> Claim:
     objectives = ("ELBO", "MMD", "MMD, alpha = .5", "sliced Wasserstein")
     conditions = []
     for standardised, objective in product((False, True), objectives):
@@ -165,7 +165,7 @@ def _digits(found: Mapping[str, Mapping[str, float]]) -> Claim:
     )
 
 
-def _own_encoder(read: _Read, seeds: Sequence[int]) -> Claim:
+def _own_encoder(read: Read, seeds: Sequence[int]) -> Claim:
     def run(seed: int, cells: Iterable[Cell], step: int) -> list[Condition]:
         return [
             Condition(
@@ -189,7 +189,7 @@ def _own_encoder(read: _Read, seeds: Sequence[int]) -> Claim:
     )
 
 
-def _large(read: _Read, seeds: Sequence[int]) -> Claim:
+def _large(read: Read, seeds: Sequence[int]) -> Claim:
     by_seed = {}
     for seed in seeds:
         new, old = (
@@ -212,7 +212,7 @@ def _large(read: _Read, seeds: Sequence[int]) -> Claim:
     )
 
 
-def _headline(read: _Read, seed: int, cell: Cell, elbo: Cell, step: int) -> list[Condition]:
+def _headline(read: Read, seed: int, cell: Cell, elbo: Cell, step: int) -> list[Condition]:
     ratio, error = read.ratio(cell, elbo, step)
     cost, cost_error = read.gap(cell, elbo, step)
     svm = read(cell, step, "SVM") - read(elbo, step, "SVM")
@@ -224,7 +224,7 @@ def _headline(read: _Read, seed: int, cell: Cell, elbo: Cell, step: int) -> list
     ]
 
 
-def _paper(read: _Read, seeds: Sequence[int]) -> Claim:
+def _paper(read: Read, seeds: Sequence[int]) -> Claim:
     by_seed = {}
     for seed in seeds:
         mmd, elbo = (_m14(False, False, name, seed) for name in ("MMD", "ELBO"))
@@ -256,7 +256,7 @@ def _paper(read: _Read, seeds: Sequence[int]) -> Claim:
     )
 
 
-def _half(read: _Read, seeds: Sequence[int]) -> Claim:
+def _half(read: Read, seeds: Sequence[int]) -> Claim:
     by_seed = {}
     for seed in seeds:
         half, elbo = (_m14(False, False, name, seed) for name in ("MMD, alpha = .5", "ELBO"))
