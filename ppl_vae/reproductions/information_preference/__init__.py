@@ -44,7 +44,7 @@ from ppl_vae.reproductions.information_preference.apart import digits_at_half, o
 from ppl_vae.reproductions.information_preference.cells import Cell, build, cells
 from ppl_vae.reproductions.information_preference.claims import claims
 from ppl_vae.reproductions.information_preference.measures import classifier, draw, measure
-from ppl_vae.reproductions.information_preference.pictures import over_steps
+from ppl_vae.reproductions.information_preference.pictures import over_steps, stacked
 from ppl_vae.reproductions.information_preference.tables import tables
 from ppl_vae.reproductions.information_preference.training import digits, train
 
@@ -54,6 +54,15 @@ _COLUMNS = (
     "rate", "I at least", "usage", "NLL", "NLL error", "size", "own NLL", "own size", "SVM",
     "log-det/d", "MMD^2", "classes", "FID", "CPU seconds",
 )  # fmt: skip
+
+
+# Whose samples are shown below each other: maps, standardised, objective.
+_SAMPLED = {
+    (False, False, "ELBO"),
+    (False, False, "MMD"),
+    (True, False, "ELBO"),
+    (True, True, "ELBO"),
+}
 
 
 class _Experiment:
@@ -129,11 +138,20 @@ def _draw(every: Sequence[Cell], found: Any, folder: Path) -> list[Path]:
     drawn = [c for c in every if c.side == 14 and c.seed == every[0].seed and c.decoder == "small"]
     paths = {c.name: folder / c.name / "curves.json" for c in drawn}
     curves = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-    pictures = sorted(folder.glob("*/samples.png"))
+    pictures = []
     if curves:
         shown = [c for c in drawn if c.name in curves]
         over_steps(shown, curves, found, folder / "steps.png")
-        pictures.insert(0, folder / "steps.png")
+        pictures.append(folder / "steps.png")
+    sampled = [
+        folder / c.name / "samples.png"
+        for c in drawn
+        if (c.maps, c.standardised, c.objective) in _SAMPLED
+    ]
+    sampled = [path for path in sampled if path.exists()]
+    if sampled:
+        stacked(sampled, folder / "samples.png")
+        pictures.append(folder / "samples.png")
     return pictures
 
 

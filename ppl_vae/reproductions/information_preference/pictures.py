@@ -1,17 +1,19 @@
-"""Pictures of the cells: what becomes of sd, spread and usage over the steps."""
+"""Pictures of the cells: sd, spread and usage over the steps, and samples."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.image import imread, imsave
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from ppl_vae import plots
+from ppl_vae import files, plots
 from ppl_vae.plots.palette import CLASSES, GREY, Drawing, logarithmic, styled
 from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell
 
-__all__ = ["over_steps"]
+__all__ = ["over_steps", "stacked"]
 
 _STEPS = [50, 350, 1000, 6000]
 _PANELS = ("sd of q(z | x)", "spread of the means", "usage, nats")
@@ -64,3 +66,20 @@ def over_steps(
     handles.append(Line2D([], [], color=GREY, linestyle="--", label="standardised encoder"))
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
     plots.save(figure, path)
+
+
+def stacked(pictures: Sequence[Path], path: Path) -> None:
+    """Puts pictures below each other, white beside the narrower ones.
+
+    Args:
+        pictures: PNG files.
+        path: of the new one.
+    """
+    images = [imread(picture)[..., :3] for picture in pictures]
+    width = max(image.shape[1] for image in images)
+    wide = [
+        np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=1.0)
+        for image in images
+    ]
+    with files.written(path) as draft:
+        imsave(draft, np.concatenate(wide), format="png")
