@@ -16,6 +16,7 @@ from ppl_vae.reproductions.information_preference.cells import OBJECTIVES, Cell
 __all__ = ["over_steps", "stacked"]
 
 _STEPS = [50, 350, 1000, 6000]
+_NONE = 0.01
 _PANELS = ("sd of q(z | x)", "spread of the means", "usage, nats")
 
 
@@ -29,7 +30,7 @@ def over_steps(
     """Draws the mean sd and the spread of the means in training, and usage where it was measured.
 
     A row of panels for decoders with maps and one for those without, a colour for each objective;
-    standardised encoders are dashed.
+    standardised encoders are dashed. A usage of less than .01, which is none, stands at .01.
 
     Args:
         cells: a line each.
@@ -42,7 +43,8 @@ def over_steps(
     colours = dict(zip(OBJECTIVES, CLASSES, strict=False))
     for cell in cells:
         steps, *columns = zip(*curves[cell.name], strict=True)
-        usage = {s: m["usage"] for s, m in sorted(results.get(cell.name, {}).items())}
+        measured = sorted(results.get(cell.name, {}).items())
+        usage = {step: max(found["usage"], _NONE) for step, found in measured}
         lines = [*((steps, column) for column in columns), (tuple(usage), tuple(usage.values()))]
         for axis, (x, y) in zip(panels[0 if cell.maps else 1], lines, strict=True):
             axis.plot(
