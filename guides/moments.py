@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ppl_vae.arguments import above_zero
 from ppl_vae.bodies.body import positive
 from ppl_vae.guides.encoder import NARROW
+from ppl_vae.program.weighing import row_weights
 from ppl_vae.world import here
 
 __all__ = ["Moments", "Sd", "Standardised", "running_moments"]
@@ -29,7 +30,9 @@ class Standardised(nn.Module):
 
     The moments are those of the batch in training, over all rows of all batch dimensions, and
     their running means in evaluation. A row of weight 0 counts as one that is not there, in the
-    moments, in their gradients and in the running means.
+    moments, in their gradients and in the running means. Weights are those given, or else those
+    that the rows have where the encoder is called: of `fit(weights=...)`, and of Pyro's handlers
+    `mask` and `scale` around model and guide, `(n,)`.
 
     Args:
         dim: the number of columns d.
@@ -57,6 +60,8 @@ class Standardised(nn.Module):
         self.register_buffer("variance", torch.ones(dim))
 
     def forward(self, loc: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is None and self.training:
+            weights = row_weights(loc.shape[-2])
         mean, variance = self._batch(loc, weights) if self.training else (self.mean, self.variance)
         return (loc - mean) / variance.clamp_min(self.least).sqrt()
 
@@ -145,6 +150,11 @@ class Moments(nn.Module):
         self.initial_scale, self.gamma, self.sd = initial_scale, standardise, sd
         standardised = standardise is not None or sd == "tied"
         self.standardised = Standardised(dim) if standardised else None
+        if sd == "tied" and not 0 < initial_scale < 1:
+            raise ValueError(
+                f"initial_scale={initial_scale:g} must be between 0 and 1 where sd='tied': the "
+                "means are to have the rest of the prior's spread"
+            )
         start = math.log(initial_scale / (1 - initial_scale)) if sd == "tied" else 0.0
         self.raw = nn.Parameter(torch.full((dim,), start)) if sd == "tied" else None
 

@@ -46,6 +46,19 @@ def test_linear_gaussian_data(family: Any) -> None:
     assert torch.allclose(found.rows.mean(), torch.tensor(found.value).double())
 
 
+@pytest.mark.filterwarnings("ignore:in .* rows the weights")
+@pytest.mark.parametrize("dim", [14, 32])
+def test_a_full_covariance_is_found_in_many_dimensions(dim: int) -> None:
+    """With d (d - 1) / 2 correlations to be fitted, from a guide that is too narrow."""
+    pair = PPCA.make(dim, features=2 * dim, noise=3.0, widen=0.02)
+    x = pair.sample(30)
+    truth = -float(pair.log_likelihood(x).mean())
+    found = ev.nll(pair.model, pair.guide, x, 1000, "full_covariance")
+    assert found.size > 300
+    assert abs(found.value - truth) < 4.5 * found.standard_error
+    assert found.standard_error < 0.02
+
+
 def normal_weights(width: float, rows: int = 1) -> Weights:
     """Of draws N(0, width^2) for a posterior N(0, 1): their mean is 1, whatever is read off."""
     z = torch.randn(rows, 1000, dtype=torch.float64)

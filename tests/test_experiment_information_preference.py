@@ -133,7 +133,7 @@ def test_the_page_of_results_has_the_tables_of_what_is_kept() -> None:
 
 def test_tables_say_numbers_as_they_are() -> None:
     numbers = {
-        "rate": 17702.3, "I at least": 0.0044, "usage": 0.996, "NLL": 41.656, "own NLL": 17494.2,
+        "rate": 17702.3, "I at least": 0.0044, "usage": 0.996, "NLL": 41.656, "size": 24.3, "own NLL": 17494.2,
         "own size": 1.45, "SVM": 0.5, "log-det/d": -0.004, "MMD^2": -8e-5, "classes": 1.3034,
         "FID": 8.196,
     }  # fmt: skip
@@ -143,7 +143,7 @@ def test_tables_say_numbers_as_they_are() -> None:
     mmd = numbers | {"NLL by row": (rows + shift).tolist()}
     every = [Cell(14, True, False, name, (1000,)) for name in ("ELBO", "MMD")]
     text = tables(every, {every[0].name: {1000: elbo}, every[1].name: {1000: mmd}})
-    row = "17,702 | .00 | 1.00 | 41.66 | {} | 17,494 (1) | .500 | .00 | −.0001 | 1.303 | 8.2"
+    row = "17,702 | .00 | 1.00 | 41.66 (24) | {} | 17,494 (1) | .500 | .00 | −.0001 | 1.303 | 8.2"
     # the error of a mean: sd of five differences, .1, over the root of 5
     assert f"| maps, ELBO | {row.format('')} |" in text
     assert f"| maps, MMD | {row.format('+.20 ± .04')} |" in text

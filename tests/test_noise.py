@@ -196,6 +196,28 @@ def test_a_match_alone_is_no_reason() -> None:
     assert not found.exceeds
 
 
+def test_noise_exceeds_a_pull_that_is_not_there() -> None:
+    """Under a decoder that does not hear the code the data pull at nothing."""
+
+    def deaf(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    def lone(x: Tensor) -> None:
+        at = pyro.param("at", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(at + 0 * x[:, None], 0.5).to_event(1))
+
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    objective = InfoVAE(MMD(prior="sampled", noise="sampled"), scale=10.0)
+    found = penalty_noise(objective, deaf, lone, torch.randn(50), draws=8)["z"]
+    assert found.pull == 0
+    assert found.noise > 0
+    assert found.exceeds
+
+
 def test_refusals_and_what_is_left_out() -> None:
     with pytest.raises(ValueError, match="no divergence"):
         penalty_noise(BetaVAE(), plain, narrow, few())

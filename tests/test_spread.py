@@ -50,6 +50,14 @@ def test_by_hand() -> None:
         assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
 
 
+def test_sorted_rows_do_not_pass_for_a_collapse() -> None:
+    """Of more rows than are looked at the first may all be alike."""
+    pyro.clear_param_store()
+    x = torch.cat([torch.zeros(1500), torch.ones(1500)])
+    found = spreads(model, guide, (x,))
+    assert found["spread/z[0]"] == pytest.approx(3 * 0.5, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("noise", "spread", "nats"),
     [(1.0, math.sqrt(3.0), math.log(2.0)), (0.5, 0.0, 0.0), (0.0, 1.0, math.inf)],

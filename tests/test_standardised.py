@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ppl_vae import guides
@@ -20,6 +21,7 @@ from ppl_vae.objectives import IWAE, MMD, Autoencoder, BetaVAE, InfoVAE
 from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.priors import StandardNormal, VampPrior
+from ppl_vae.program.weighing import Weighted
 from ppl_vae.training.fit import fit
 
 SIZE, D = (1, 4, 4), 3
@@ -106,6 +108,48 @@ def test_a_masked_row_is_one_that_is_not_there(kind: Any) -> None:
     twice = torch.cat([x, x[:3]])
     weights = torch.where(torch.arange(12) < 3, 2.0, 1.0)
     assert torch.allclose(other(twice).mean[:12], other(x, weights).mean, atol=1e-12)
+
+
+HANDLERS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "fit": lambda guide, weights: lambda x: Weighted(guide, ["data"])(x, weights),
+    "mask": lambda guide, weights: poutine.mask(guide, mask=weights > 1),
+    "scale": lambda guide, weights: poutine.scale(guide, scale=weights),
+}
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_an_encoder_in_a_pair_meets_the_weights_of_its_rows(name: str) -> None:
+    """Of `fit(weights=...)` and of Pyro's handlers, without a word in the guide."""
+    x, weights = _rows(12), 1.0 + (torch.arange(12) % 3 > 0).double()
+    encoder = _encoder(standardise=0.9, sd=0.4)
+    vae = VAE(StandardNormal(D), Bernoulli(D, SIZE, body=SMALL), encoder)
+    with poutine.trace() as seen:
+        HANDLERS[name](vae.guide, weights)(x)
+    found = seen.trace.nodes["z"]["fn"].base_dist.loc
+    twin = _encoder(standardise=0.9, sd=0.4)
+    expected = twin(x, weights=weights > 1 if name == "mask" else weights)
+    assert torch.allclose(found, expected.base_dist.loc, atol=1e-12)
+    assert not torch.allclose(found, _encoder(standardise=0.9, sd=0.4)(x).base_dist.loc, atol=1e-3)
+    assert torch.equal(encoder.moments.standardised.mean, twin.moments.standardised.mean)
+
+
+def test_weights_of_a_fit_leave_rows_out() -> None:
+    """The running moments after steps that move no weight are those of the rows that count."""
+    x = _rows(40).float().bernoulli()
+    weights = (torch.arange(40) % 2).float()
+    ends = []
+    for rows, given in ((x, weights), (x[weights > 0], None)):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        encoder = guides.MeanFieldNormal(SIZE, D, SMALL, rate=4.0)
+        vae = VAE(StandardNormal(D), Bernoulli(D, SIZE, body=SMALL), encoder)
+        fit(
+            vae.model, vae.guide, rows, BetaVAE(), pyro.optim.SGD({"lr": 0.0}),
+            epochs=3, batch_size=len(rows), weights=given, progress=False,
+        )  # fmt: skip
+        ends.append(encoder.moments.standardised)
+    assert torch.allclose(ends[0].mean, ends[1].mean, atol=1e-6)
+    assert torch.allclose(ends[0].variance, ends[1].variance, rtol=1e-5)
 
 
 def test_one_row_is_refused_in_training_only() -> None:
@@ -210,6 +254,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rate and sd": ({"rate": 4.0, "sd": 0.4}, "rate=4 sets the spread"),
     "tied and gamma": ({"sd": "tied", "standardise": 0.9}, "leave standardise=0.9 out"),
     "word": ({"sd": "free"}, "give a number, 'tied', or None"),
+    "tied and wide": ({"sd": "tied", "initial_scale": 1.2}, "initial_scale=1.2 must be between"),
     "wide": ({"standardise": 1.2}, "standardise=1.2 must be above 0 and at most 1"),
 }
 

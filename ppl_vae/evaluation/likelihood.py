@@ -94,7 +94,7 @@ def nll(
     what matters is not which objective trained the model, but whether the draws meet the weight.
     "auto" takes the guide's draws where they do, which is where the effective size
     $(\sum_k w_k)^2 / \sum_k w_k^2$ of every row is 30 and 5% of K or more and Pareto k-hat
-    leaves a tenth of the weight unseen at most (`ppl_vae.compare` has the same rule), and fits a
+    leaves a tenth of the weight unseen at most (as `ppl_vae.compare` has it), and fits a
     proposal where they do not, or the guide has no density. Fitting takes `steps` runs of the
     model with gradients; the draws it is fitted with are not those of the estimate.
 
@@ -104,7 +104,8 @@ def nll(
     error is $\sqrt{\sum_i s_i^2} / n$. Both are themselves read off the weights, and are too small
     where large weights have not been met (the weights of a guide of a twentieth of the
     posterior's width look even in every third row, off by 1.8 nats a dimension): the note states
-    no bias where the rule above fails, and gives k-hat. `annealed_nll` is the second opinion.
+    no bias where the rule above fails, and gives k-hat. Draws of one mode of several look even
+    too: `annealed_nll(..., start="prior")` is the second opinion.
 
     Where no latent belongs to a row (all are global) all data are one row: the estimate is of
     $-\log p(x_1, \dots, x_n)$ by the guide's draws, and the note says so.

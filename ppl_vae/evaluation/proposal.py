@@ -153,7 +153,8 @@ class Proposal:
             pair: the pair, in evaluation mode.
             rows: as `Pair.run` takes them.
             family: of the proposal.
-            steps: of Adam, one draw a row each; the learning rate falls to 0 as a cosine, from .1.
+            steps: of Adam, one draw a row each; the learning rate falls to 0 as a cosine, from .1,
+                and from .02 for correlations, of which there are d (d - 1) / 2.
 
         Raises:
             NoProposal: for latents that are not mapped from real vectors.
@@ -173,7 +174,12 @@ class Proposal:
         moved = [loc, raw, *({"full_covariance": [below], "flow": [context]}.get(family, []))]
         flow = _build(d, context) if family == "flow" else None
         parameters = [*(t.requires_grad_() for t in moved), *(flow.parameters() if flow else ())]
-        rates = [{"params": moved, "lr": 0.1}] + ([{"params": flow.parameters()}] if flow else [])
+        joint = family == "full_covariance"
+        rates: list[dict[str, Any]] = [
+            {"params": moved[:2] if joint else moved, "lr": 0.1},
+            *([{"params": [below], "lr": 0.02}] if joint else []),
+            *([{"params": flow.parameters()}] if flow else []),
+        ]
         ready_optimizers()
         adam = torch.optim.Adam(rates, lr=0.01, betas=(0.9, 0.99))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)

@@ -27,7 +27,7 @@ from ppl_vae.data.tensors import arguments_of
 from ppl_vae.data.transform import Normalise, Transform
 from ppl_vae.pairs.pair import typed_for
 from ppl_vae.program.missing import with_missing
-from ppl_vae.program.modules import Program, float_type
+from ppl_vae.program.modules import Program, evaluating, float_type
 from ppl_vae.program.running import check_takes, read
 from ppl_vae.program.weighing import Weighted
 
@@ -267,7 +267,8 @@ class TrainingRows:
         if self.weights is None:
             return model, guide
         few = tuple(part[:2] for part in self.train)
-        names = read(model, guide, few, complete=False).plates()
+        with torch.random.fork_rng(), torch.no_grad(), evaluating(model, guide):
+            names = read(model, guide, few, complete=False).plates()
         return Weighted(model, names), Weighted(guide, names)
 
 

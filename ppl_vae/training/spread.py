@@ -37,15 +37,18 @@ def spreads(
     Args:
         model: the model, which says what is a code.
         guide: the guide.
-        rows: arguments of both, of which the first `ROWS` are taken.
+        rows: arguments of both, of which `ROWS` are taken, evenly spaced: neighbours may be alike.
         batch_size: rows to a run.
     """
     parts: dict[str, list[Tensor]] = {}
     modules = modules_of(model, guide).values()
     size = min(batch_size, ROWS)
     with torch.no_grad(), torch.random.fork_rng(), evaluating(*modules):
-        for k in range(max(1, min(ROWS, len(rows[0])) // size)):
-            batch = tuple(part[k * size : (k + 1) * size] for part in rows)
+        count = len(rows[0])
+        chosen = torch.arange(min(ROWS, count)) * count // min(ROWS, count)
+        for k in range(max(1, len(chosen) // size)):
+            some = chosen[k * size : (k + 1) * size]
+            batch = tuple(part[some.to(part.device)] for part in rows)
             for name, moments in _moments(model, guide, batch):
                 parts.setdefault(name, []).append(moments)
     found: dict[str, float] = {}

@@ -14,7 +14,7 @@ _COLUMNS: dict[str, Callable[[_Measured], str]] = {
     "rate": lambda m: _significant(m["rate"]),
     "I at least": lambda m: _significant(m["I at least"], 3),
     "usage": lambda m: _significant(m["usage"], 3),
-    "NLL": lambda m: _number(m["NLL"], 2),
+    "NLL (size)": lambda m: f"{_number(m['NLL'], 2)} ({m['size']:.0f})",
 }
 _REST: dict[str, Callable[[_Measured], str]] = {
     "own NLL (size)": lambda m: f"{_significant(m['own NLL'], 4)} ({m['own size']:.0f})",
@@ -94,9 +94,9 @@ def _whole(
 def _over_steps(cells: Iterable[Cell], read: Read) -> str:
     """Usage, NLL and SVM of the cells at each of their stops."""
     columns: dict[str, Callable[[_Measured], str]] = {
-        name: column
-        for name, column in (_COLUMNS | _REST).items()
-        if name in ("usage", "NLL", "SVM")
+        "usage": _COLUMNS["usage"],
+        "NLL": lambda m: _number(m["NLL"], 2),
+        "SVM": _REST["SVM"],
     }
     rows, stops = [], (350, 1000, 3000, 6000)
     for cell in cells:
