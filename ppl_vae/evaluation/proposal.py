@@ -154,7 +154,7 @@ class Proposal:
             rows: as `Pair.run` takes them.
             family: of the proposal.
             steps: of Adam, one draw a row each; the learning rate falls to 0 as a cosine, from .1,
-                and from .02 for correlations, of which there are d (d - 1) / 2.
+                and above four dimensions from .4 / d for the d (d - 1) / 2 correlations.
 
         Raises:
             NoProposal: for latents that are not mapped from real vectors.
@@ -177,7 +177,7 @@ class Proposal:
         joint = family == "full_covariance"
         rates: list[dict[str, Any]] = [
             {"params": moved[:2] if joint else moved, "lr": 0.1},
-            *([{"params": [below], "lr": 0.02}] if joint else []),
+            *([{"params": [below], "lr": 0.1 * min(1.0, 4 / d)}] if joint else []),
             *([{"params": flow.parameters()}] if flow else []),
         ]
         ready_optimizers()
