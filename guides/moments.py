@@ -60,12 +60,12 @@ class Standardised(nn.Module):
         self.register_buffer("variance", torch.ones(dim))
 
     def forward(self, loc: Tensor, weights: Tensor | None = None) -> Tensor:
-        if weights is None and self.training:
-            weights = row_weights(loc.shape[-2])
         mean, variance = self._batch(loc, weights) if self.training else (self.mean, self.variance)
         return (loc - mean) / variance.clamp_min(self.least).sqrt()
 
     def _batch(self, loc: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        if weights is None and loc.dim() > 1:
+            weights = row_weights(loc.shape[-2])
         rows = loc.reshape(-1, loc.shape[-1])
         share = rows.new_full((len(rows), 1), 1 / max(len(rows), 1))
         share = here().portion(share, len(rows))

@@ -158,6 +158,8 @@ def test_one_row_is_refused_in_training_only() -> None:
         encoder(_rows(1))
     with pytest.raises(ValueError, match="given 1 row in training"):
         encoder(_rows(3), weights=torch.tensor([0.0, 1.0, 0.0]))
+    with pytest.raises(ValueError, match="given 1 row in training"):
+        Standardised(D)(torch.zeros(D))
     assert encoder.eval()(_rows(1)).batch_shape == (1,)
 
 

@@ -174,12 +174,11 @@ class Proposal:
         moved = [loc, raw, *({"full_covariance": [below], "flow": [context]}.get(family, []))]
         flow = _build(d, context) if family == "flow" else None
         parameters = [*(t.requires_grad_() for t in moved), *(flow.parameters() if flow else ())]
-        joint = family == "full_covariance"
-        rates: list[dict[str, Any]] = [
-            {"params": moved[:2] if joint else moved, "lr": 0.1},
-            *([{"params": [below], "lr": 0.1 * min(1.0, 4 / d)}] if joint else []),
-            *([{"params": flow.parameters()}] if flow else []),
-        ]
+        rates: list[dict[str, Any]] = [{"params": [p], "lr": 0.1} for p in moved]
+        if family == "full_covariance":
+            rates[-1]["lr"] *= min(1.0, 4 / d)
+        if flow is not None:
+            rates.append({"params": flow.parameters()})
         ready_optimizers()
         adam = torch.optim.Adam(rates, lr=0.01, betas=(0.9, 0.99))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
